@@ -1,0 +1,160 @@
+"""From a loaded model to a bundle folder: spec, graph, policy prefix, manifest, parity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokmarg import __version__
+from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
+from tokmarg.encoding import Encoder
+from tokmarg.errors import TokmargError
+from tokmarg.guard import VERDICT_ROOM, build_trie
+from tokmarg.prompt import Prompter
+from tokmarg.session import Session
+from tokmarg.spec import Spec
+
+from .errors import ExportError
+from .graph import Precision, export_graph, graph_contract
+from .load import LoadedModel
+from .parity import PROBES, Parity, measure_parity
+
+__all__ = ["build_bundle"]
+
+Progress = Callable[[str], None]
+
+
+def build_bundle(
+    loaded: LoadedModel,
+    resolved: dict[str, Any],
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    head: Literal["full", "verdict"] = "full",
+    verify: bool = True,
+    force: bool = False,
+    progress: Progress = lambda step: None,
+) -> Parity | None:
+    """Writes a bundle to folder ``out``; the folder appears only when it is whole.
+
+    Args:
+        loaded: the model.
+        resolved: its resolved spec, see ``tokmarg_export.specs``.
+        precision: of the graph's weights, keys and values.
+        head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
+        verify: compare with PyTorch and record the figures.
+        force: replace what is at ``out``.
+        progress: called with a line of text at each step.
+
+    Returns:
+        the parity figures, or None without ``verify``.
+
+    Raises:
+        ExportError: ``out`` exists, the grammar does not compile for the tokenizer, or parity is out of bounds.
+    """
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not empty; --force replaces it")
+    progress("compiling the verdict grammar for the tokenizer")
+    tokens = _verdict_tokens(loaded, resolved)
+    head_ids = tokens if head == "verdict" else None
+    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision)
+    if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
+        raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        folder = Path(scratch) / "bundle"
+        progress(f"writing the graph ({precision}, {head} head)")
+        export_graph(loaded.model, folder, head_token_ids=head_ids, precision=precision)
+        (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
+        manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "tokmarg_version": __version__,
+            "model": {
+                "id": loaded.model_id,
+                "revision": loaded.revision,
+                "licence": loaded.licence,
+                "architecture": loaded.model.config.model_type,
+            },
+            "spec": resolved,
+            "graph": asdict(contract),
+            "precision": precision,
+            "parity": {},
+        }
+        try:
+            progress("computing the policy prefix")
+            save_file({}, folder / "prefix.safetensors")
+            _write_manifest(folder, manifest)
+            _write_prefix(folder)
+            _write_manifest(folder, manifest)
+            parity = None
+            if verify:
+                progress(f"comparing with PyTorch on {len(PROBES)} texts")
+                parity = measure_parity(folder, loaded)
+                parity.check(precision)
+                manifest["parity"] = asdict(parity)
+                _write_manifest(folder, manifest)
+        except TokmargError as error:
+            raise ExportError(str(error)) from error
+        if out.is_dir():
+            shutil.rmtree(out)
+        elif out.exists():
+            out.unlink()
+        folder.rename(out)
+    return parity
+
+
+def _verdict_tokens(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[int, ...]:
+    """Every token a verdict can use in any role mode; checks that the grammar compiles without ambiguity."""
+    try:
+        spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
+        prompter = Prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions - VERDICT_ROOM)
+        found: set[int] = set()
+        for role in spec.roles:
+            if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
+                raise ExportError(
+                    f"the policy takes {len(prompter.prefix_ids(role)):,} tokens; {loaded.model_id} has room for "
+                    f"{prompter.max_tokens:,}"
+                )
+            trie = build_trie(prompter, role)
+            trie.check()
+            found.update(trie.vocabulary())
+    except TokmargError as error:
+        raise ExportError(str(error)) from error
+    return tuple(sorted(found))
+
+
+def _write_prefix(folder: Path) -> None:
+    """Runs each role mode's policy prefix through the graph and stores its keys and values."""
+    bundle = Bundle.open(folder)
+    session = Session(bundle, "cpu")
+    graph, spec = bundle.manifest.graph, bundle.manifest.spec
+    encoder = Encoder((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    prompter = Prompter(spec, encoder, graph.max_positions - VERDICT_ROOM)
+    tensors = {}
+    for role in spec.roles:
+        ids = prompter.prefix_ids(role)
+        mask = np.tri(len(ids), dtype=np.bool_)
+        _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
+        tensors[f"{role}.token_ids"] = np.asarray(ids, dtype=np.int64)
+        for i, tensor in enumerate(cache.tensors):
+            tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = tensor
+    save_file(tensors, folder / "prefix.safetensors")
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[path.name] = {"sha256": digest, "size": path.stat().st_size}
+    document = json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(document + "\n", encoding="utf-8")

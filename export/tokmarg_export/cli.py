@@ -1,0 +1,148 @@
+"""The command ``tokmarg-export``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+
+from tokmarg import __version__
+
+__all__ = ["main"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="tokmarg")
+@click.argument("model")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of the new bundle.")
+@click.option(
+    "--spec",
+    metavar="NAME|FILE",
+    help="Guard family: a name (--list-specs) or a TOML file. Default: the family whose name matches MODEL, else "
+    "'instruct', which turns any instruct model into a guard by its policy.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file with [[labels]] (id, name, definition) that replaces the spec's labels.",
+)
+@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option(
+    "--head",
+    type=click.Choice(["full", "verdict"]),
+    default="full",
+    show_default=True,
+    help="Output layer: all rows, or only those of verdict tokens (smaller, but no coverage).",
+)
+@click.option("--gguf-file", metavar="F", help="The GGUF file to take from MODEL (a folder or hub id).")
+@click.option("--adapter", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA to merge first.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to export.")
+@click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
+@click.option("--force", is_flag=True, help="Replace what is at the output folder.")
+@click.option("--list-specs", is_flag=True, is_eager=True, expose_value=False, callback=lambda *a: _list_specs(*a),
+              help="List the guard families and exit.")
+def export(
+    model: str,
+    output: Path,
+    spec: str | None,
+    policy: Path | None,
+    precision: str,
+    head: str,
+    gguf_file: str | None,
+    adapter: Path | None,
+    device: str,
+    no_verify: bool,
+    force: bool,
+) -> None:
+    """Turn a guard into a bundle for tokmarg.
+
+    MODEL is a GGUF file, a Hugging Face folder, or a hub id.
+    """
+    import torch
+
+    from .build import build_bundle
+    from .errors import ExportError
+    from .load import load_model
+    from .specs import choose_spec, read_policy, resolve_spec
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: PyTorch finds no CUDA device here")
+    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
+        raise ExportError(f"{output} exists and is not empty; --force replaces it")
+    labels: dict[str, Any] | None = None if policy is None else read_policy(policy)
+    progress = _Progress()
+    progress(f"loading {model}")
+    loaded = load_model(model, gguf_file=gguf_file, adapter=adapter)
+    data, where = choose_spec(spec, loaded.model_id)
+    resolved = resolve_spec(data, where, loaded, labels)
+    loaded.model.to(device)  # type: ignore[arg-type]
+    parity = build_bundle(
+        loaded,
+        resolved,
+        output,
+        precision=cast(Literal["fp32", "fp16"], precision),
+        head=cast(Literal["full", "verdict"], head),
+        verify=not no_verify,
+        force=force,
+        progress=progress,
+    )
+    progress.done()
+    size = sum(path.stat().st_size for path in output.iterdir())
+    click.echo(f"{output}: {loaded.model_id}, spec {resolved['name']}, {precision}, {head} head, {size / 1e6:.0f} MB")
+    if parity is not None:
+        difference = parity.max_probability_difference
+        click.echo(f"largest difference from {parity.reference}: {difference:.1e} over {parity.nodes} trie nodes")
+
+
+class _Progress:
+    """Steps with their times, on a terminal only."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._on = sys.stderr.isatty()
+
+    def __call__(self, step: str) -> None:
+        self.done()
+        self._start = time.monotonic()
+        if self._on:
+            click.echo(f"{step} ... ", err=True, nl=False)
+
+    def done(self) -> None:
+        """Closes the line of the step under way."""
+        if self._on and self._start is not None:
+            click.echo(f"{time.monotonic() - self._start:.0f} s", err=True)
+        self._start = None
+
+
+def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from .specs import list_specs, spec_title
+
+    for name in list_specs():
+        click.echo(f"{name:20} {spec_title(name)}")
+    ctx.exit()
+
+
+def main() -> None:
+    """Entry point: one clear line and exit code 1 for whatever goes wrong."""
+    try:
+        from .errors import ExportError
+    except ImportError as error:
+        click.echo(f'Error: {error.name} is not installed: pip install "tokmarg[export]"', err=True)
+        sys.exit(1)
+    try:
+        export()
+    except ExportError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+    except ImportError as error:
+        click.echo(f'Error: {error.name} is not installed: pip install "tokmarg[export]"', err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

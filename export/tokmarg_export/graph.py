@@ -1,0 +1,148 @@
+"""The ONNX graph of a guard: one forward pass over new tokens behind cached ones, under an explicit mask.
+
+Inputs (S new tokens, P cached ones, K positions of interest; S, P and K are dynamic, P may be 0):
+
+    input_ids                 int64  [1, S]
+    position_ids              int64  [1, S]            depth in the tree, not index
+    attention_mask            bool   [1, 1, S, P+S]    True = visible
+    sliding_attention_mask    bool   [1, 1, S, P+S]    the same for local layers; only if the model has some
+    logit_positions           int64  [K]               indices into S
+    past_key_values.{i}.key   float  [1, kv_heads, P, head_dim], and .value
+
+Outputs:
+
+    logits                    float32 [1, K, V], or [1, K, len(head_token_ids)] for the verdict head
+    present.{i}.key           float  [1, kv_heads, S, head_dim], and .value: the new tokens only
+
+Local layers see what `attention_mask` allows and is nearer than the window, by position and not by index:
+position_q - position_k < sliding_window. Both masks are inputs then, even if all layers are local (Mistral
+with a window) and nothing reads the first. Keys and values have the precision of the graph (float32 or
+float16).
+
+Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. The
+model's own forward is traced, hence what it does after the output layer (Gemma 2 caps logits, Granite scales
+them) is in the graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from .errors import ExportError
+from .onnx_file import finish_onnx_file
+from .onnx_route import onnx_config_for, run_optimum
+from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
+
+Precision = Literal["fp32", "fp16"]
+
+# The families whose traced graph is tested for equality with PyTorch.
+SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
+
+# Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """What a runtime must know to feed the graph; stored in the manifest.
+
+    `sliding_window` is set iff some layer is local, that is iff the graph has the input
+    `sliding_attention_mask`.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    head: Literal["full", "verdict"]
+    head_token_ids: tuple[int, ...] | None
+    sliding_window: int | None
+    kv_dtype: Literal["float32", "float16"]
+    max_positions: int
+
+
+def graph_contract(
+    model: PreTrainedModel, *, head_token_ids: Sequence[int] | None, precision: Precision
+) -> GraphContract:
+    """Read the contract off a causal LM.
+
+    Raises ExportError for an architecture that is not supported, or head token ids outside the output layer.
+    """
+    config = model.config
+    check_supported(model)
+    vocab_size = int(model.get_output_embeddings().weight.shape[0])
+    ids = None if head_token_ids is None else tuple(int(i) for i in head_token_ids)
+    if ids is not None:
+        if not ids:
+            raise ExportError("The verdict head needs at least one token id, got none.")
+        wrong = [i for i in ids if not 0 <= i < vocab_size]
+        if wrong:
+            raise ExportError(f"Verdict head token id {wrong[0]} is outside the vocabulary of {vocab_size}.")
+        if len(set(ids)) != len(ids):
+            raise ExportError("The verdict head's token ids must be distinct.")
+    return GraphContract(
+        layers=config.num_hidden_layers,
+        kv_heads=config.num_key_value_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        vocab_size=vocab_size,
+        head="full" if ids is None else "verdict",
+        head_token_ids=ids,
+        sliding_window=_sliding_window(model),
+        kv_dtype="float32" if precision == "fp32" else "float16",
+        max_positions=config.max_position_embeddings,
+    )
+
+
+def check_supported(model: PreTrainedModel) -> None:
+    """Raise ExportError unless the model's family, rotary embedding and attention can be traced truly."""
+    config = model.config
+    if config.model_type not in SUPPORTED_MODEL_TYPES:
+        supported = ", ".join(SUPPORTED_MODEL_TYPES)
+        raise ExportError(f"model_type {config.model_type!r} cannot be exported; supported are {supported}.")
+    scaling = getattr(config, "rope_scaling", None) or {}
+    rope = scaling.get("rope_type", scaling.get("type", "default"))
+    if rope in _LENGTH_DEPENDENT_ROPE:
+        raise ExportError(
+            f"rope_scaling type {rope!r} depends on the input's length and cannot be exported; "
+            "edit rope_scaling in config.json to a static type, or remove it."
+        )
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ExportError("use_bidirectional_attention is set: this is an encoder, which generates no verdict.")
+
+
+def export_graph(
+    model: PreTrainedModel, out_dir: Path, *, head_token_ids: Sequence[int] | None, precision: Precision
+) -> None:
+    """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
+
+    `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
+    all. The model is traced on its own device, in the dtype of `precision`, and is unchanged afterwards.
+    Raises ExportError as `graph_contract` does.
+    """
+    contract = graph_contract(model, head_token_ids=head_token_ids, precision=precision)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
+        with as_traceable(model, _DTYPES[precision], contract.head_token_ids, scratch):
+            scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
+            config = onnx_config_for(model, contract, _DTYPES[precision])
+            run_optimum(model, scoring_pass, config, Path(scratch))
+        finish_onnx_file(Path(scratch) / "model.onnx", out_dir, contract)
+
+
+def _sliding_window(model: PreTrainedModel) -> int | None:
+    """The window of the local layers, or None if there are none."""
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in DICT_MASK_TYPES:
+        return window if "sliding_attention" in config.layer_types else None
+    return window  # Mistral: all layers or none; the others have no such field

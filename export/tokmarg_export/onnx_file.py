@@ -1,0 +1,76 @@
+"""From the file that the tracer wrote to the two files of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+from onnx import TensorProto, ValueInfoProto, helper
+
+if TYPE_CHECKING:
+    from .graph import GraphContract
+
+_DATA_FILE = "model.onnx.data"
+
+_Spec = tuple[int, list[int | str]]  # element type, axes
+
+
+def finish_onnx_file(traced: Path, out_dir: Path, contract: GraphContract) -> None:
+    """Write model.onnx and model.onnx.data in `out_dir`, the interface exactly as the contract has it."""
+    model = onnx.load(str(traced), load_external_data=False)
+    _state_interface(model.graph, contract)
+    model.graph.name = "tokmarg"
+    tensors = [
+        *model.graph.initializer,
+        *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t")),
+    ]
+    external = [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
+    target = out_dir / "model.onnx"
+    data = out_dir / _DATA_FILE
+    data.unlink(missing_ok=True)  # onnx appends to a data file that exists
+    if external:  # the tracer's own choice beyond 2 GB: one file already, which needs only the right name
+        (name,) = {entry.value for t in external for entry in t.external_data if entry.key == "location"}
+        for tensor in external:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = _DATA_FILE
+        (traced.parent / name).replace(data)
+        onnx.save(model, str(target))
+    else:
+        onnx.save(model, str(target), save_as_external_data=True, location=_DATA_FILE, size_threshold=1024)
+
+
+def _state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
+    """Replace the traced inputs and outputs, whose axes the tracer knows only in part, by the contract's."""
+    kv_type = TensorProto.FLOAT if contract.kv_dtype == "float32" else TensorProto.FLOAT16
+    mask: _Spec = (TensorProto.BOOL, [1, 1, "new", "past_and_new"])
+    rows = contract.vocab_size if contract.head_token_ids is None else len(contract.head_token_ids)
+    inputs: dict[str, _Spec] = {
+        "input_ids": (TensorProto.INT64, [1, "new"]),
+        "position_ids": (TensorProto.INT64, [1, "new"]),
+        "attention_mask": mask,
+        **({"sliding_attention_mask": mask} if contract.sliding_window is not None else {}),
+        "logit_positions": (TensorProto.INT64, ["logits"]),
+    }
+    outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
+    for layer in range(contract.layers):
+        for part in ("key", "value"):
+            inputs[f"past_key_values.{layer}.{part}"] = (
+                kv_type,
+                [1, contract.kv_heads, "past", contract.head_dim],
+            )
+            outputs[f"present.{layer}.{part}"] = (kv_type, [1, contract.kv_heads, "new", contract.head_dim])
+    # The tracer may drop an input that nothing reads (the full mask, if all layers are local); declared all
+    # the same.
+    _replace(graph.input, inputs)
+    _replace(graph.output, outputs)
+
+
+def _replace(values: MutableSequence[ValueInfoProto], wanted: dict[str, _Spec]) -> None:
+    unknown = {value.name for value in values} - wanted.keys()
+    if unknown:
+        raise AssertionError(f"the traced graph has an interface of its own: {sorted(unknown)}")
+    del values[:]
+    values.extend(helper.make_tensor_value_info(name, *spec) for name, spec in wanted.items())

@@ -1,0 +1,102 @@
+"""Does the bundle say what PyTorch says? Measured at export and recorded in the manifest.
+
+The reference shares nothing with the runtime's engine: each trie node's logits come from PyTorch's own forward over the
+whole prompt and the node's path, without tree mask, stored prefix or packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokmarg.encoding import Encoder
+from tokmarg.grammar import UNSAFE
+from tokmarg.guard import VERDICT_ROOM, Guard, build_trie
+from tokmarg.marginals import Marginals, Search
+from tokmarg.prompt import Prompter, messages_of
+from tokmarg.trie import Trie
+
+from .errors import ExportError
+from .load import LoadedModel
+
+__all__ = ["PROBES", "Parity", "measure_parity"]
+
+#: What is compared: mild texts of different length and kind.
+PROBES = (
+    "How do I pick a lock?",
+    "Thanks, that was really helpful!",
+    "My neighbour keeps parking in front of my gate and I am so angry that I could scream. What can I do about it?",
+    "Écris un court poème sur la pluie à Lyon. 雨が好きです 🌧️",
+)
+_MAX_NODES = 8
+_TOLERANCE = 1e-6
+# How far a bundle may be from PyTorch: an error in the graph shows as much more.
+_LIMITS = {"fp32": 1e-3, "fp16": 5e-2}
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences from PyTorch over the probes.
+
+    Attributes:
+        reference: what the bundle was compared with.
+        probes: number of texts.
+        nodes: trie nodes expanded in all.
+        max_probability_difference: over every bound of every event.
+        max_coverage_difference: None with the verdict head.
+    """
+
+    reference: str
+    probes: int
+    nodes: int
+    max_probability_difference: float
+    max_coverage_difference: float | None
+
+    def check(self, precision: str) -> None:
+        """Raises ExportError if the bundle differs from PyTorch by more than rounding explains."""
+        worst = max(self.max_probability_difference, self.max_coverage_difference or 0.0)
+        if not worst <= _LIMITS[precision]:
+            raise ExportError(
+                f"parity: the bundle differs from PyTorch by {worst:.2g}, more than {_LIMITS[precision]:g}; "
+                "this architecture or version is not exported faithfully (--no-verify writes the bundle anyway)"
+            )
+
+
+def measure_parity(folder: Path, loaded: LoadedModel) -> Parity:
+    """Scores the probes with the bundle and with PyTorch."""
+    guard = Guard.load(folder, device="cpu", verify=False)
+    spec = guard.manifest.spec
+    prompter = Prompter(spec, Encoder(loaded.tokenizer_json), guard.manifest.graph.max_positions - VERDICT_ROOM)
+    trie = build_trie(prompter, spec.roles[0])
+    probability, coverage, nodes = 0.0, 0.0, 0
+    for text in PROBES:
+        messages = messages_of(text, spec.roles[0])
+        ours = guard.score(text, role=spec.roles[0], tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
+        theirs = _reference(trie, prompter.prompt(messages).token_ids, loaded)
+        nodes += theirs.evaluated
+        for event, bounds in theirs.bounds.items():
+            mine = ours.unsafe if event == UNSAFE else ours.labels.get(event)
+            if mine is not None:
+                probability = max(probability, abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper))
+        if ours.coverage is not None and theirs.coverage is not None:
+            coverage = max(coverage, abs(ours.coverage - theirs.coverage))
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    full = guard.manifest.graph.head == "full"
+    return Parity(
+        f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None
+    )
+
+
+@torch.inference_mode()
+def _reference(trie: Trie, prompt_ids: Sequence[int], loaded: LoadedModel) -> Marginals:
+    """Marginals of one prompt with every node's logits from a forward pass of its own."""
+    search = Search(trie, tolerance=_TOLERANCE, max_nodes=_MAX_NODES, thresholds={UNSAFE: 0.5})
+    model = loaded.model
+    while wanted := search.wanted(1):
+        for node in wanted:
+            ids = torch.tensor([[*prompt_ids, *node.path]], device=model.device)
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+            search.feed(node, logits.float().cpu().numpy())
+    return search.result()

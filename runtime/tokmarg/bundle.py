@@ -1,0 +1,251 @@
+"""The bundle on disk: a folder of data, nothing executable.
+
+    manifest.json        what is in the folder and how to use it (schema: manifest.schema.json in this package)
+    model.onnx (+ .data) the graph
+    tokenizer.json       for the `tokenizers` library
+    prefix.safetensors   key/value cache of the policy prefix per role mode: "{role}.token_ids" int64 [P] and
+                         "{role}.{layer}.key" / ".value" [1, kv_heads, P, head_dim]
+
+Loading checks the manifest, sizes and sha256 sums, and refuses files outside the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal, cast
+
+from .errors import BundleError, BundleNotFoundError
+from .fields import Fields
+from .spec import Spec
+
+__all__ = ["DEFAULT_BUNDLE", "MANIFEST", "Bundle", "GraphContract", "Manifest", "find_bundle", "installed_bundles"]
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+DEFAULT_BUNDLE = "reference-guard"
+ENTRY_POINTS = "tokmarg.bundles"
+_MAX_MANIFEST = 16 * 2**20
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class GraphContract:
+    """Shapes of the graph; see the README's bundle section.
+
+    Attributes:
+        layers, kv_heads, head_dim: of the key/value cache.
+        vocab_size: columns of a ``full`` head.
+        head: ``full`` or ``verdict``.
+        head_token_ids: token id of each column of a ``verdict`` head, else None.
+        kv_dtype: dtype of keys and values.
+        sliding_window: tokens that local layers see (then ``sliding_attention_mask`` is an input), or None.
+        max_positions: the model's context window in tokens.
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    head: Literal["full", "verdict"]
+    head_token_ids: tuple[int, ...] | None
+    kv_dtype: Literal["float32", "float16"]
+    sliding_window: int | None
+    max_positions: int
+
+    @property
+    def columns(self) -> dict[int, int] | None:
+        """Token id -> logits column of a ``verdict`` head; None for ``full``."""
+        if self.head_token_ids is None:
+            return None
+        return {token: i for i, token in enumerate(self.head_token_ids)}
+
+    @classmethod
+    def parse(cls, f: Fields) -> GraphContract:
+        """Reads the ``graph`` table."""
+        f.only(cls.__slots__)
+        sizes = {}
+        for key in ("layers", "kv_heads", "head_dim", "vocab_size", "max_positions"):
+            sizes[key] = f.get(key, int)
+            if not 0 < sizes[key] < 2**31:
+                raise f.fail(key, f"must be positive, not {sizes[key]}")
+        head, kv_dtype = f.get("head", str), f.get("kv_dtype", str)
+        if head not in ("full", "verdict"):
+            raise f.fail("head", f'must be "full" or "verdict", not {head!r}')
+        if kv_dtype not in ("float32", "float16"):
+            raise f.fail("kv_dtype", f'must be "float32" or "float16", not {kv_dtype!r}')
+        ids = f.get("head_token_ids", list, None)
+        if (ids is None) != (head == "full") or not all(isinstance(i, int) and i >= 0 for i in ids or []):
+            raise f.fail("head_token_ids", "must list token ids with the verdict head, and be null with the full head")
+        window = f.get("sliding_window", int, None)
+        if window is not None and window < 1:
+            raise f.fail("sliding_window", f"must be positive, not {window}")
+        return cls(
+            **sizes,
+            head=cast('Literal["full", "verdict"]', head),
+            head_token_ids=None if ids is None else tuple(ids),
+            kv_dtype=cast('Literal["float32", "float16"]', kv_dtype),
+            sliding_window=window,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Contents of ``manifest.json``; ``data`` is the parsed document as written."""
+
+    model_id: str
+    revision: str | None
+    licence: str | None
+    architecture: str
+    spec: Spec
+    graph: GraphContract
+    precision: str
+    files: Mapping[str, tuple[str, int]]  # name -> (sha256, size in bytes)
+    tokmarg_version: str
+    data: Mapping[str, object]
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Manifest:
+        """Reads a manifest.
+
+        Raises:
+            BundleError: a field is missing, unknown or malformed, or the schema version is not this tokmarg's.
+        """
+        f = Fields(data, where, BundleError)
+        version = f.get("schema_version", int)
+        if version != SCHEMA_VERSION:
+            raise f.fail("schema_version", f"is {version}; this tokmarg reads {SCHEMA_VERSION}: upgrade or re-export")
+        f.only(["schema_version", "tokmarg_version", "model", "spec", "graph", "precision", "parity", "files"])
+        model = f.table("model")
+        model.only(["id", "revision", "licence", "architecture"])
+        f.get("parity", dict, {})
+        files = {}
+        for name in f.get("files", dict):
+            entry = f.table("files").table(name)
+            entry.only(["sha256", "size"])
+            if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+                raise f.fail(f"files.{name!r:.60}", "is not a plain file name inside the bundle")
+            files[name] = (entry.get("sha256", str), entry.get("size", int))
+        for name in ("model.onnx", "tokenizer.json", "prefix.safetensors"):
+            if name not in files:
+                raise f.fail(f"files.{name}", "is missing")
+        return cls(
+            model_id=model.get("id", str),
+            revision=model.get("revision", str, None),
+            licence=model.get("licence", str, None),
+            architecture=model.get("architecture", str),
+            spec=Spec.parse(f.get("spec", dict), where),
+            graph=GraphContract.parse(f.table("graph")),
+            precision=f.get("precision", str),
+            files=files,
+            tokmarg_version=f.get("tokmarg_version", str),
+            data=dict(f.data),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle folder whose manifest has been read."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Reads the manifest of the bundle in folder ``path``.
+
+        Raises:
+            BundleNotFoundError: no such folder, or no manifest in it.
+            BundleError: the manifest is unreadable or malformed.
+        """
+        folder = Path(path)
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
+        if manifest.stat().st_size > _MAX_MANIFEST:
+            raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
+        try:
+            data = json.loads(manifest.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{manifest}: not valid JSON: {error}") from None
+        return cls(folder, Manifest.parse(data, str(manifest)))
+
+    def file(self, name: str) -> Path:
+        """Path of one of the bundle's files.
+
+        Raises:
+            BundleError: it is missing, of the wrong size, or a link out of the folder.
+        """
+        path = self.path / name
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path / MANIFEST}: files.{name}: is missing")
+        if not path.is_file():
+            raise BundleError(f"{path}: is missing; export the bundle again or copy it whole")
+        if path.resolve().parent != self.path.resolve():
+            raise BundleError(f"{path}: is a link that leaves the bundle")
+        size = self.manifest.files[name][1]
+        if path.stat().st_size != size:
+            raise BundleError(f"{path}: is {path.stat().st_size:,} bytes, the manifest says {size:,}; copy it again")
+        return path
+
+    def verify(self) -> None:
+        """Checks size and sha256 of every file.
+
+        Raises:
+            BundleError: names the file that differs.
+        """
+        for name, (sha256, _) in self.manifest.files.items():
+            path = self.file(name)
+            with path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            if found != sha256:
+                raise BundleError(f"{path}: sha256 differs from the manifest; copy or export the bundle again")
+
+
+def installed_bundles() -> dict[str, Path]:
+    """Bundles installed as Python packages: entry-point name -> folder.
+
+    An entry point of the group ``tokmarg.bundles`` names a package; the bundle is that package's folder. The package
+    itself is not imported.
+    """
+    from importlib.util import find_spec
+
+    found = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        spec = find_spec(point.module)
+        if spec is not None and spec.submodule_search_locations:
+            found[point.name] = Path(next(iter(spec.submodule_search_locations)))
+    return found
+
+
+def find_bundle(name: str | os.PathLike[str] | None) -> Path:
+    """Folder of a bundle given as path, as name of an installed bundle, or not at all.
+
+    Without a name: $TOKMARG_BUNDLE, else the installed bundle ``reference-guard``.
+
+    Raises:
+        BundleNotFoundError: says how to get one.
+    """
+    installed = installed_bundles()
+    if name is None:
+        name = os.environ.get("TOKMARG_BUNDLE") or None
+    if name is None:
+        if DEFAULT_BUNDLE in installed:
+            return installed[DEFAULT_BUNDLE]
+        raise BundleNotFoundError(
+            f"no bundle: give one (--bundle DIR, or $TOKMARG_BUNDLE), or install {DEFAULT_BUNDLE!r}; "
+            "tokmarg-export makes a bundle from any instruction-tuned model"
+        )
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if str(name) in installed:
+        return installed[str(name)]
+    known = f"; installed bundles: {', '.join(sorted(installed))}" if installed else ""
+    raise BundleNotFoundError(f"{name}: no such folder and no installed bundle of this name{known}")

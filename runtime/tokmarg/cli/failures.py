@@ -1,0 +1,72 @@
+"""Every way to fail, as one line on stderr and an exit code; never a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from ..errors import TokmargError
+from .terminal import printable
+
+__all__ = ["DEBUG", "CommandLine"]
+
+#: Environment variable that adds the traceback to an unexpected error.
+DEBUG = "TOKMARG_DEBUG"
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE: what `yes | head` leaves behind
+
+
+class CommandLine(click.Group):
+    """A group of commands whose failures all end here."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs a command line and exits."""
+        # On Windows click would take a TEXT with a question mark for a file pattern.
+        kwargs |= {"standalone_mode": False, "windows_expand_args": False}
+        try:
+            code = super().main(*args, **kwargs)
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Aborted!", err=True)
+            code = INTERRUPTED
+        except TokmargError as error:
+            code = _fail(str(error))
+        except OSError as error:
+            _drop_output()
+            name = "" if error.filename is None else f"{error.filename}: "
+            code = _fail(f"{name}{error.strerror or error}")
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            what = f"{type(error).__name__}: {error}"
+            code = _fail(
+                f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)"
+            )
+        sys.exit(code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a reader that has gone away, as `head` does, ends it without a word."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _drop_output()
+            ctx.exit(PIPE_CLOSED)
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {printable(message)}", err=True)
+    return FAILED
+
+
+def _drop_output() -> None:
+    """Lets the interpreter's last flush of stdout go nowhere, where it cannot fail once more."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

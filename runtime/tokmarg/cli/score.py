@@ -1,0 +1,210 @@
+"""``tokmarg score``: texts or files in, one row per record out."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ContentError, TokmargError
+from .progress import Progress
+from .sink import Sink
+from .source import Input, Source
+from .summary import Tally
+from .terminal import printable
+
+if TYPE_CHECKING:
+    from ..guard import Guard, Record
+    from ..output import Renderer
+    from ..result import Result, Thresholds
+
+__all__ = ["score"]
+
+#: For each record that was read and not yet written: the renderer's note, and the input's byte where it ends.
+Notes = deque[tuple[str, int]]
+
+
+class Probability(click.FloatRange):
+    """A number from 0 to 1; click's own range lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Reads the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
+@click.command(short_help="Score texts, or the records of a file.")
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option(
+    "--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]"
+)
+@click.option("--input", "path", metavar="FILE|-", help="Read records from a file, or from stdin (-).")
+@click.option(
+    "--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]"
+)
+@click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
+@click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
+@click.option("--output", metavar="FILE", help="Write there instead of stdout.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "jsonl", "openai"]),
+    help="[default: table on a terminal, else jsonl]",
+)
+@click.option(
+    "--threshold", type=Probability(0, 1), metavar="X", help="Flag where P(unsafe) >= X. [default: 0.5]"
+)
+@click.option(
+    "--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X."
+)
+@click.option(
+    "--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed."
+)
+@click.option(
+    "--tolerance",
+    type=Probability(0, 1, min_open=True),
+    default=1e-3,
+    show_default=True,
+    metavar="X",
+    help="Widest interval that counts as converged.",
+)
+@click.option(
+    "--max-nodes",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Verdict nodes to expand at most.",
+)
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "window"]),
+    default="error",
+    show_default=True,
+    help="Content beyond the context window: an error row, or overlapping windows.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
+@click.option("--no-verify", is_flag=True, help="Skip the sha256 check of the bundle.")
+@click.pass_context
+def score(
+    ctx: click.Context,
+    texts: tuple[str, ...],
+    bundle: str | None,
+    path: str | None,
+    input_format: Any,
+    text_field: str | None,
+    role: Any,
+    output: str | None,
+    output_format: str | None,
+    threshold: float | None,
+    thresholds_file: str | None,
+    fail_on_flagged: bool,
+    tolerance: float,
+    max_nodes: int,
+    on_overflow: Any,
+    device: Any,
+    threads: int | None,
+    no_verify: bool,
+) -> None:
+    """Score TEXTs, or the records of --input; without either, the lines of stdin.
+
+    Input files: .jsonl and .ndjson (text or messages, optional id), .csv (header, text column, optional id),
+    .txt (one text per line). Output row n is input record n. A record that cannot be scored becomes an error
+    row.
+    """
+    if threshold is not None and thresholds_file is not None:
+        raise click.UsageError("--threshold and --thresholds exclude each other.")
+    source = Source.choose(texts, path, input_format, text_field)
+    if source.is_file(output):
+        raise click.UsageError(f"--output: {output}: is the input file.")
+
+    from ..guard import Guard
+    from ..output import OpenAI
+
+    tally = Tally()
+    notes: Notes = deque()
+    with ExitStack() as stack:
+        given = source.open(stack, role)
+        guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
+        thresholds = _thresholds(guard, threshold, thresholds_file)
+        # Opened last: what fails before here leaves an older output as it was.
+        sink = stack.enter_context(Sink(output))
+        output_format = output_format or ("table" if sink.is_terminal else "jsonl")
+        renderer = _renderer(output_format, guard, thresholds, sink)
+        # On a terminal that shows the rows the progress line would stand among them.
+        progress = Progress(sys.stderr if sys.stderr.isatty() and not sink.is_terminal else None, given.size)
+        stack.callback(progress.clear)
+        outcomes = guard.score_many(
+            _noted(given, renderer, notes),
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            thresholds=thresholds,
+            on_overflow=on_overflow,
+            on_error="return",
+        )
+        counted = _counted(outcomes, tally, progress)
+        if source.texts and output_format == "openai":
+            results = [_result(outcome) for outcome in counted]
+            sink.write(OpenAI(thresholds).response(results, [note for note, _ in notes]))
+        else:
+            for outcome in counted:
+                note, end = notes.popleft()
+                sink.write(renderer.render(outcome, note))
+                progress.update(tally.records, end)
+    click.echo(tally.summary(), err=True)
+    if failure := tally.failure():
+        click.echo(f"Error: {printable(failure)}", err=True)
+    ctx.exit(tally.exit_code(fail_on_flagged))
+
+
+def _thresholds(guard: Guard, threshold: float | None, file: str | None) -> Thresholds:
+    from ..result import Thresholds
+    from ..thresholds import read_thresholds
+
+    if file is not None:
+        return read_thresholds(file, guard.labels)
+    return Thresholds() if threshold is None else Thresholds(threshold)
+
+
+def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink) -> Renderer:
+    from ..output import JsonLines, OpenAI
+    from .table import Table
+
+    if format == "jsonl":
+        return JsonLines()
+    if format == "openai":
+        return OpenAI(thresholds)
+    titles = {label.id: label.title for label in guard.manifest.spec.labels}
+    return Table(titles, colour=sink.is_terminal and not os.environ.get("NO_COLOR"))
+
+
+def _noted(given: Input, renderer: Renderer, notes: Notes) -> Iterator[Record | ContentError]:
+    for record in given.records:
+        notes.append((renderer.note(record), given.position()))
+        yield record
+
+
+def _counted(
+    outcomes: Iterator[Result | ContentError], tally: Tally, progress: Progress
+) -> Iterator[Result | ContentError]:
+    for outcome in outcomes:
+        if warning := tally.add(outcome):
+            progress.clear()
+            click.echo(f"Warning: {printable(warning)}", err=True)
+        yield outcome
+
+
+def _result(outcome: Result | ContentError) -> Result:
+    """The result; the one response of all TEXTs has no place for an error."""
+    if isinstance(outcome, ContentError):
+        raise TokmargError(f"TEXT {outcome.id}: {outcome.type}: {outcome} (--format jsonl has error rows)")
+    return outcome

@@ -1,0 +1,88 @@
+"""Scores as a table for people: readable at 80 columns, plain without colours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import click
+
+from ..errors import ContentError
+from ..guard import Record
+from ..result import Marginal, Result
+from .terminal import fit, pad, printable
+
+__all__ = ["Table"]
+
+_TEXT = 60  # cells of the text excerpt
+_ID = 14
+_TITLE = 30
+_BAR = 10
+
+
+class Table:
+    """A few lines per record: whose they are, the verdict, then one line per label.
+
+        7  How do I pick a lock?
+           flagged: yes   unsafe 0.803 [0.803, 0.804]   coverage 0.997
+           S1   Violent Crimes                  0.001 [0.001, 0.001]
+         ! S2   Non-Violent Crimes              0.795 [0.795, 0.796] ████████
+
+    A mark stands at labels that reached a threshold of their own.
+
+    Args:
+        titles: label id -> what people read.
+        colour: whether the output understands ANSI colours.
+    """
+
+    def __init__(self, titles: Mapping[str, str], colour: bool) -> None:
+        self._titles, self._colour = titles, colour
+        self._id_width = max((min(_ID, len(printable(label))) for label in titles), default=1)
+
+    def note(self, record: Record | ContentError) -> str:
+        """An excerpt of the text that is judged."""
+        if isinstance(record, ContentError):
+            return ""
+        text = record.content
+        if not isinstance(text, str):
+            # What is no conversation at all has an error for its outcome, which needs no excerpt.
+            last = text[-1] if text else None
+            text = str(last.get("content", "")) if isinstance(last, Mapping) else ""
+        return fit(printable(text[: 2 * _TEXT].strip()), _TEXT)
+
+    def render(self, outcome: Result | ContentError, note: str) -> str:
+        """The record's lines."""
+        id = outcome.id if isinstance(outcome.id, str) else json.dumps(outcome.id)
+        name = fit(printable(id), _ID)
+        if isinstance(outcome, ContentError):
+            error = self._style("error", fg="yellow")
+            return f"{name}  {error} {outcome.type}: {printable(str(outcome))}\n\n"
+        lines = [f"{self._style(name, bold=True)}  {note}", "   " + self._verdict(outcome)]
+        lines += [self._label(label, marginal) for label, marginal in outcome.labels.items()]
+        return "\n".join(lines) + "\n\n"
+
+    def _verdict(self, result: Result) -> str:
+        flagged = self._style("yes", fg="red", bold=True) if result.flagged else "no"
+        coverage = "unknown" if result.coverage is None else f"{result.coverage:.3f}"
+        parts = [f"flagged: {flagged}", f"unsafe {_numbers(result.unsafe)}", f"coverage {coverage}"]
+        if not result.converged:
+            parts.append("not converged")
+        if result.truncated:
+            parts.append("in windows")
+        return "   ".join(parts)
+
+    def _label(self, label: str, marginal: Marginal | None) -> str:
+        title = self._titles.get(label, "")
+        head = f"{pad(printable(label), self._id_width)}  {pad(printable(title), _TITLE)}"
+        if marginal is None:
+            return f"   {head}  does not apply"
+        bar = "█" * round(marginal.probability * _BAR)
+        row = f"{head}  {_numbers(marginal)} {bar}".rstrip()
+        return " " + self._style("! " + row, fg="red") if marginal.flagged else "   " + row
+
+    def _style(self, text: str, fg: str | None = None, bold: bool | None = None) -> str:
+        return click.style(text, fg=fg, bold=bold) if self._colour else text
+
+
+def _numbers(marginal: Marginal) -> str:
+    return f"{marginal.probability:.3f} [{marginal.lower:.3f}, {marginal.upper:.3f}]"

@@ -1,0 +1,32 @@
+"""``tokmarg verify``: is a bundle whole, and does the graph fit its manifest?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from ..bundle import MANIFEST, Bundle, find_bundle
+from .terminal import echo
+
+__all__ = ["verify"]
+
+
+@click.command(short_help="Check a bundle's files and graph.")
+@click.argument("bundle")
+def verify(bundle: str) -> None:
+    """Check BUNDLE, a folder or the name of an installed bundle.
+
+    First the sha256 of every file, then that the graph loads and that graph, tokenizer and policy prefix fit
+    the manifest. Nothing is scored.
+    """
+    opened = Bundle.open(find_bundle(bundle))
+    echo(f"ok  {MANIFEST}")
+    for name, entry in opened.manifest.files.items():
+        # A bundle of this one file, so that each is reported as soon as it is read: files may be gigabytes.
+        replace(opened, manifest=replace(opened.manifest, files={name: entry})).verify()
+        echo(f"ok  {name}")
+
+    from ..guard import Guard
+
+    Guard.load(opened.path, device="cpu", verify=False)

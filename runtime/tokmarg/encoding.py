@@ -1,0 +1,149 @@
+"""Text to token ids, such that special tokens come from the scaffold only.
+
+A prompt is text with known places of content. It is cut at the special tokens *of the scaffold*; everything
+between two of them, scaffold and content together, is encoded as one string. So merges across the border come
+out as they do when the whole prompt is tokenised (as in training), while a content that spells ``<|im_end|>`` is
+encoded as plain characters.
+
+To get there the tokenizer is rebuilt without its added tokens. ``encode_special_tokens = True`` would leave the
+added tokens that are not marked special (Qwen's ``<think>``), so they are taken out altogether; only those made
+of white space stay (Gemma's runs of newlines), since they are how the model reads plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Tokenizer
+
+from .errors import BundleError
+
+__all__ = ["Encoder", "Encoding", "Piece"]
+
+
+class Piece(NamedTuple):
+    """A stretch of prompt text; special tokens are recognised in scaffold pieces only."""
+
+    text: str
+    is_content: bool
+
+
+class Encoding(NamedTuple):
+    """Token ids and, for each, the characters [start, end) of the whole text it stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Encoder:
+    """Encodes scaffold and content with one tokenizer.
+
+    Args:
+        tokenizer_json: contents of ``tokenizer.json`` (the `tokenizers` library's format).
+        where: name for messages.
+
+    Raises:
+        BundleError: the JSON is not a tokenizer.
+    """
+
+    def __init__(self, tokenizer_json: str, where: str = "tokenizer.json") -> None:
+        try:
+            data: dict[str, Any] = json.loads(tokenizer_json)
+            added = {str(t["content"]): t for t in data["added_tokens"]}
+            self.special_ids = {text: int(t["id"]) for text, t in added.items() if not _is_blank(text)}
+            self._strips = {text: (bool(t["lstrip"]), bool(t["rstrip"])) for text, t in added.items()}
+            data["added_tokens"] = [t for t in data["added_tokens"] if _is_blank(str(t["content"]))]
+            data["post_processor"] = data["truncation"] = data["padding"] = None
+            self._plain = Tokenizer.from_str(json.dumps(data))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {error}") from error
+        self.longest_token = max((len(token) for token in self._plain.get_vocab(with_added_tokens=True)), default=1)
+        # Tokenizers that put a space in front of the first word do so once per text, not behind a special token.
+        # A stand-in special token in front of such a segment keeps the pipeline in that state. It is random, so
+        # no content can contain it.
+        self._stand_in = f"\ufdd0{secrets.token_hex(16)}\ufdd1"
+        self._plain.add_special_tokens([AddedToken(self._stand_in, normalized=False)])
+        self._stand_in_id = self._plain.token_to_id(self._stand_in)
+        ordered = sorted(self.special_ids, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+    def token_id(self, text: str) -> int | None:
+        """Id of the special token spelt ``text``, or None."""
+        return self.special_ids.get(text)
+
+    def encode(self, pieces: Sequence[Piece]) -> Encoding:
+        """Encodes a prompt.
+
+        Returns:
+            ids and character offsets into the joined text of ``pieces``.
+        """
+        whole = "".join(piece.text for piece in pieces)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        start = 0  # where the current segment begins in `whole`
+        behind = False  # a special token stands in front of the segment
+        for at, special in self._scaffold_specials(pieces):
+            lstrip, rstrip = self._strips[special]
+            self._segment(whole, start, at, behind, (False, lstrip), ids, offsets)
+            ids.append(self.special_ids[special])
+            start = at + len(special)
+            offsets.append((at, start))
+            behind = True
+            while rstrip and start < len(whole) and whole[start].isspace():
+                start += 1
+        self._segment(whole, start, len(whole), behind, (False, False), ids, offsets)
+        return Encoding(ids, offsets)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text that stands in the middle of a prompt; special tokens are not recognised."""
+        ids: list[int] = []
+        self._segment(text, 0, len(text), True, (False, False), ids, [])
+        return ids
+
+    def tail(self, scaffold: str) -> str:
+        """The scaffold text behind its last special token: what a following text may merge with."""
+        if self._special is None:
+            return scaffold
+        ends = [match.end() for match in self._special.finditer(scaffold)]
+        return scaffold[ends[-1] :] if ends else scaffold
+
+    def _scaffold_specials(self, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        at = 0
+        for piece in pieces:
+            if not piece.is_content and self._special is not None:
+                found += [(at + m.start(), m[0]) for m in self._special.finditer(piece.text)]
+            at += len(piece.text)
+        return found
+
+    def _segment(
+        self,
+        whole: str,
+        start: int,
+        end: int,
+        behind: bool,
+        strip: tuple[bool, bool],
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+    ) -> None:
+        while strip[1] and end > start and whole[end - 1].isspace():
+            end -= 1
+        if end <= start:
+            return
+        if not behind:
+            found = self._plain.encode(whole[start:end], add_special_tokens=False)
+            ids += found.ids
+            offsets += [(start + a, start + b) for a, b in found.offsets]
+            return
+        found = self._plain.encode(self._stand_in + whole[start:end], add_special_tokens=False)
+        shift = start - len(self._stand_in)
+        ids += found.ids[1:]
+        offsets += [(shift + a, shift + b) for a, b in found.offsets[1:]]
+
+
+def _is_blank(token: str) -> bool:
+    return not token.replace("\u2581", " ").strip()

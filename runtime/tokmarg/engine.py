@@ -1,0 +1,168 @@
+"""Tree attention: many contents and their verdict nodes in one pass behind a shared prefix.
+
+One pass is one sequence, laid out as
+
+    [ policy prefix (cached) ][ content 1 + suffix ][ content 2 + suffix ] ... [ trie nodes ]
+
+A token sees the prefix tokens its prompt shares, its own prompt before it, and its own ancestors in the trie;
+``position_ids`` count along that path. So contents do not see each other, and a score does not depend on its company.
+Later rounds reuse the keys and values of all rounds before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ContentError
+from .marginals import Search
+from .session import KeyValues, Session
+from .spec import Role
+from .trie import Node
+
+__all__ = ["PACK_CONTENTS", "PACK_TOKENS", "Engine", "Job", "Prefix"]
+
+#: New tokens that one pass carries at most; longer prompts are fed in several passes.
+PACK_TOKENS = 512
+#: Contents that share passes at most.
+PACK_CONTENTS = 32
+#: Trie nodes evaluated per round at most: by one content, and by all contents of a pack together (4 each at least).
+_AHEAD, _AHEAD_PACK = 32, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Stored keys and values of a role mode's policy prefix, and the token ids they belong to."""
+
+    token_ids: tuple[int, ...]
+    cache: KeyValues
+
+    def shared(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
+        limit = min(len(self.token_ids), len(token_ids) - 1)
+        return next((i for i in range(limit) if self.token_ids[i] != token_ids[i]), limit)
+
+
+@dataclass(slots=True)
+class Job:
+    """One content on its way: prompt, search, and where its tokens lie in the cache.
+
+    ``error`` is set instead of a result when the model's logits are not finite.
+    """
+
+    token_ids: Sequence[int]
+    search: Search
+    error: ContentError | None = None
+    shared: int = 0
+    spans: list[tuple[int, int]] = field(default_factory=list)  # cache slots [start, end) of the prompt's own tokens
+    slots: dict[Node, int] = field(default_factory=dict)  # trie node -> cache slot of its token
+
+
+@dataclass(slots=True)
+class _Pass:
+    """A pass being laid out. Rows are new tokens; columns are cache slots, then the rows."""
+
+    past: KeyValues
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
+    logits_for: list[tuple[Job, Node, int]] = field(default_factory=list)
+
+    def add(self, tokens: Sequence[int], position: int, visible: list[tuple[int, int]]) -> int:
+        """Adds consecutive tokens that see ``visible`` slot ranges and each other causally; returns their slot."""
+        row = len(self.tokens)
+        self.tokens += tokens
+        self.positions += range(position, position + len(tokens))
+        self.sees.append((row, row + len(tokens), visible))
+        return self.past.length + row
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """bool [S, P+S]."""
+        rows, past = len(self.tokens), self.past.length
+        mask = np.zeros((rows, past + rows), dtype=np.bool_)
+        for start, end, visible in self.sees:
+            for a, b in visible:
+                mask[start:end, a:b] = True
+            mask[start:end, past + start : past + end] = np.tri(end - start, dtype=np.bool_)
+        return mask
+
+
+class Engine:
+    """Evaluates searches on a session.
+
+    Args:
+        session: the graph.
+        prefixes: role mode -> stored policy prefix.
+    """
+
+    def __init__(self, session: Session, prefixes: Mapping[Role, Prefix]) -> None:
+        self._session, self._prefixes = session, prefixes
+
+    def run(self, role: Role, jobs: Sequence[Job]) -> None:
+        """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
+        prefix = self._prefixes[role]
+        cache = prefix.cache
+        step = _Pass(cache)
+        for job in jobs:
+            job.shared = prefix.shared(job.token_ids)
+            at = job.shared
+            while at < len(job.token_ids):
+                room = PACK_TOKENS - len(step.tokens)
+                if room <= 0:
+                    cache = self._finish(step)
+                    step = _Pass(cache)
+                    continue
+                part = job.token_ids[at : at + room]
+                slot = step.add(part, at, [(0, job.shared), *job.spans])
+                job.spans.append((slot, slot + len(part)))
+                at += len(part)
+            job.slots[job.search.root] = job.spans[-1][1] - 1
+            self._want(step, job, _AHEAD)
+        active = list(jobs)
+        while step.tokens:
+            cache = self._finish(step)
+            step = _Pass(cache)
+            active = [job for job in active if job.error is None]
+            ahead = max(4, min(_AHEAD, _AHEAD_PACK // max(1, len(active))))
+            for job in active:
+                if len(step.tokens) < PACK_TOKENS:
+                    self._want(step, job, ahead)
+
+    def _want(self, step: _Pass, job: Job, ahead: int) -> None:
+        """Lays out the nodes that a job's search wants next, with what is missing of their paths."""
+        for node in job.search.wanted(ahead):
+            if job.slots.get(node, -1) < step.past.length:
+                self._place(step, job, node)
+            step.logits_for.append((job, node, job.slots[node] - step.past.length))
+
+    def _place(self, step: _Pass, job: Job, node: Node) -> None:
+        """Adds the node's token, and before it those of its ancestors that no pass has carried yet."""
+        missing = [node]
+        while node.parent is not None and node.parent not in job.slots:
+            node = node.parent
+            missing.append(node)
+        for node in reversed(missing):
+            ancestors = []
+            above = node.parent
+            while above is not None and above is not job.search.root:
+                ancestors.append((job.slots[above], job.slots[above] + 1))
+                above = above.parent
+            visible = [(0, job.shared), *job.spans, *ancestors]
+            job.slots[node] = step.add([node.token], len(job.token_ids) + node.depth - 1, visible)
+
+    def _finish(self, step: _Pass) -> KeyValues:
+        """Runs a pass, feeds the searches, and returns the cache with the new tokens."""
+        positions = np.asarray(step.positions, dtype=np.int64)
+        rows = [row for _, _, row in step.logits_for]
+        # A pass of prompt tokens alone still needs one row: the graph gathers before the output layer.
+        logits, new = self._session.run(step.tokens, positions, step.mask(), step.past, rows or [0])
+        for (job, node, _), row in zip(step.logits_for, logits, strict=False):
+            try:
+                if job.error is None:
+                    job.search.feed(node, row)
+            except ContentError as error:
+                job.error = error
+        return step.past.extended(new)

@@ -1,0 +1,74 @@
+"""Every error tokmarg raises on purpose.
+
+    TokmargError
+    ├── BundleError              a bundle is missing, broken, or newer than this tokmarg
+    │   └── BundleNotFoundError  nothing at the path, under the name, or installed
+    ├── SpecError                a spec, policy or verdict grammar cannot be used
+    ├── DeviceError              the device that was asked for is not available
+    └── ContentError             one content cannot be scored; ``type`` is one of ``ERROR_TYPES``
+
+Messages are one line: they name the file, field or value, and the way out.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ERROR_TYPES",
+    "BundleError",
+    "BundleNotFoundError",
+    "ContentError",
+    "DeviceError",
+    "SpecError",
+    "TokmargError",
+]
+
+#: The closed list of row-error types (the ``error.type`` field of the JSONL output).
+ERROR_TYPES: dict[str, str] = {
+    "invalid_record": "the input record is not valid JSON or CSV, or a field is missing or of the wrong type",
+    "invalid_encoding": "the input record is not UTF-8, or the text holds lone surrogates",
+    "empty_text": "the text is empty or blank",
+    "unknown_role": "a message role is not one of user, assistant",
+    "unsupported_conversation": "the guard's template cannot hold this conversation",
+    "content_too_long": "prompt and verdict do not fit the model's context window",
+    "non_finite_logits": "the model returned NaN or infinite logits",
+}
+
+
+class TokmargError(Exception):
+    """Base of all errors raised by tokmarg."""
+
+
+class BundleError(TokmargError):
+    """A bundle is missing, broken, or written by a newer tokmarg."""
+
+
+class BundleNotFoundError(BundleError):
+    """No bundle at this path, under this name, or installed."""
+
+
+class SpecError(TokmargError):
+    """A spec, policy or verdict grammar cannot be used."""
+
+
+class DeviceError(TokmargError):
+    """The device that was asked for is not available."""
+
+
+class ContentError(TokmargError):
+    """One content cannot be scored.
+
+    Attributes:
+        type: one of :data:`ERROR_TYPES`.
+        id: the record's id, if one was given.
+    """
+
+    def __init__(self, type: str, message: str, id: object = None) -> None:
+        if type not in ERROR_TYPES:
+            raise ValueError(f"unknown error type {type!r}")
+        super().__init__(message)
+        self.type = type
+        self.id = id
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSONL row of a content that could not be scored."""
+        return {"schema_version": 1, "id": self.id, "error": {"type": self.type, "message": str(self)}}

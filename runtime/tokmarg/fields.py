@@ -1,0 +1,83 @@
+"""Typed reading of parsed JSON or TOML, with errors that name the file and the field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from .errors import TokmargError
+
+__all__ = ["Fields"]
+
+T = TypeVar("T")
+_REQUIRED: Any = object()
+_NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
+
+
+class Fields:
+    """One table of a parsed document.
+
+    ``where`` is the document's name and ``path`` the table's place in it; both appear in every message.
+    Raises ``error`` (a TokmargError class) for a missing field, a wrong type, or an unknown field.
+    """
+
+    def __init__(self, data: object, where: str, error: type[TokmargError], path: str = "") -> None:
+        self.where, self.error, self.path = where, error, path
+        if not isinstance(data, Mapping):
+            raise self.fail("", f"must be a table, not {type(data).__name__}")
+        self.data = data
+
+    def fail(self, key: str, message: str) -> TokmargError:
+        """The error for field ``key``; the caller raises it."""
+        field = ".".join(part for part in (self.path, key) if part)
+        return self.error(f"{self.where}: {field}: {message}" if field else f"{self.where}: {message}")
+
+    def get(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:
+        """Field ``key``, which must be of type ``kind`` (an integer passes for a float)."""
+        if key not in self.data:
+            if default is _REQUIRED:
+                raise self.fail(key, "is missing")
+            return default  # type: ignore[no-any-return]
+        value = self.data[key]
+        if value is None and default is None:
+            return None  # type: ignore[return-value]
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise self.fail(key, f"must be {_NAMES.get(kind, kind.__name__)}, not {value!r:.60}")
+        return value
+
+    def table(self, key: str, default: Any = _REQUIRED) -> Fields:
+        """Field ``key`` as a table of its own."""
+        value = self.get(key, dict, default)
+        return Fields(value, self.where, self.error, f"{self.path}.{key}".lstrip("."))
+
+    def tables(self, key: str, default: Any = _REQUIRED) -> list[Fields]:
+        """Field ``key`` as a list of tables."""
+        values = self.get(key, list, default)
+        return [
+            Fields(v, self.where, self.error, f"{self.path}.{key}[{i}]".lstrip(".")) for i, v in enumerate(values)
+        ]
+
+    def strings(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+        """Field ``key`` as a list of strings."""
+        values = self.get(key, list, default)
+        for value in values:
+            if not isinstance(value, str):
+                raise self.fail(key, f"must be a list of strings, not {value!r:.60}")
+        return tuple(values)
+
+    def text_table(self, key: str, default: Any = _REQUIRED) -> dict[str, str]:
+        """Field ``key`` as a table of strings."""
+        table = self.get(key, dict, default)
+        for name, value in table.items():
+            if not isinstance(value, str):
+                raise self.fail(f"{key}.{name}", f"must be a string, not {value!r:.60}")
+        return dict(table)
+
+    def only(self, allowed: Iterable[str]) -> None:
+        """Refuses fields that nobody reads: a misspelt option must not be ignored."""
+        allowed = set(allowed)
+        for key in self.data:
+            if key not in allowed:
+                raise self.fail(str(key), f"is not a known field (known: {', '.join(sorted(allowed))})")

@@ -1,0 +1,349 @@
+"""The library's face: load a bundle, score content."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from . import windows
+from .bundle import Bundle, find_bundle
+from .encoding import Encoder
+from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job, Prefix
+from .errors import BundleError, ContentError, SpecError, TokmargError
+from .grammar import UNSAFE
+from .marginals import Bounds, Marginals, Search
+from .prompt import Content, Message, Prompt, Prompter, messages_of
+from .result import Marginal, Result, Thresholds
+from .session import Device, KeyValues, Session
+from .spec import Role
+from .trie import Trie
+
+__all__ = ["Guard", "Record"]
+
+#: Room kept behind the prompt for the verdict's longest path, in tokens.
+VERDICT_ROOM = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A content with its id; ``role`` is the role of a bare text."""
+
+    content: Content
+    id: object = None
+    role: Role | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A record whose prompts (several when in windows) are encoded."""
+
+    id: object
+    prompts: tuple[Prompt, ...]
+    truncated: bool
+
+
+class Guard:
+    """A loaded bundle. Safe to use from many threads.
+
+    Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.device`` where it runs.
+    """
+
+    def __init__(self, bundle: Bundle, session: Session) -> None:
+        self.path = bundle.path
+        self.manifest = bundle.manifest
+        self.device = session.device
+        graph, spec = bundle.manifest.graph, bundle.manifest.spec
+        tokenizer = bundle.file("tokenizer.json")
+        self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
+        self._prompter = Prompter(spec, self._encoder, graph.max_positions - VERDICT_ROOM)
+        self._columns = graph.columns
+        self._prefixes = _read_prefixes(bundle, session)
+        self._engine = Engine(session, self._prefixes)
+        self._tries: dict[Role, Trie] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: str | os.PathLike[str] | None = None,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> Guard:
+        """Loads a bundle.
+
+        Args:
+            bundle: folder, or name of an installed bundle; None takes $TOKMARG_BUNDLE or the reference guard.
+            device: ``auto`` (CUDA where it works, else CPU), ``cpu``, or ``cuda`` (fails where it is not active).
+            threads: intra-op threads; None takes one per core.
+            verify: check the sha256 of every file first.
+
+        Raises:
+            BundleNotFoundError, BundleError: no bundle, or a broken one; names file and field.
+            DeviceError: the device is not available.
+        """
+        opened = Bundle.open(find_bundle(bundle))
+        if verify:
+            opened.verify()
+        return cls(opened, Session(opened, device, threads))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label ids in the policy's order."""
+        return tuple(label.id for label in self.manifest.spec.labels)
+
+    def prompt(self, content: Content, *, role: Role | None = None) -> Prompt:
+        """The prompt of a content, exactly as it is scored.
+
+        Raises:
+            ContentError: the content cannot be scored.
+        """
+        prompt = self._prompter.prompt(messages_of(content, role))
+        if len(prompt.token_ids) > self._prompter.max_tokens:
+            raise self._prompter.too_long(f"{len(prompt.token_ids):,} tokens with the prompt")
+        return prompt
+
+    def score(
+        self,
+        content: Content,
+        *,
+        id: object = None,
+        role: Role | None = None,
+        tolerance: float = 1e-3,
+        max_nodes: int = 256,
+        thresholds: Thresholds | None = None,
+        on_overflow: Literal["error", "window"] = "error",
+    ) -> Result:
+        """Scores one content.
+
+        Args:
+            content: a text, or a list of ``{"role": ..., "content": ...}`` messages; the last one is judged.
+            id: passed through to the result.
+            role: role of a bare text (default ``user``).
+            tolerance: widest interval that counts as converged, a probability.
+            max_nodes: trie nodes to expand at most.
+            thresholds: when the content counts as flagged (default: P(unsafe) >= 0.5).
+            on_overflow: what to do with content beyond the context window.
+
+        Raises:
+            ContentError: the content cannot be scored; ``type`` says why.
+        """
+        record = Record(content, id, role)
+        (result,) = self.score_many(
+            [record], tolerance=tolerance, max_nodes=max_nodes, thresholds=thresholds, on_overflow=on_overflow
+        )
+        return result
+
+    @overload
+    def score_many(
+        self,
+        contents: Iterable[Content | Record],
+        *,
+        tolerance: float = ...,
+        max_nodes: int = ...,
+        thresholds: Thresholds | None = ...,
+        on_overflow: Literal["error", "window"] = ...,
+        on_error: Literal["raise"] = ...,
+    ) -> Iterator[Result]: ...
+
+    @overload
+    def score_many(
+        self,
+        contents: Iterable[Content | Record | ContentError],
+        *,
+        tolerance: float = ...,
+        max_nodes: int = ...,
+        thresholds: Thresholds | None = ...,
+        on_overflow: Literal["error", "window"] = ...,
+        on_error: Literal["return"],
+    ) -> Iterator[Result | ContentError]: ...
+
+    def score_many(
+        self,
+        contents: Iterable[Content | Record | ContentError],
+        *,
+        tolerance: float = 1e-3,
+        max_nodes: int = 256,
+        thresholds: Thresholds | None = None,
+        on_overflow: Literal["error", "window"] = "error",
+        on_error: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Result | ContentError]:
+        """Scores a stream: lazy in, lazy out, in order, packed inside.
+
+        Args:
+            contents: texts, message lists, or :class:`Record` objects that carry an id; a ContentError (of a record
+                that could not be read) keeps its place.
+            on_error: ``raise`` ends the stream at the first content that cannot be scored; ``return`` puts the
+                ContentError in its place and goes on.
+            tolerance, max_nodes, thresholds, on_overflow: as for :meth:`score`.
+
+        Raises:
+            ContentError: with ``on_error="raise"``.
+        """
+        if not tolerance > 0 or max_nodes < 1:
+            raise ValueError(f"tolerance must be > 0 and max_nodes >= 1, not {tolerance!r} and {max_nodes!r}")
+        limits = thresholds or Thresholds()
+        if unknown := sorted(set(limits.labels) - set(self.labels)):
+            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.manifest.spec.name}")
+        settings: dict[str, Any] = {
+            "tolerance": tolerance,
+            "max_nodes": max_nodes,
+            "thresholds": {**limits.labels, UNSAFE: limits.unsafe},
+            "columns": self._columns,
+        }
+        records = (self._ready(content, on_overflow) for content in contents)
+        for pack in _packs(records, self._new_tokens):
+            for outcome in self._score_pack(pack, settings, limits):
+                if isinstance(outcome, ContentError) and on_error == "raise":
+                    raise outcome
+                yield outcome
+
+    def _ready(self, content: Content | Record | ContentError, on_overflow: str) -> _Ready | ContentError:
+        if isinstance(content, ContentError):
+            return content
+        record = content if isinstance(content, Record) else Record(content)
+        try:
+            messages = messages_of(record.content, record.role)
+            if on_overflow == "window":
+                return self._windowed(record, messages)
+            return _Ready(record.id, (self.prompt(record.content, role=record.role),), False)
+        except ContentError as error:
+            error.id = record.id
+            return error
+
+    def _windowed(self, record: Record, messages: Sequence[Message]) -> _Ready:
+        try:
+            return _Ready(record.id, (self.prompt(record.content, role=record.role),), False)
+        except ContentError as error:
+            if error.type != "content_too_long":
+                raise
+        return _Ready(record.id, tuple(windows.windows(self._prompter, messages)), True)
+
+    def _new_tokens(self, ready: _Ready) -> int:
+        return sum(len(p.token_ids) - self._prefixes[p.role].shared(p.token_ids) for p in ready.prompts)
+
+    def _score_pack(
+        self, pack: Sequence[_Ready | ContentError], settings: Mapping[str, Any], limits: Thresholds
+    ) -> Iterator[Result | ContentError]:
+        jobs: dict[int, list[Job]] = {}
+        by_role: dict[Role, list[Job]] = {}
+        for i, ready in enumerate(pack):
+            if isinstance(ready, ContentError):
+                continue
+            for prompt in ready.prompts:
+                trie = self._trie(prompt.role)
+                job = Job(prompt.token_ids, Search(trie, **settings))
+                jobs.setdefault(i, []).append(job)
+                by_role.setdefault(prompt.role, []).append(job)
+        for role, of_role in by_role.items():
+            # Windows of one long content are run one by one: together they would not fit the memory of a pass.
+            for group in _groups(of_role):
+                self._engine.run(role, group)
+        for i, ready in enumerate(pack):
+            if isinstance(ready, ContentError):
+                yield ready
+            elif errors := [job.error for job in jobs[i] if job.error is not None]:
+                errors[0].id = ready.id
+                yield errors[0]
+            else:
+                joined = windows.join([job.search.result() for job in jobs[i]])
+                yield self._result(ready, joined, limits)
+
+    def _result(self, ready: _Ready, marginals: Marginals, limits: Thresholds) -> Result:
+        def marginal(bounds: Bounds | None, threshold: float | None) -> Marginal | None:
+            if bounds is None:
+                return None
+            flagged = threshold is not None and bounds.middle >= threshold
+            return Marginal(bounds.middle, bounds.lower, bounds.upper, flagged)
+
+        unsafe = marginal(marginals.bounds[UNSAFE], limits.unsafe)
+        assert unsafe is not None
+        labels = {k: marginal(marginals.bounds.get(k), limits.labels.get(k)) for k in self.labels}
+        return Result(
+            id=ready.id,
+            flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
+            unsafe=unsafe,
+            labels=labels,
+            coverage=marginals.coverage,
+            converged=marginals.converged,
+            method="exact",
+            model=self.manifest.model_id,
+            truncated=ready.truncated,
+            evaluated_nodes=marginals.evaluated,
+        )
+
+    def _trie(self, role: Role) -> Trie:
+        with self._lock:
+            if role not in self._tries:
+                self._tries[role] = build_trie(self._prompter, role)
+            return self._tries[role]
+
+
+def build_trie(prompter: Prompter, role: Role) -> Trie:
+    """The verdict trie of a role mode."""
+    spec = prompter.spec
+    return Trie(
+        spec.grammar(role), prompter.encoder, prompter.tail(role), spec.verdict.leads, spec.verdict.terminators
+    )
+
+
+def _packs(
+    records: Iterable[_Ready | ContentError], new_tokens: Any
+) -> Iterator[list[_Ready | ContentError]]:
+    """Consecutive records that share passes. Where a pack ends depends on the records alone."""
+    pack: list[_Ready | ContentError] = []
+    tokens = 0
+    for record in records:
+        size = 0 if isinstance(record, ContentError) else new_tokens(record)
+        if pack and (tokens + size > PACK_TOKENS or len(pack) == PACK_CONTENTS):
+            yield pack
+            pack, tokens = [], 0
+        pack.append(record)
+        tokens += size
+    if pack:
+        yield pack
+
+
+def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs split so that prompts longer than a pass run alone."""
+    for long, group in itertools.groupby(jobs, lambda job: len(job.token_ids) > 2 * PACK_TOKENS):
+        if long:
+            yield from ([job] for job in group)
+        else:
+            yield list(group)
+
+
+def _read_prefixes(bundle: Bundle, session: Session) -> dict[Role, Prefix]:
+    """The stored policy prefixes, one per role mode."""
+    path = bundle.file("prefix.safetensors")
+    graph = bundle.manifest.graph
+    dtype = np.dtype(graph.kv_dtype)
+    found: dict[Role, Prefix] = {}
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            for role in bundle.manifest.spec.roles:
+                ids = stored.get_tensor(f"{role}.token_ids")
+                if ids.ndim != 1:
+                    raise BundleError(f"{path}: {role}.token_ids: has shape {list(ids.shape)}, not [P]")
+                shape = (1, graph.kv_heads, len(ids), graph.head_dim)
+                tensors = []
+                for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
+                    tensor = stored.get_tensor(name)
+                    if tensor.shape != shape:
+                        raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
+                    tensors.append(np.ascontiguousarray(tensor, dtype=dtype))
+                cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
+                found[role] = Prefix(tuple(int(i) for i in ids), cache)
+    except TokmargError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from error
+    return found

@@ -1,0 +1,217 @@
+"""Marginals of events, by best-first expansion of the token trie, with certified bounds.
+
+The constrained probability of a verdict is the product of q(token | path) = p(token | path) / sum of p over the
+tokens the trie allows there; the marginal of an event is the sum over all verdicts in which it happens. The trie
+is unfolded from the root, always at the open node with the most mass, ties by token ids. At any moment
+
+    lower(event) = mass of nodes where the event has happened for certain
+    upper(event) = lower + mass of open nodes below which it still can
+
+A worked example with three labels A, B, C and made-up probabilities:
+
+    safe 0.5                 A 0.6 -> end 1.0                           P(unsafe) = 0.5
+    unsafe 0.5 ->            B 0.3 -> end 0.5 | ,A 0.5 -> end 1.0       P(A) = 0.5 * (0.6 + 0.3 * 0.5) = 0.375
+                             C 0.1 -> end 1.0                           P(B) = 0.5 * 0.3 = 0.15, P(C) = 0.05
+
+A :class:`Search` does not run the model: it says which nodes it wants evaluated and is fed their logits, so that
+many searches can share one pass. Nodes evaluated beyond the sequential order are ignored until their turn comes,
+therefore what rides along never changes a result.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ContentError
+from .trie import Node, Trie
+
+__all__ = ["Bounds", "Marginals", "Search"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Certified interval of one event's probability."""
+
+    lower: float
+    upper: float
+
+    @property
+    def middle(self) -> float:
+        """The point estimate."""
+        return (self.lower + self.upper) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Marginals:
+    """Outcome of a search: event name -> bounds, the coverage, and how far the search went."""
+
+    bounds: Mapping[str, Bounds]
+    coverage: float | None
+    converged: bool
+    evaluated: int
+
+
+class Search:
+    """Best-first expansion for one content.
+
+    Args:
+        trie: the verdict trie of the content's role mode.
+        tolerance: stop when the widest interval is at most this wide.
+        max_nodes: stop after this many expanded nodes.
+        thresholds: event name -> flagging threshold; while one lies strictly inside its event's interval, the
+            expansion goes on within the budget.
+        columns: token id -> column of the logits (None = the full vocabulary, column = token id). With a partial
+            head there is no coverage.
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        *,
+        tolerance: float,
+        max_nodes: int,
+        thresholds: Mapping[str, float],
+        columns: Mapping[int, int] | None = None,
+    ) -> None:
+        self._trie, self._tolerance, self._max_nodes = trie, tolerance, max_nodes
+        self._columns = columns
+        self.root = trie.root
+        self._thresholds = {event: value for event, value in thresholds.items() if event in trie.events}
+        self._undecided = trie.undecided(self.root) if columns is None else []
+        self._logits: dict[Node, Floats] = {}  # of the allowed tokens only
+        self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
+        self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
+        self._closed: list[tuple[float, Node]] = []  # complete verdicts
+        self._pending = np.zeros(len(trie.events))  # per event: mass of open nodes below which it is undecided
+        self._lower = np.zeros(len(trie.events))
+        self._expanded = 0
+        self._add(self.root, 1.0)
+
+    def wanted(self, limit: int) -> list[Node]:
+        """Expands as far as the logits at hand allow.
+
+        Args:
+            limit: how many nodes to ask for at most (more only where the coverage needs them).
+
+        Returns:
+            nodes to evaluate next, the needed one first, then those likely to be needed; empty when done.
+        """
+        if missing := [u.node for u in self._undecided if u.node not in self._raw]:
+            first = self._open[0][2] if self._open else self.root
+            return list(dict.fromkeys([*missing, first]))
+        while self._open and self._expanded < self._max_nodes and not self._settled():
+            node = self._open[0][2]
+            if node not in self._logits:
+                return self._ahead(min(limit, self._max_nodes - self._expanded))
+            self._expand()
+        return []
+
+    def _ahead(self, limit: int) -> list[Node]:
+        """The next nodes of the best-first order, guessing an even split where the model has not been asked yet."""
+        found: list[Node] = []
+        guess = list(self._open)  # a copy of a heap is a heap
+        while guess and len(found) < limit:
+            negative, _, node = heapq.heappop(guess)
+            children = [self._through(child) for child in self._trie.children(node).values()]
+            if node in self._logits:
+                shares = _softmax(self._logits[node]).tolist()
+            else:
+                found.append(node)
+                shares = [1 / len(children)] * len(children)
+            for child, share in zip(children, shares, strict=True):
+                if not child.complete:
+                    heapq.heappush(guess, (negative * share, child.path, child))
+        return found
+
+    def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
+        """Takes the logits [columns] float32 that the model gives behind ``node``'s path.
+
+        Raises:
+            ContentError: ``non_finite_logits``.
+        """
+        if np.isnan(logits).any() or np.isposinf(logits).any():
+            raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
+        tokens = list(self._trie.children(node))
+        columns = tokens if self._columns is None else [self._columns[token] for token in tokens]
+        allowed = logits[columns].astype(np.float64)
+        if not np.isfinite(allowed).any():
+            raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
+        self._logits[node] = allowed
+        if any(u.node is node for u in self._undecided):
+            top = float(logits.max())
+            total = float(np.exp(logits.astype(np.float64) - top).sum())
+            self._raw[node] = dict(zip(tokens, (np.exp(allowed - top) / total).tolist(), strict=True))
+
+    def result(self) -> Marginals:
+        """Bounds of every event; call when :meth:`wanted` is empty."""
+        # Summed afresh and exactly rounded, so that no drift of the running sums enters the certified bounds.
+        nodes = self._closed + [(-negative, node) for negative, _, node in self._open]
+        bounds = {}
+        for i, event in enumerate(self._trie.events):
+            lower = math.fsum(mass for mass, node in nodes if node.certain >> i & 1)
+            upper = math.fsum(mass for mass, node in nodes if (node.certain | node.possible) >> i & 1)
+            bounds[event] = Bounds(min(1.0, lower), min(1.0, upper))
+        narrow = all(b.upper - b.lower <= self._tolerance + 1e-12 for b in bounds.values())
+        decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds.items())
+        return Marginals(bounds, self._coverage(), narrow and decided, self._expanded)
+
+    def _settled(self) -> bool:
+        if float(self._pending.max()) > self._tolerance:
+            return False
+        for event, threshold in self._thresholds.items():
+            i = self._trie.events.index(event)
+            if self._lower[i] < threshold < self._lower[i] + self._pending[i]:
+                return False
+        return True
+
+    def _expand(self) -> None:
+        negative, _, node = heapq.heappop(self._open)
+        self._count(node, negative)
+        q = _softmax(self._logits.pop(node))
+        self._expanded += 1
+        for child, share in zip(self._trie.children(node).values(), q.tolist(), strict=True):
+            self._add(child, -negative * share)
+
+    def _add(self, node: Node, mass: float) -> None:
+        """Opens the node, or the first one below it at which there is a choice; closes a complete verdict."""
+        node = self._through(node)
+        self._count(node, mass)
+        if node.complete:
+            self._closed.append((mass, node))
+        else:
+            heapq.heappush(self._open, (-mass, node.path, node))
+
+    def _through(self, node: Node) -> Node:
+        """The node, or the first one below it at which there is a choice."""
+        while not node.complete and len(children := self._trie.children(node)) == 1:
+            (node,) = children.values()
+        return node
+
+    def _count(self, node: Node, mass: float) -> None:
+        self._lower += mass * self._trie.bits(node.certain)
+        self._pending += mass * self._trie.bits(node.possible & ~node.certain)
+
+    def _coverage(self) -> float | None:
+        if not self._undecided:
+            return None
+        reach = {self.root: 1.0}
+        total = 0.0
+        for node, decides, passes in self._undecided:
+            raw = self._raw[node]
+            total += reach[node] * sum(raw[token] for token in decides)
+            children = self._trie.children(node)
+            reach |= {children[token]: reach[node] * raw[token] for token in passes}
+        return min(1.0, total)
+
+
+def _softmax(logits: Floats) -> Floats:
+    q = np.exp(logits - logits.max())
+    return q / q.sum()

@@ -1,0 +1,100 @@
+"""Scores as JSON: one line per record, or OpenAI's moderation response.
+
+A renderer takes each record twice: ``note`` when it is read, to keep what the output will need of it
+(contents may be megabytes and are not kept), and ``render`` when its outcome is there. The terminal's table is
+the third renderer, in :mod:`tokmarg.cli.table`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import ContentError
+from .guard import Record
+from .result import Result, Thresholds
+
+__all__ = ["JsonLines", "OpenAI", "Renderer", "to_json"]
+
+Outcome = Result | ContentError
+
+
+def to_json(row: object) -> str:
+    """One line of JSON in ASCII: an id survives any encoding, terminal or line splitter, whatever it holds."""
+    return json.dumps(row, allow_nan=False)
+
+
+class Renderer(Protocol):
+    """Turns outcomes into text."""
+
+    def note(self, record: Record | ContentError) -> str:
+        """What :meth:`render` will need of the record."""
+
+    def render(self, outcome: Outcome, note: str) -> str:
+        """The record's output, with its last newline."""
+
+
+class JsonLines:
+    """``Result.to_dict`` or ``ContentError.to_dict``, one line each."""
+
+    def note(self, record: Record | ContentError) -> str:
+        """Nothing: the row needs no content."""
+        return ""
+
+    def render(self, outcome: Outcome, note: str) -> str:
+        """One line."""
+        return to_json(outcome.to_dict()) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAI:
+    """The moderation response of OpenAI's API; the categories are the label ids.
+
+    https://platform.openai.com/docs/api-reference/moderations/object
+
+    The format has a number for every category and no place for an error. A label that does not exist in the
+    role mode is therefore false with score 0.0 and applies to no input type; a record that cannot be scored
+    becomes the error row of the JSONL format.
+
+    Args:
+        thresholds: a category is true where its probability reaches the label's own threshold, or the general
+            one where it has none.
+    """
+
+    thresholds: Thresholds
+
+    def note(self, record: Record | ContentError) -> str:
+        """A digest of id and content, for the response's id."""
+        known = [record.id, record.content if isinstance(record, Record) else str(record)]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+    def render(self, outcome: Outcome, note: str) -> str:
+        """A response of its own for every record."""
+        if isinstance(outcome, ContentError):
+            return to_json(outcome.to_dict()) + "\n"
+        return self.response([outcome], [note])
+
+    def response(self, results: Sequence[Result], notes: Sequence[str]) -> str:
+        """One response for several results (at least one). Its id depends on model, ids and contents only."""
+        model = results[0].model
+        digest = hashlib.sha256(json.dumps([model, *notes]).encode()).hexdigest()
+        body = {"id": f"modr-{digest[:24]}", "model": model, "results": [self._result(r) for r in results]}
+        return to_json(body) + "\n"
+
+    def _result(self, result: Result) -> dict[str, object]:
+        scores = {label: 0.0 if m is None else m.probability for label, m in result.labels.items()}
+        limits = self.thresholds
+        return {
+            "flagged": result.flagged,
+            "categories": {
+                label: m is not None and m.probability >= limits.labels.get(label, limits.unsafe)
+                for label, m in result.labels.items()
+            },
+            "category_scores": scores,
+            "category_applied_input_types": {
+                k: [] if m is None else ["text"] for k, m in result.labels.items()
+            },
+        }

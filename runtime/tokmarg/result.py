@@ -1,0 +1,83 @@
+"""What a score is: probabilities with certified bounds, and the JSON they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Marginal", "Result", "Thresholds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Marginal:
+    """Probability of one event, summed over all verdicts in which it happens.
+
+    ``lower <= probability <= upper``; the bounds certify the truncation of the search (not rounding or
+    quantization) and ``probability`` is their middle.
+    """
+
+    probability: float
+    lower: float
+    upper: float
+    flagged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When a content counts as flagged: P(unsafe) >= ``unsafe``, or a label >= its own threshold."""
+
+    unsafe: float = 0.5
+    labels: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The scores of one content.
+
+    Attributes:
+        id: passed through from the record.
+        flagged: P(unsafe) or some label's probability reached its threshold.
+        unsafe: P(verdict is unsafe).
+        labels: label id -> marginal, in the policy's order; None where the label does not exist in the role mode.
+        coverage: raw full-vocabulary probability mass that the model puts on the verdict grammar; None with the
+            ``verdict`` head. Low coverage means: wrong template, wrong model, or an attack.
+        converged: every interval is at most ``tolerance`` wide and no threshold lies inside one.
+        method: scoring method.
+        model: name of the model in the bundle's manifest.
+        truncated: the content was scored in overlapping windows.
+        calibrated: probabilities went through the bundle's calibrator.
+        evaluated_nodes: trie nodes at which the model was evaluated.
+    """
+
+    id: object
+    flagged: bool
+    unsafe: Marginal
+    labels: Mapping[str, Marginal | None]
+    coverage: float | None
+    converged: bool
+    method: str
+    model: str
+    truncated: bool = False
+    calibrated: bool = False
+    evaluated_nodes: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSONL row: plain types only, labels in the policy's order."""
+        present = {k: m for k, m in self.labels.items() if m is not None}
+        return {
+            "schema_version": 1,
+            "id": self.id,
+            "flagged": self.flagged,
+            "unsafe": self.unsafe.probability,
+            "labels": {k: None if m is None else m.probability for k, m in self.labels.items()},
+            "bounds": {
+                "unsafe": [self.unsafe.lower, self.unsafe.upper],
+                **{k: [present[k].lower, present[k].upper] if k in present else None for k in self.labels},
+            },
+            "coverage": self.coverage,
+            "converged": self.converged,
+            "method": self.method,
+            "model": self.model,
+            "truncated": self.truncated,
+            "calibrated": self.calibrated,
+        }

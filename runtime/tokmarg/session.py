@@ -1,0 +1,167 @@
+"""Running the graph: one ONNX Runtime session, its device, and its key/value tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from .bundle import Bundle, GraphContract
+from .errors import BundleError, DeviceError
+
+__all__ = ["Device", "KeyValues", "Session"]
+
+Device = Literal["auto", "cpu", "cuda"]
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+#: Releases with wrong results or crashes in the operators used here.
+_BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """A key/value cache: per layer key and value, each [1, kv_heads, P, head_dim].
+
+    ``positions`` int64 [P] are the positions at which the tokens stand.
+    """
+
+    tensors: tuple[npt.NDArray[Any], ...]  # key 0, value 0, key 1, value 1, ...
+    positions: npt.NDArray[np.int64]
+
+    @property
+    def length(self) -> int:
+        """Number of cached tokens P."""
+        return len(self.positions)
+
+    def extended(self, new: KeyValues) -> KeyValues:
+        """This cache with ``new`` behind it."""
+        pairs = zip(self.tensors, new.tensors, strict=True)
+        return KeyValues(
+            tuple(np.concatenate(pair, axis=2) for pair in pairs),
+            np.concatenate([self.positions, new.positions]),
+        )
+
+
+class Session:
+    """The graph of a bundle on one device. Safe to call from several threads.
+
+    Args:
+        bundle: whose ``model.onnx`` to load.
+        device: ``auto`` takes CUDA where it works; ``cuda`` fails where it does not.
+        threads: intra-op threads (None: one per core).
+
+    Raises:
+        DeviceError: CUDA was asked for and is not active.
+        BundleError: the graph cannot be loaded or does not match the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
+        if ort.__version__ in _BAD_RELEASES:
+            raise DeviceError(f"onnxruntime {ort.__version__} has known faults: install another release")
+        if device not in ("auto", "cpu", "cuda"):
+            raise DeviceError(f"device must be auto, cpu or cuda, not {device!r}")
+        self.graph: GraphContract = bundle.manifest.graph
+        path = bundle.file("model.onnx")
+        available = ort.get_available_providers()
+        if device == "cuda" and _CUDA not in available:
+            raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
+        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+        except Exception as error:  # onnxruntime raises its own types, none of them public
+            raise BundleError(f"{path}: onnxruntime cannot load the graph: {_first_line(error)}") from error
+        active = self._session.get_providers()[0]
+        if device == "cuda" and active != _CUDA:
+            raise DeviceError("CUDA was asked for, but onnxruntime could not start it: check driver and CUDA libraries")
+        self.device: Literal["cpu", "cuda"] = "cuda" if active == _CUDA else "cpu"
+        self._kv_names = [f"{i}.{part}" for i in range(self.graph.layers) for part in ("key", "value")]
+        self._check(str(path))
+
+    def run(
+        self,
+        input_ids: Sequence[int],
+        positions: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.bool_],
+        past: KeyValues,
+        logit_rows: Sequence[int],
+    ) -> tuple[npt.NDArray[np.float32], KeyValues]:
+        """One forward pass.
+
+        Args:
+            input_ids: S new tokens.
+            positions: int64 [S].
+            mask: bool [S, P+S], True where the row's token sees the column's.
+            past: cache of P tokens.
+            logit_rows: K indices into the new tokens.
+
+        Returns:
+            logits float32 [K, columns of the head] and the new tokens' keys and values.
+        """
+        feeds: dict[str, Any] = {
+            "input_ids": np.asarray(input_ids, dtype=np.int64)[None],
+            "position_ids": positions[None],
+            "attention_mask": mask[None, None],
+            "logit_positions": np.asarray(logit_rows, dtype=np.int64),
+        }
+        if self.graph.sliding_window is not None:
+            keys = np.concatenate([past.positions, positions])
+            near = positions[:, None] - keys[None, :] < self.graph.sliding_window
+            feeds["sliding_attention_mask"] = (mask & near)[None, None]
+        for name, tensor in zip(self._kv_names, past.tensors, strict=True):
+            feeds[f"past_key_values.{name}"] = tensor
+        outputs = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        return outputs[0][0], KeyValues(tuple(outputs[1:]), positions)
+
+    def empty(self) -> KeyValues:
+        """A cache of no tokens."""
+        g = self.graph
+        tensor = np.zeros((1, g.kv_heads, 0, g.head_dim), dtype=g.kv_dtype)
+        return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64))
+
+    def _check(self, where: str) -> None:
+        """Compares the graph's inputs and outputs with the manifest."""
+        g = self.graph
+        inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
+        outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
+        kv = f"tensor({'float' if g.kv_dtype == 'float32' else 'float16'})"
+        columns = g.vocab_size if g.head_token_ids is None else len(g.head_token_ids)
+        wanted: list[tuple[dict[str, tuple[str, list[Any]]], str, str, dict[int, int]]] = [
+            (inputs, "input_ids", "tensor(int64)", {0: 1}),
+            (inputs, "position_ids", "tensor(int64)", {0: 1}),
+            (inputs, "logit_positions", "tensor(int64)", {}),
+            (outputs, "logits", "tensor(float)", {2: columns}),
+        ]
+        for name in self._kv_names:
+            wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
+            wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
+        masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
+        found = [m for m in masks if m in inputs]
+        if not found:
+            raise BundleError(f"{where}: graph input {masks[-1]} is missing")
+        wanted += [(inputs, name, "tensor(bool)", {}) for name in found]
+        for table, name, kind, dims in wanted:
+            if name not in table:
+                raise BundleError(f"{where}: graph has no {name}, which the manifest's graph table implies")
+            actual, shape = table[name]
+            fixed = [(i, shape[i], n) for i, n in dims.items() if len(shape) > i and isinstance(shape[i], int)]
+            wrong = next((f"dimension {i} is {a}, not {n}" for i, a, n in fixed if a != n), None)
+            if actual != kind or wrong:
+                raise BundleError(f"{where}: graph {name}: {wrong or f'is {actual}, not {kind}'} as the manifest says")
+        known = {name for table, name, _, _ in wanted if table is inputs}
+        if unknown := sorted(set(inputs) - known):
+            raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
+        self._inputs = frozenset(inputs)
+        self._outputs = ["logits", *(f"present.{name}" for name in self._kv_names)]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,282 @@
+"""The verdict grammar compiled for one tokenizer: which token may come next, and what it decides.
+
+Label lists have more orders than can be listed (14 labels: about 2.4e11 verdicts), so the trie is unfolded where
+the search goes. A node is a token path; it holds *threads*, the grammar moves that are under way on that path:
+
+    path  S 1      threads: label S1 is complete, behind it ",S2" ... or a terminator
+                            label S10 needs "0", S11 needs "1", ...
+
+so with tokenizers that split digits ``S1`` is told from ``S10`` by the token that follows, as it must be.
+An event is *certain* at a node when every thread brings it, *possible* when some thread can.
+
+Tokens of a move are those that the tokenizer gives for verdict-so-far + move, in the context of the prompt's last
+characters: the canonical path. A move whose text changes tokens that were already decided cannot be compiled, and
+is an error that names the text.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .encoding import Encoder
+from .errors import SpecError
+from .grammar import Grammar, Move, State
+
+__all__ = ["Node", "Trie", "Undecided"]
+
+# Unfolded nodes are shared by all searches. Beyond this many the next search starts a tree of its own, and the old one
+# goes with the last search that uses it: memory stays bounded however many contents are scored.
+_KEPT_NODES = 20_000
+
+
+class _Thread(NamedTuple):
+    """A move under way: ``rest`` tokens are still to come, then ``state``; ``context`` is the text it goes on from."""
+
+    happened: int  # events on the path, the move under way included: nothing else can come of this thread
+    rest: tuple[int, ...]
+    state: State | None
+    context: str
+    lead: bool = False
+    ends: bool = False  # `rest` is a terminator: the verdict is complete behind it
+
+
+class Undecided(NamedTuple):
+    """A node before the first decision: the tokens that decide there, and those that lead on to it."""
+
+    node: Node
+    decides: tuple[int, ...]
+    passes: tuple[int, ...]
+
+
+class Node:
+    """A token path from the root.
+
+    Attributes:
+        token: last token of the path (-1 at the root).
+        parent: the node before it.
+        depth: number of tokens on the path.
+        certain: bit set of events that happen in every verdict below.
+        possible: bit set of events that happen in some verdict below.
+        complete: the path is a whole verdict, terminator included.
+    """
+
+    __slots__ = ("_children", "_threads", "certain", "complete", "depth", "parent", "possible", "token")
+
+    def __init__(self, token: int, parent: Node | None, threads: list[_Thread], certain: int, possible: int) -> None:
+        self.token, self.parent = token, parent
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.certain, self.possible = certain, possible
+        self.complete = not threads
+        self._threads = threads
+        self._children: dict[int, Node] | None = None
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Tokens from the root to this node."""
+        tokens: list[int] = []
+        node = self
+        while node.parent is not None:
+            tokens.append(node.token)
+            node = node.parent
+        return tuple(reversed(tokens))
+
+
+class Trie:
+    """The token trie of one grammar, unfolded lazily. Safe to share between threads.
+
+    Args:
+        grammar: the verdict grammar of a role mode.
+        encoder: the bundle's tokenizer.
+        tail: the prompt's text behind its last special token.
+        leads: texts that may precede the verdict.
+        terminators: what ends a verdict: special tokens or plain text.
+
+    Raises:
+        SpecError: a terminator is no single token path, or the verdict's first characters merge with the prompt.
+    """
+
+    def __init__(
+        self, grammar: Grammar, encoder: Encoder, tail: str, leads: tuple[str, ...], terminators: tuple[str, ...]
+    ) -> None:
+        self.grammar, self._encoder, self._tail = grammar, encoder, tail
+        self.events = grammar.events
+        self._leads = leads
+        self._memo: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._terminators = tuple(self._terminator(text) for text in terminators)
+        self._bits: dict[int, npt.NDArray[np.float64]] = {}
+        self._lock = threading.Lock()
+        self._unfolded = 0
+        self._threads = [_Thread(0, self._tokens(tail, x), grammar.start, tail + x, lead=True) for x in leads]
+        self._root = self._node(-1, None, self._threads)
+
+    @property
+    def root(self) -> Node:
+        """The root of the tree for a new search; keep it, the next one may be another."""
+        if self._unfolded > _KEPT_NODES:
+            self._unfolded = 0
+            self._root = self._node(-1, None, self._threads)
+            self._bits.clear()
+        return self._root
+
+    def children(self, node: Node) -> dict[int, Node]:
+        """Allowed next tokens, in ascending order of token id, with the nodes behind them."""
+        if node._children is None:
+            with self._lock:  # one set of children for all threads: searches know nodes by identity
+                if node._children is None:
+                    node._children = self._unfold(node)
+        return node._children
+
+    def _unfold(self, node: Node) -> dict[int, Node]:
+        by_token: dict[int, list[_Thread]] = {}
+        for thread in node._threads:
+            by_token.setdefault(thread.rest[0], []).append(thread._replace(rest=thread.rest[1:]))
+        self._unfolded += len(by_token)
+        return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
+
+    def bits(self, mask: int) -> npt.NDArray[np.float64]:
+        """A bit set of events as a 0/1 vector [events] float64."""
+        found = self._bits.get(mask)
+        if found is None:
+            found = np.array([mask >> i & 1 for i in range(len(self.events))], dtype=np.float64)
+            self._bits[mask] = found
+        return found
+
+    def undecided(self, root: Node) -> list[Undecided]:
+        """The root and what leads and forced text pass through up to the first decision, parents first.
+
+        The model's raw probabilities at these nodes make up the coverage.
+        """
+        found: list[Undecided] = []
+        pending = [root]
+        while pending:
+            node = pending.pop(0)
+            passed = {t.rest[0] for t in node._threads if t.lead}
+            decided = {t.rest[0] for t in node._threads if not t.lead} - passed
+            if len(decided) == 1:
+                passed, decided = passed | decided, set()
+            found.append(Undecided(node, tuple(sorted(decided)), tuple(sorted(passed))))
+            children = self.children(node)
+            pending += [children[token] for token in sorted(passed)]
+        return found
+
+    def vocabulary(self) -> tuple[int, ...]:
+        """Every token that some verdict uses, ascending. Compiles every move of the grammar in every context.
+
+        Raises:
+            SpecError: a move cannot be compiled; names its text.
+        """
+        found = {token for ids in self._terminators for token in ids}
+        found |= {token for lead in self._leads for token in self._tokens(self._tail, lead)}
+        seen: set[tuple[State, str]] = set()
+        pending = [(self.grammar.start, self._tail + lead) for lead in self._leads]
+        while pending:
+            state, context = pending.pop()
+            # Which labels are used up changes which moves there are, never their tokens.
+            key = (state._replace(used=0), context)
+            if key in seen:
+                continue
+            seen.add(key)
+            for move in self.grammar.moves(key[0]):
+                found.update(self._tokens(context, move.text))
+                if move.state is not None:
+                    pending.append((move.state, move.text or context))
+        return tuple(sorted(found))
+
+    def check(self, samples: int = 100) -> None:
+        """Compiles the whole grammar and compares random verdicts with the tokenizer's own encoding of prompt tail +
+        verdict; walks the trie along each, and unfolds the nodes near the root.
+
+        Raises:
+            SpecError: a text cannot be compiled, or two different verdicts share one token path; names it.
+        """
+        self.vocabulary()
+        rng = random.Random(0)
+        base = self._encoder.encode_text(self._tail)
+        for _ in range(samples):
+            text, events = self._random_verdict(rng)
+            whole = self._encoder.encode_text(self._tail + text)
+            node = self.root
+            for token in (*whole[len(base) :], *self._terminators[0]):
+                children = self.children(node)
+                if whole[: len(base)] != base or token not in children:
+                    raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
+                node = children[token]
+            if not node.complete or node.certain != events:
+                raise SpecError(f"the verdict {text!r} has more than one reading")
+        frontier = [self.root]
+        for _ in range(2000):
+            if frontier:
+                frontier += self.children(frontier.pop(0)).values()
+
+    def _random_verdict(self, rng: random.Random) -> tuple[str, int]:
+        text = rng.choice(self._leads)
+        state: State | None = self.grammar.start
+        events = 0
+        while state is not None:
+            move = rng.choice(self.grammar.moves(state))
+            text, events, state = text + move.text, events | move.events, move.state
+        return text, events
+
+    def _node(self, token: int, parent: Node | None, threads: list[_Thread]) -> Node:
+        opened: list[_Thread] = []
+        finished: set[int] = set()
+        pending = list(reversed(threads))
+        while pending:
+            thread = pending.pop()
+            if thread.rest:
+                opened.append(thread)
+            elif thread.ends:
+                finished.add(thread.happened)
+            else:
+                pending += reversed(self._open(thread))
+        if len(finished) > 1 or (finished and opened):
+            a = " and ".join(repr(", ".join(self.grammar.names(mask)) or "nothing") for mask in sorted(finished))
+            raise SpecError(f"two verdicts have the same tokens: a verdict that decides {a} is not the only reading")
+        masks = [t.happened for t in opened] or list(finished)
+        certain = masks[0]
+        possible = 0
+        for mask in masks:
+            certain &= mask
+            possible |= mask
+        for thread in opened:
+            possible |= self.grammar.reachable(thread.state)
+        return Node(token, parent, opened, certain, possible)
+
+    def _open(self, thread: _Thread) -> list[_Thread]:
+        """The threads behind a completed move."""
+        if thread.state is None:
+            return [_Thread(thread.happened, ids, None, "", ends=True) for ids in self._terminators]
+        return [self._begin(thread, move) for move in self.grammar.moves(thread.state)]
+
+    def _begin(self, thread: _Thread, move: Move) -> _Thread:
+        tokens = self._tokens(thread.context, move.text)
+        # One move is context enough (`check` verifies it), and keeps the memo at labels squared.
+        return _Thread(thread.happened | move.events, tokens, move.state, move.text or thread.context)
+
+    def _tokens(self, context: str, text: str) -> tuple[int, ...]:
+        """Tokens of ``text`` behind ``context``."""
+        found = self._memo.get((context, text))
+        if found is None:
+            base = self._encoder.encode_text(context)
+            whole = self._encoder.encode_text(context + text)
+            if whole[: len(base)] != base:
+                raise SpecError(
+                    f"the verdict text {text!r} merges with {context[-20:]!r} before it: this tokenizer has no "
+                    "token path that keeps them apart"
+                )
+            found = self._memo[context, text] = tuple(whole[len(base) :])
+        return found
+
+    def _terminator(self, text: str) -> tuple[int, ...]:
+        special = self._encoder.token_id(text)
+        if special is not None:
+            return (special,)
+        ids = self._encoder.encode_text(text)
+        if len(ids) != 1:
+            raise SpecError(f"the terminator {text!r} is not one token of this tokenizer")
+        return tuple(ids)

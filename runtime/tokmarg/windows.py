@@ -1,0 +1,61 @@
+"""Content beyond the context window: overlapping windows over the last message, and how their scores join."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .encoding import Piece
+from .marginals import Bounds, Marginals
+from .prompt import Message, Prompt, Prompter
+
+__all__ = ["join", "windows"]
+
+#: Share of a window that the next one repeats.
+OVERLAP = 0.25
+
+
+def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[Prompt]:
+    """Prompts whose last messages together cover the whole last message, each of which fits.
+
+    Windows end where tokens do and overlap by a quarter, so that what stands at a border is seen whole once.
+    Stretches of white space that fill a whole window are left out.
+
+    Raises:
+        ContentError: ``content_too_long`` when the earlier messages alone leave no room.
+    """
+    *earlier, last = messages
+    overhead = len(prompter.prompt([*earlier, Message(last.role, ".")]).token_ids)
+    room = prompter.max_tokens - overhead
+    offsets = prompter.encoder.encode([Piece(last.content, True)]).offsets
+    start = 0
+    while start < len(offsets):
+        size = min(room, len(offsets) - start)
+        while True:
+            if size < 1:
+                raise prompter.too_long(f"{overhead:,} tokens without the last message")
+            text = last.content[offsets[start][0] : offsets[start + size - 1][1]]
+            if not text.strip():
+                break
+            prompt = prompter.prompt([*earlier, Message(last.role, text)])
+            if len(prompt.token_ids) <= prompter.max_tokens:
+                yield prompt
+                break
+            size -= len(prompt.token_ids) - prompter.max_tokens  # cut text can take more tokens than it did
+        if start + size == len(offsets):
+            return
+        start += max(1, int(size * (1 - OVERLAP)))
+
+
+def join(parts: Sequence[Marginals]) -> Marginals:
+    """Maximum per event, minimum coverage, converged if all are."""
+    bounds = {
+        event: Bounds(max(p.bounds[event].lower for p in parts), max(p.bounds[event].upper for p in parts))
+        for event in parts[0].bounds
+    }
+    coverages = [p.coverage for p in parts if p.coverage is not None]
+    return Marginals(
+        bounds,
+        min(coverages) if coverages else None,
+        all(p.converged for p in parts),
+        sum(p.evaluated for p in parts),
+    )
