@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from safetensors.numpy import save_file
+
 from tokmarg import __version__
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder

@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
+
+from tokmarg.bundle import GraphContract
 
 from .errors import ExportError
 from .onnx_file import finish_onnx_file
@@ -49,25 +50,6 @@ SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral",
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class GraphContract:
-    """What a runtime must know to feed the graph; stored in the manifest.
-
-    `sliding_window` is set iff some layer is local, that is iff the graph has the input
-    `sliding_attention_mask`.
-    """
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-    vocab_size: int
-    head: Literal["full", "verdict"]
-    head_token_ids: tuple[int, ...] | None
-    sliding_window: int | None
-    kv_dtype: Literal["float32", "float16"]
-    max_positions: int
 
 
 def graph_contract(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 
-if TYPE_CHECKING:
-    from .graph import GraphContract
+from tokmarg.bundle import GraphContract
 
 _DATA_FILE = "model.onnx.data"
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from optimum.exporters.onnx import onnx_export_from_model
@@ -15,10 +15,9 @@ from optimum.utils import logging as optimum_logging
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .traced import ScoringPass
+from tokmarg.bundle import GraphContract
 
-if TYPE_CHECKING:
-    from .graph import GraphContract
+from .traced import ScoringPass
 
 OPSET = 18
 _TASK = "text-generation-with-past"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from tokmarg.encoding import Encoder
 from tokmarg.grammar import UNSAFE
 from tokmarg.guard import VERDICT_ROOM, Guard, build_trie

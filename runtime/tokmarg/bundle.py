@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
 
@@ -32,6 +33,7 @@ SCHEMA_VERSION = 1
 DEFAULT_BUNDLE = "reference-guard"
 ENTRY_POINTS = "tokmarg.bundles"
 _MAX_MANIFEST = 16 * 2**20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -45,7 +47,8 @@ class GraphContract:
         head: ``full`` or ``verdict``.
         head_token_ids: token id of each column of a ``verdict`` head, else None.
         kv_dtype: dtype of keys and values.
-        sliding_window: tokens that local layers see (then ``sliding_attention_mask`` is an input), or None.
+        sliding_window: tokens that local layers see; set if and only if some layer is local, that is if the graph has
+            the input ``sliding_attention_mask``.
         max_positions: the model's context window in tokens.
     """
 
@@ -77,12 +80,17 @@ class GraphContract:
                 raise f.fail(key, f"must be positive, not {sizes[key]}")
         head, kv_dtype = f.get("head", str), f.get("kv_dtype", str)
         if head not in ("full", "verdict"):
-            raise f.fail("head", f'must be "full" or "verdict", not {head!r}')
+            raise f.fail("head", f'must be "full" or "verdict", not {head!r:.60}')
         if kv_dtype not in ("float32", "float16"):
-            raise f.fail("kv_dtype", f'must be "float32" or "float16", not {kv_dtype!r}')
+            raise f.fail("kv_dtype", f'must be "float32" or "float16", not {kv_dtype!r:.60}')
         ids = f.get("head_token_ids", list, None)
-        if (ids is None) != (head == "full") or not all(isinstance(i, int) and i >= 0 for i in ids or []):
+        if (ids is None) != (head == "full"):
             raise f.fail("head_token_ids", "must list token ids with the verdict head, and be null with the full head")
+        if ids is not None:
+            if not ids or not all(type(i) is int and 0 <= i < sizes["vocab_size"] for i in ids):
+                raise f.fail("head_token_ids", f"must be token ids below {sizes['vocab_size']}")
+            if len(set(ids)) != len(ids):
+                raise f.fail("head_token_ids", "names a token id twice")
         window = f.get("sliding_window", int, None)
         if window is not None and window < 1:
             raise f.fail("sliding_window", f"must be positive, not {window}")
@@ -116,6 +124,7 @@ class Manifest:
 
         Raises:
             BundleError: a field is missing, unknown or malformed, or the schema version is not this tokmarg's.
+            SpecError: the same, for a field of the spec.
         """
         f = Fields(data, where, BundleError)
         version = f.get("schema_version", int)
@@ -124,14 +133,22 @@ class Manifest:
         f.only(["schema_version", "tokmarg_version", "model", "spec", "graph", "precision", "parity", "files"])
         model = f.table("model")
         model.only(["id", "revision", "licence", "architecture"])
-        f.get("parity", dict, {})
-        files = {}
-        for name in f.get("files", dict):
-            entry = f.table("files").table(name)
-            entry.only(["sha256", "size"])
+        parity = f.table("parity", {})
+        for name, figure in parity.data.items():
+            if isinstance(figure, (bool, dict, list)):
+                raise parity.fail(name, "must be a number, a string or null")
+        table, files = f.table("files"), {}
+        for name in table.data:
             if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-                raise f.fail(f"files.{name!r:.60}", "is not a plain file name inside the bundle")
-            files[name] = (entry.get("sha256", str), entry.get("size", int))
+                raise table.fail(f"{name!r:.60}", "is not a plain file name inside the bundle")
+            entry = table.table(name)
+            entry.only(["sha256", "size"])
+            sha256, size = entry.get("sha256", str), entry.get("size", int)
+            if not _SHA256.fullmatch(sha256):
+                raise entry.fail("sha256", f"must be 64 hexadecimal digits in lower case, not {sha256!r:.60}")
+            if size < 0:
+                raise entry.fail("size", f"must not be negative, but is {size}")
+            files[name] = (sha256, size)
         for name in ("model.onnx", "tokenizer.json", "prefix.safetensors"):
             if name not in files:
                 raise f.fail(f"files.{name}", "is missing")
@@ -163,15 +180,18 @@ class Bundle:
         Raises:
             BundleNotFoundError: no such folder, or no manifest in it.
             BundleError: the manifest is unreadable or malformed.
+            SpecError: the spec in it is.
         """
         folder = Path(path)
         manifest = folder / MANIFEST
-        if not manifest.is_file():
+        if not os.path.isfile(manifest):
             raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
-        if manifest.stat().st_size > _MAX_MANIFEST:
-            raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
         try:
+            if manifest.stat().st_size > _MAX_MANIFEST:
+                raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
             data = json.loads(manifest.read_bytes())
+        except OSError as error:
+            raise BundleError(f"{manifest}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{manifest}: not valid JSON: {error}") from None
         return cls(folder, Manifest.parse(data, str(manifest)))
@@ -202,8 +222,11 @@ class Bundle:
         """
         for name, (sha256, _) in self.manifest.files.items():
             path = self.file(name)
-            with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+            try:
+                with path.open("rb") as stream:
+                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            except OSError as error:
+                raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
             if found != sha256:
                 raise BundleError(f"{path}: sha256 differs from the manifest; copy or export the bundle again")
 
@@ -214,13 +237,16 @@ def installed_bundles() -> dict[str, Path]:
     An entry point of the group ``tokmarg.bundles`` names a package; the bundle is that package's folder. The package
     itself is not imported.
     """
-    from importlib.util import find_spec
-
-    found = {}
+    found: dict[str, Path] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        spec = find_spec(point.module)
-        if spec is not None and spec.submodule_search_locations:
-            found[point.name] = Path(next(iter(spec.submodule_search_locations)))
+        top, *below = point.value.partition(":")[0].split(".")  # find_spec("a.b") would import a
+        try:
+            spec = find_spec(top)
+        except (ImportError, ValueError):
+            continue  # what is broken in another package must not stop this one
+        folders = [Path(place, *below) for place in (spec and spec.submodule_search_locations) or ()]
+        if folder := next((folder for folder in folders if folder.is_dir()), None):
+            found.setdefault(point.name, folder)
     return found
 
 
@@ -242,9 +268,8 @@ def find_bundle(name: str | os.PathLike[str] | None) -> Path:
             f"no bundle: give one (--bundle DIR, or $TOKMARG_BUNDLE), or install {DEFAULT_BUNDLE!r}; "
             "tokmarg-export makes a bundle from any instruction-tuned model"
         )
-    path = Path(name)
-    if path.is_dir():
-        return path
+    if os.path.isdir(name):
+        return Path(name)
     if str(name) in installed:
         return installed[str(name)]
     known = f"; installed bundles: {', '.join(sorted(installed))}" if installed else ""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .errors import TokmargError
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "has_surrogate"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -29,7 +29,7 @@ class Fields:
 
     def fail(self, key: str, message: str) -> TokmargError:
         """The error for field ``key``; the caller raises it."""
-        field = ".".join(part for part in (self.path, key) if part)
+        field = ".".join(part if part.isprintable() else ascii(part) for part in (self.path, key) if part)
         return self.error(f"{self.where}: {field}: {message}" if field else f"{self.where}: {message}")
 
     def get(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:
@@ -41,11 +41,11 @@ class Fields:
         value = self.data[key]
         if value is None and default is None:
             return None  # type: ignore[return-value]
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
             value = float(value)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            raise self.fail(key, f"must be {_NAMES.get(kind, kind.__name__)}, not {value!r:.60}")
-        return value
+            raise self.fail(key, f"must be {_NAMES.get(kind, kind.__name__)}, not {_shown(value)}")
+        return self._valid(key, value)
 
     def table(self, key: str, default: Any = _REQUIRED) -> Fields:
         """Field ``key`` as a table of its own."""
@@ -55,16 +55,15 @@ class Fields:
     def tables(self, key: str, default: Any = _REQUIRED) -> list[Fields]:
         """Field ``key`` as a list of tables."""
         values = self.get(key, list, default)
-        return [
-            Fields(v, self.where, self.error, f"{self.path}.{key}[{i}]".lstrip(".")) for i, v in enumerate(values)
-        ]
+        return [Fields(v, self.where, self.error, f"{self.path}.{key}[{i}]".lstrip(".")) for i, v in enumerate(values)]
 
     def strings(self, key: str, default: Any = _REQUIRED) -> tuple[str, ...]:
         """Field ``key`` as a list of strings."""
         values = self.get(key, list, default)
         for value in values:
             if not isinstance(value, str):
-                raise self.fail(key, f"must be a list of strings, not {value!r:.60}")
+                raise self.fail(key, f"must be a list of strings, not of {_shown(value)}")
+            self._valid(key, value)
         return tuple(values)
 
     def text_table(self, key: str, default: Any = _REQUIRED) -> dict[str, str]:
@@ -72,7 +71,8 @@ class Fields:
         table = self.get(key, dict, default)
         for name, value in table.items():
             if not isinstance(value, str):
-                raise self.fail(f"{key}.{name}", f"must be a string, not {value!r:.60}")
+                raise self.fail(f"{key}.{name}", f"must be a string, not {_shown(value)}")
+            self._valid(f"{key}.{name}", value)
         return dict(table)
 
     def only(self, allowed: Iterable[str]) -> None:
@@ -80,4 +80,20 @@ class Fields:
         allowed = set(allowed)
         for key in self.data:
             if key not in allowed:
-                raise self.fail(str(key), f"is not a known field (known: {', '.join(sorted(allowed))})")
+                raise self.fail(f"{key!s:.60}", f"is not a known field (known: {', '.join(sorted(allowed))})")
+
+    def _valid(self, key: str, value: T) -> T:
+        """The value; refuses text that is not Unicode."""
+        if isinstance(value, str) and has_surrogate(value):
+            raise self.fail(key, "holds a lone surrogate")
+        return value
+
+
+def has_surrogate(text: str) -> bool:
+    """JSON can spell half of a surrogate pair; no tokenizer takes it."""
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _shown(value: object) -> str:
+    """A wrong value for a message: never long, and never as deep as the document."""
+    return "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else f"{value!r:.60}"

@@ -33,11 +33,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from .errors import SpecError
-from .fields import Fields
+from .fields import Fields, has_surrogate
 
-__all__ = ["UNSAFE", "Choice", "Grammar", "LabelList", "Move", "Option", "State"]
+__all__ = ["UNSAFE", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
 
 UNSAFE = "unsafe"
+#: Choices inside choices, at most: parsing and walking a grammar recurse.
+_MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Grammar:
 
     def __init__(self, parts: Sequence[Part], labels: Sequence[tuple[str, str]]) -> None:
         self.labels = tuple(labels)
-        named = sorted({e for e in _named_events(parts)} - {UNSAFE})
+        named = sorted(set(_named_events(parts)) - {UNSAFE, *dict(labels)})  # an option may decide a label, too
         self.events: tuple[str, ...] = (*(i for i, _ in labels), UNSAFE, *named)
         self._bit = {name: 1 << i for i, name in enumerate(self.events)}
         self.start = State(tuple(parts), 0)
@@ -186,16 +188,18 @@ def _named_events(parts: Sequence[Part]) -> list[str]:
     return found
 
 
-def _parse_parts(parts: object, where: str, path: str) -> tuple[Part, ...]:
+def _parse_parts(parts: object, where: str, path: str, depth: int = 0) -> tuple[Part, ...]:
     if not isinstance(parts, (list, tuple)):
         raise SpecError(f"{where}: {path}: must be a list of parts")
-    return tuple(_parse_part(part, where, f"{path}[{i}]") for i, part in enumerate(parts))
+    if depth > _MAX_DEPTH:
+        raise SpecError(f"{where}: verdict.grammar: more than {_MAX_DEPTH} choices inside each other")
+    return tuple(_parse_part(part, where, f"{path}[{i}]", depth) for i, part in enumerate(parts))
 
 
-def _parse_part(part: Any, where: str, path: str) -> Part:
+def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
     if isinstance(part, str):
-        if not part:
-            raise SpecError(f"{where}: {path}: empty text")
+        if not part or has_surrogate(part):
+            raise SpecError(f"{where}: {path}: {'holds a lone surrogate' if part else 'empty text'}")
         return part
     fields = Fields(part, where, SpecError, path)
     if "choice" in fields.data:
@@ -203,8 +207,11 @@ def _parse_part(part: Any, where: str, path: str) -> Part:
         options = []
         for option in fields.tables("choice"):
             option.only(["text", "event", "then"])
-            then = _parse_parts(option.get("then", list, []), where, f"{option.path}.then")
-            options.append(Option(option.get("text", str), option.get("event", str, None), then))
+            then = _parse_parts(option.get("then", list, []), where, f"{option.path}.then", depth + 1)
+            event = option.get("event", str, None)
+            if event is not None and not event.strip():
+                raise option.fail("event", "is blank")
+            options.append(Option(option.get("text", str), event, then))
         if not options:
             raise fields.fail("choice", "has no options")
         return Choice(tuple(options))

@@ -191,8 +191,8 @@ class Search:
 
     def _through(self, node: Node) -> Node:
         """The node, or the first one below it at which there is a choice."""
-        while not node.complete and len(children := self._trie.children(node)) == 1:
-            (node,) = children.values()
+        while (child := self._trie.only_child(node)) is not None:
+            node = child
         return node
 
     def _count(self, node: Node, mass: float) -> None:

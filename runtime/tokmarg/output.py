@@ -94,7 +94,5 @@ class OpenAI:
                 for label, m in result.labels.items()
             },
             "category_scores": scores,
-            "category_applied_input_types": {
-                k: [] if m is None else ["text"] for k, m in result.labels.items()
-            },
+            "category_applied_input_types": {k: [] if m is None else ["text"] for k, m in result.labels.items()},
         }

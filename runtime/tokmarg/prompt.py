@@ -31,8 +31,8 @@ class Prompt:
         token_ids: the whole prompt, special tokens included; the verdict follows behind it.
         text: the whole prompt; special tokens of the scaffold are spelt out.
         content_span: characters ``[start, end)`` of ``text`` from the first message's first to the last message's
-            last character. What stands there was encoded without special tokens.
-        message_spans: the same for each message.
+            last character.
+        message_spans: the same for each message. What stands there was encoded without special tokens.
         content_token_span: ``[start, end)`` in ``token_ids``: the tokens that overlap ``content_span``.
         role: the role that is judged (the last message's).
     """
@@ -193,6 +193,7 @@ class Prompter:
             else:
                 joined.append(piece)
         return joined, spans
+
 
 def _overlap(encoding: Encoding, span: tuple[int, int]) -> tuple[int, int]:
     inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < span[1] and b > span[0]]

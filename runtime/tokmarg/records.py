@@ -181,9 +181,7 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[
     columns = ", ".join(map(repr, header))
     if (found := header.count(text_field)) != 1:
         has = f"{found} columns" if found else "no column"
-        raise TokmargError(
-            f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)"
-        )
+        raise TokmargError(f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)")
     return _csv_records(rows, header, role, text_field)
 
 
@@ -201,9 +199,7 @@ def _csv_records(
             yield ContentError("invalid_encoding", "the row is not valid UTF-8", number)
         elif len(row) != len(header):
             # A text whose commas are not quoted would lose what stands behind the first.
-            message = (
-                f"the row has {len(row)} fields, the header {len(header)}; quote fields that hold commas"
-            )
+            message = f"the row has {len(row)} fields, the header {len(header)}; quote fields that hold commas"
             yield ContentError("invalid_record", message, number)
         else:
             id = (row[id_at] if id_at is not None else "") or number
@@ -211,25 +207,21 @@ def _csv_records(
 
 
 def _csv_rows(stream: BinaryIO) -> Iterator[list[str] | str]:
-    """Rows, or the message of the row that cannot be read.
-
-    The csv module's field limit (131,072 characters) is global to the process, so it is raised while rows are
-    read and put back behind the last.
-    """
+    """Rows, or the message of the row that cannot be read."""
     text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream))
-    limit = csv.field_size_limit(_FIELD_LIMIT)
-    try:
-        # strict: a quote that is never closed would swallow the rest of the file without a word.
-        reader = csv.reader(text, strict=True)
-        while True:
-            row: list[str] | str
-            start = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                row = f"not valid CSV from line {start} on: {error}"
-            yield row
-    finally:
-        csv.field_size_limit(limit)
+    # strict: a quote that is never closed would swallow the rest of the file without a word.
+    reader = csv.reader(text, strict=True)
+    while True:
+        start = reader.line_num + 1
+        # The csv module's limit (131,072 characters) is global to the process, so it is raised for a row at a time.
+        limit = csv.field_size_limit(_FIELD_LIMIT)
+        row: list[str] | str
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = f"not valid CSV from line {start} on: {error}"
+        finally:
+            csv.field_size_limit(limit)
+        yield row

@@ -65,7 +65,9 @@ class Session:
         if device not in ("auto", "cpu", "cuda"):
             raise DeviceError(f"device must be auto, cpu or cuda, not {device!r}")
         self.graph: GraphContract = bundle.manifest.graph
-        path = bundle.file("model.onnx")
+        for name in bundle.manifest.files:  # the graph's external data among them
+            bundle.file(name)
+        path = bundle.path / "model.onnx"
         available = ort.get_available_providers()
         if device == "cuda" and _CUDA not in available:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
@@ -83,7 +85,6 @@ class Session:
         if device == "cuda" and active != _CUDA:
             raise DeviceError("CUDA was asked for, but onnxruntime could not start it: check driver and CUDA libraries")
         self.device: Literal["cpu", "cuda"] = "cuda" if active == _CUDA else "cpu"
-        self._kv_names = [f"{i}.{part}" for i in range(self.graph.layers) for part in ("key", "value")]
         self._check(str(path))
 
     def run(
@@ -132,6 +133,12 @@ class Session:
         g = self.graph
         inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
         outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
+        layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
+        if layers != g.layers:
+            raise BundleError(
+                f"{where}: graph has {layers} layers of keys and values, not {g.layers} as the manifest says"
+            )
+        self._kv_names = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
         kv = f"tensor({'float' if g.kv_dtype == 'float32' else 'float16'})"
         columns = g.vocab_size if g.head_token_ids is None else len(g.head_token_ids)
         wanted: list[tuple[dict[str, tuple[str, list[Any]]], str, str, dict[int, int]]] = [

@@ -106,8 +106,9 @@ class Spec:
             verdict=_parse_verdict(f.table("verdict")),
         )
         for role in spec.roles:
-            if spec.labels_of(role):
-                spec.grammar(role, where)
+            if not spec.labels_of(role):
+                raise f.fail("policy.labels", f"none is for {role} messages, which template.roles says can be judged")
+            spec.grammar(role, where)
         return spec
 
     @property
@@ -149,12 +150,12 @@ def parse_labels(f: Fields) -> tuple[Label, ...]:
         name = item.get("name", str)
         roles = item.strings("roles", list(ROLES))
         if not roles or any(r not in ROLES for r in roles):
-            raise item.fail("roles", f"must name {' or '.join(ROLES)}, not {list(roles)!r}")
+            raise item.fail("roles", f"must name {' or '.join(ROLES)}, not {list(roles)!r:.60}")
         label_id = item.get("id", str)
         if not label_id.strip() or not name.strip():
             raise item.fail("id" if not label_id.strip() else "name", "is blank")
         if any(label_id == other.id for other in labels):
-            raise item.fail("id", f"{label_id!r} is used twice")
+            raise item.fail("id", f"{label_id!r:.60} is used twice")
         labels.append(
             Label(
                 label_id,
@@ -173,7 +174,7 @@ def _parse_template(f: Fields) -> Template:
     f.only(["text", "policy_item", "roles", "messages", "strip", "turns"])
     turns = f.get("turns", str, "any")
     if turns not in ("alternating", "any"):
-        raise f.fail("turns", f'must be "alternating" or "any", not {turns!r}')
+        raise f.fail("turns", f'must be "alternating" or "any", not {turns!r:.60}')
     template = Template(
         text=f.get("text", str),
         policy_item=f.get("policy_item", str),
@@ -212,7 +213,7 @@ def _check_placeholders(f: Fields, key: str, text: str, known: set[str], needed:
     found = _PLACEHOLDER.findall(text)
     for name in found:
         if name not in known:
-            raise f.fail(key, f"unknown placeholder {{{{{name}}}}} (known: {', '.join(sorted(known)) or 'none'})")
+            raise f.fail(key, f"unknown placeholder {{{{{name:.60}}}}} (known: {', '.join(sorted(known)) or 'none'})")
     for name in needed:
         if found.count(name) != 1:
             raise f.fail(key, f"must hold {{{{{name}}}}} exactly once")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from .encoding import Encoder
 from .errors import SpecError
-from .grammar import Grammar, Move, State
+from .grammar import Grammar, Part, State
 
 __all__ = ["Node", "Trie", "Undecided"]
 
@@ -45,6 +46,16 @@ class _Thread(NamedTuple):
     ends: bool = False  # `rest` is a terminator: the verdict is complete behind it
 
 
+class _Compiled(NamedTuple):
+    """A grammar move with its tokens; ``used`` are the labels it uses up."""
+
+    tokens: tuple[int, ...]
+    events: int
+    used: int
+    parts: tuple[Part, ...] | None
+    context: str
+
+
 class Undecided(NamedTuple):
     """A node before the first decision: the tokens that decide there, and those that lead on to it."""
 
@@ -59,31 +70,23 @@ class Node:
     Attributes:
         token: last token of the path (-1 at the root).
         parent: the node before it.
+        path: tokens from the root to this node.
         depth: number of tokens on the path.
         certain: bit set of events that happen in every verdict below.
         possible: bit set of events that happen in some verdict below.
         complete: the path is a whole verdict, terminator included.
     """
 
-    __slots__ = ("_children", "_threads", "certain", "complete", "depth", "parent", "possible", "token")
+    __slots__ = ("_children", "_threads", "certain", "complete", "depth", "parent", "path", "possible", "token")
 
     def __init__(self, token: int, parent: Node | None, threads: list[_Thread], certain: int, possible: int) -> None:
         self.token, self.parent = token, parent
-        self.depth: int = parent.depth + 1 if parent else 0
+        self.path: tuple[int, ...] = (*parent.path, token) if parent else ()
+        self.depth = len(self.path)
         self.certain, self.possible = certain, possible
         self.complete = not threads
         self._threads = threads
         self._children: dict[int, Node] | None = None
-
-    @property
-    def path(self) -> tuple[int, ...]:
-        """Tokens from the root to this node."""
-        tokens: list[int] = []
-        node = self
-        while node.parent is not None:
-            tokens.append(node.token)
-            node = node.parent
-        return tuple(reversed(tokens))
 
 
 class Trie:
@@ -106,7 +109,7 @@ class Trie:
         self.grammar, self._encoder, self._tail = grammar, encoder, tail
         self.events = grammar.events
         self._leads = leads
-        self._memo: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._compiled: dict[tuple[tuple[Part, ...], str], list[_Compiled]] = {}
         self._terminators = tuple(self._terminator(text) for text in terminators)
         self._bits: dict[int, npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
@@ -133,10 +136,19 @@ class Trie:
 
     def _unfold(self, node: Node) -> dict[int, Node]:
         by_token: dict[int, list[_Thread]] = {}
-        for thread in node._threads:
+        for thread in self._opened(node._threads):
             by_token.setdefault(thread.rest[0], []).append(thread._replace(rest=thread.rest[1:]))
         self._unfolded += len(by_token)
         return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
+
+    def only_child(self, node: Node) -> Node | None:
+        """The node behind the only allowed token; None where there is a choice, or the verdict is complete."""
+        first = -1
+        for thread in self._opened(node._threads):
+            if first >= 0 and thread.rest[0] != first:
+                return None
+            first = thread.rest[0]
+        return None if node.complete else self.children(node)[first]
 
     def bits(self, mask: int) -> npt.NDArray[np.float64]:
         """A bit set of events as a 0/1 vector [events] float64."""
@@ -155,8 +167,9 @@ class Trie:
         pending = [root]
         while pending:
             node = pending.pop(0)
-            passed = {t.rest[0] for t in node._threads if t.lead}
-            decided = {t.rest[0] for t in node._threads if not t.lead} - passed
+            threads = list(self._opened(node._threads))
+            passed = {t.rest[0] for t in threads if t.lead}
+            decided = {t.rest[0] for t in threads if not t.lead} - passed
             if len(decided) == 1:
                 passed, decided = passed | decided, set()
             found.append(Undecided(node, tuple(sorted(decided)), tuple(sorted(passed))))
@@ -172,19 +185,17 @@ class Trie:
         """
         found = {token for ids in self._terminators for token in ids}
         found |= {token for lead in self._leads for token in self._tokens(self._tail, lead)}
-        seen: set[tuple[State, str]] = set()
-        pending = [(self.grammar.start, self._tail + lead) for lead in self._leads]
+        seen = set()
+        pending = [(self.grammar.start.parts, self._tail + lead) for lead in self._leads]
         while pending:
-            state, context = pending.pop()
-            # Which labels are used up changes which moves there are, never their tokens.
-            key = (state._replace(used=0), context)
+            key = pending.pop()
             if key in seen:
                 continue
             seen.add(key)
-            for move in self.grammar.moves(key[0]):
-                found.update(self._tokens(context, move.text))
-                if move.state is not None:
-                    pending.append((move.state, move.text or context))
+            for move in self._moves(*key):
+                found.update(move.tokens)
+                if move.parts is not None:
+                    pending.append((move.parts, move.context))
         return tuple(sorted(found))
 
     def check(self, samples: int = 100) -> None:
@@ -223,54 +234,64 @@ class Trie:
         return text, events
 
     def _node(self, token: int, parent: Node | None, threads: list[_Thread]) -> Node:
-        opened: list[_Thread] = []
-        finished: set[int] = set()
-        pending = list(reversed(threads))
-        while pending:
-            thread = pending.pop()
+        going = [t for t in threads if t.rest or not t.ends]
+        finished = {t.happened for t in threads if t.ends and not t.rest}
+        if len(finished) > 1 or (finished and going):
+            masks = sorted(finished | {t.happened for t in going})
+            a = " and ".join(", ".join(self.grammar.names(mask)) or "nothing" for mask in masks)
+            raise SpecError(f"verdicts with different events have the same tokens: {a}")
+        certain, possible = -1, 0
+        for thread in threads:
+            certain &= thread.happened
+            possible |= thread.happened | self.grammar.reachable(thread.state)
+        return Node(token, parent, going, certain, possible)
+
+    def _opened(self, threads: Iterable[_Thread]) -> Iterator[_Thread]:
+        """The threads with those behind a completed move in its place: each has a next token."""
+        for thread in threads:
             if thread.rest:
-                opened.append(thread)
-            elif thread.ends:
-                finished.add(thread.happened)
+                yield thread
+            elif thread.state is None:
+                for ids in self._terminators:
+                    yield _Thread(thread.happened, ids, None, "", ends=True)
             else:
-                pending += reversed(self._open(thread))
-        if len(finished) > 1 or (finished and opened):
-            a = " and ".join(repr(", ".join(self.grammar.names(mask)) or "nothing") for mask in sorted(finished))
-            raise SpecError(f"two verdicts have the same tokens: a verdict that decides {a} is not the only reading")
-        masks = [t.happened for t in opened] or list(finished)
-        certain = masks[0]
-        possible = 0
-        for mask in masks:
-            certain &= mask
-            possible |= mask
-        for thread in opened:
-            possible |= self.grammar.reachable(thread.state)
-        return Node(token, parent, opened, certain, possible)
+                used = thread.state.used
+                for move in self._moves(thread.state.parts, thread.context):
+                    if not move.used & used:
+                        state = None if move.parts is None else State(move.parts, used | move.used)
+                        after = _Thread(thread.happened | move.events, move.tokens, state, move.context)
+                        if move.tokens:
+                            yield after
+                        else:
+                            yield from self._opened([after])
 
-    def _open(self, thread: _Thread) -> list[_Thread]:
-        """The threads behind a completed move."""
-        if thread.state is None:
-            return [_Thread(thread.happened, ids, None, "", ends=True) for ids in self._terminators]
-        return [self._begin(thread, move) for move in self.grammar.moves(thread.state)]
-
-    def _begin(self, thread: _Thread, move: Move) -> _Thread:
-        tokens = self._tokens(thread.context, move.text)
-        # One move is context enough (`check` verifies it), and keeps the memo at labels squared.
-        return _Thread(thread.happened | move.events, tokens, move.state, move.text or thread.context)
+    def _moves(self, parts: tuple[Part, ...], context: str) -> list[_Compiled]:
+        """Moves from ``parts`` with no label used up yet: which labels are used never changes a move's tokens."""
+        found = self._compiled.get((parts, context))
+        if found is None:
+            found = self._compiled[parts, context] = [
+                _Compiled(
+                    self._tokens(context, move.text),
+                    move.events,
+                    move.state.used if move.state else 0,
+                    move.state.parts if move.state else None,
+                    # One move is context enough (`check` verifies it), and keeps the memo at labels squared.
+                    move.text or context,
+                )
+                for move in self.grammar.moves(State(parts, 0))
+            ]
+        return found
 
     def _tokens(self, context: str, text: str) -> tuple[int, ...]:
         """Tokens of ``text`` behind ``context``."""
-        found = self._memo.get((context, text))
-        if found is None:
-            base = self._encoder.encode_text(context)
-            whole = self._encoder.encode_text(context + text)
-            if whole[: len(base)] != base:
-                raise SpecError(
-                    f"the verdict text {text!r} merges with {context[-20:]!r} before it: this tokenizer has no "
-                    "token path that keeps them apart"
-                )
-            found = self._memo[context, text] = tuple(whole[len(base) :])
-        return found
+        base = self._encoder.encode_text(context)
+        whole = self._encoder.encode_text(context + text)
+        if whole[: len(base)] != base:
+            raise SpecError(
+                f"the verdict text {text!r} merges with {context[-20:]!r} before it: this tokenizer has no "
+                "token path that keeps them apart"
+            )
+        return tuple(whole[len(base) :])
 
     def _terminator(self, text: str) -> tuple[int, ...]:
         special = self._encoder.token_id(text)

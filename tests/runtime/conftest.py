@@ -1,12 +1,17 @@
-"""Encoders of the real tokenizers, and a fake model for searches."""
+"""Encoders of the real tokenizers, and a guard that counts words with a command line to run it."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from tests.conftest import FAMILIES, tokenizer_file
+from tests.runtime import word_guard
+from tokmarg.cli import main
 from tokmarg.encoding import Encoder
 
 
@@ -18,3 +23,22 @@ def encoder_of(family: str) -> Encoder:
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def word_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of :mod:`tests.runtime.word_guard`; tests copy it before they change it."""
+    return word_guard.write(tmp_path_factory.mktemp("word-guard"))
+
+
+@pytest.fixture
+def tokmarg(word_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs a command line in this process, with the word guard as default bundle."""
+    monkeypatch.setenv("TOKMARG_BUNDLE", str(word_bundle))
+
+    def run(*args: object, input: str | bytes = b"") -> Result:
+        result = CliRunner().invoke(main, [str(arg) for arg in args], input=input)
+        assert "Traceback" not in result.output
+        return result
+
+    return run

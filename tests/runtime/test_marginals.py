@@ -99,8 +99,8 @@ def test_worked_example_by_hand() -> None:
     """The example of the module's docstring."""
     trie = build("llama3", ["A", "B", "C"])
     encoder = encoder_of("llama3")
-    a, b, c = (encoder.encode_text(f"\n\nunsafe\n{x}")[-1] for x in "ABC")
-    comma_a = encoder.encode_text("\n\nunsafe\nB,A")[-1]
+    a, b, c = (encoder.encode_text(f"unsafe\n{x}")[-1] for x in "ABC")
+    comma_a = encoder.encode_text("unsafe\nB,A")[-1]
     end, safe, unsafe = encoder.token_id("<|eot_id|>"), encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
     given_ = {
         (): {safe: 0.5, unsafe: 0.5},

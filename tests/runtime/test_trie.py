@@ -14,7 +14,7 @@ from tokmarg.grammar import Grammar
 from tokmarg.trie import Node, Trie
 
 EOT = {"llama3": "<|eot_id|>", "gemma3": "<end_of_turn>", "qwen3": "<|im_end|>", "smollm2": "<|im_end|>"}
-TAIL = {"llama3": "\n\n", "gemma3": "model\n", "qwen3": "assistant\n", "smollm2": "assistant\n"}
+TAIL = {"llama3": "", "gemma3": "model\n", "qwen3": "assistant\n", "smollm2": "assistant\n"}
 S14 = [f"S{i}" for i in range(1, 15)]
 
 
@@ -112,7 +112,7 @@ def test_forced_text_is_passed_through_before_the_decision() -> None:
 def test_two_labels_that_read_the_same_are_an_error() -> None:
     grammar = Grammar.parse([{"labels": "name", "separators": [", "]}], [("a", "X"), ("b", "X")])
     trie = Trie(grammar, encoder_of("qwen3"), "\n", ("",), ("<|im_end|>",))
-    with pytest.raises(SpecError, match=r"same tokens: .*'a'.*'b'"):
+    with pytest.raises(SpecError, match="have the same tokens: a and b"):
         trie.check()
 
 
@@ -134,7 +134,7 @@ def test_tree_is_renewed_when_it_has_grown_large(monkeypatch: pytest.MonkeyPatch
     trie = build("llama3", S14)
     first = trie.root
     pending = [first]
-    for _ in range(20):
+    for _ in range(100):
         pending += trie.children(pending.pop(0)).values()
     assert trie.root is not first
     assert list(itertools.islice(trie.children(trie.root), 3)) == list(itertools.islice(trie.children(first), 3))

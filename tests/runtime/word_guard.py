@@ -99,7 +99,10 @@ def write_manifest(folder: Path) -> Path:
         "precision": "fp32",
         "parity": {"max_abs_logit_difference": 0.0},
         "files": {
-            name: {"sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(), "size": (folder / name).stat().st_size}
+            name: {
+                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+                "size": (folder / name).stat().st_size,
+            }
             for name in names
         },
     }

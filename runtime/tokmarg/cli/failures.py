@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import traceback
@@ -47,9 +46,7 @@ class CommandLine(click.Group):
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             what = f"{type(error).__name__}: {error}"
-            code = _fail(
-                f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)"
-            )
+            code = _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
         sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -67,6 +64,9 @@ def _fail(message: str) -> int:
 
 
 def _drop_output() -> None:
-    """Lets the interpreter's last flush of stdout go nowhere, where it cannot fail once more."""
-    with contextlib.suppress(OSError, AttributeError):
+    """What stdout still holds and cannot take goes nowhere, else the interpreter's last flush fails once more."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -77,7 +77,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
         _row("cache", "{layers} layers, {kv_heads} heads of {head_dim}, {kv_dtype}".format(**graph)),
         _row("spec", f"{spec['name']}: {spec['title']}"),
         _row("judges", ", ".join(spec["roles"])),
-        _row("leads", " or ".join(map(json.dumps, spec["leads"]))),
+        _row("leads", " or ".join(json.dumps(lead) if lead else "none" for lead in spec["leads"])),
         _row("ends with", " or ".join(map(json.dumps, spec["terminators"]))),
         "",
         "labels",

@@ -21,9 +21,7 @@ class Progress:
         clock: seconds.
     """
 
-    def __init__(
-        self, stream: TextIO | None, total: int | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, stream: TextIO | None, total: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._total, self._clock = stream, total, clock
         self._started = clock()
         self._due = self._started + _DELAY

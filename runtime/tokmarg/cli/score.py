@@ -43,13 +43,9 @@ class Probability(click.FloatRange):
 
 @click.command(short_help="Score texts, or the records of a file.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option(
-    "--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]"
-)
+@click.option("--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]")
 @click.option("--input", "path", metavar="FILE|-", help="Read records from a file, or from stdin (-).")
-@click.option(
-    "--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]"
-)
+@click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]")
 @click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
 @click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
 @click.option("--output", metavar="FILE", help="Write there instead of stdout.")
@@ -59,15 +55,9 @@ class Probability(click.FloatRange):
     type=click.Choice(["table", "jsonl", "openai"]),
     help="[default: table on a terminal, else jsonl]",
 )
-@click.option(
-    "--threshold", type=Probability(0, 1), metavar="X", help="Flag where P(unsafe) >= X. [default: 0.5]"
-)
-@click.option(
-    "--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X."
-)
-@click.option(
-    "--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed."
-)
+@click.option("--threshold", type=Probability(0, 1), metavar="X", help="Flag where P(unsafe) >= X. [default: 0.5]")
+@click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
+@click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
 @click.option(
     "--tolerance",
     type=Probability(0, 1, min_open=True),
@@ -141,7 +131,8 @@ def score(
         output_format = output_format or ("table" if sink.is_terminal else "jsonl")
         renderer = _renderer(output_format, guard, thresholds, sink)
         # On a terminal that shows the rows the progress line would stand among them.
-        progress = Progress(sys.stderr if sys.stderr.isatty() and not sink.is_terminal else None, given.size)
+        shown = sys.stderr is not None and sys.stderr.isatty() and not sink.is_terminal
+        progress = Progress(sys.stderr if shown else None, given.size)
         stack.callback(progress.clear)
         outcomes = guard.score_many(
             _noted(given, renderer, notes),

@@ -29,7 +29,7 @@ class Sink:
         self._owned = path is not None
         self.is_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
         if path is not None:
-            self._stream: BinaryIO = open(path, "wb")
+            self._stream: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         elif sys.stdout is None:
             raise TokmargError("stdout is closed; --output FILE writes to a file")
         else:
@@ -48,7 +48,9 @@ class Sink:
     def write(self, text: str) -> None:
         """Writes a row. A reader that waits for it gets it now, and a run that is cut off keeps it."""
         with self._named():
-            self._stream.write(text.encode("utf-8", "backslashreplace"))
+            rest = memoryview(text.encode("utf-8", "backslashreplace"))
+            while rest:  # python -u makes stdout a raw stream, which may take less than it is given
+                rest = rest[self._stream.write(rest) :]
             self._stream.flush()
 
     @contextmanager

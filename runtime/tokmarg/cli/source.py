@@ -42,9 +42,7 @@ class Source:
     text_field: str | None
 
     @classmethod
-    def choose(
-        cls, texts: tuple[str, ...], path: str | None, format: Format | None, text_field: str | None
-    ) -> Source:
+    def choose(cls, texts: tuple[str, ...], path: str | None, format: Format | None, text_field: str | None) -> Source:
         """The source that the options mean.
 
         Raises:
@@ -78,11 +76,9 @@ class Source:
 
         if self.path is None or self.format is None:
             return Input(read_texts(self.texts, role), None, lambda: 0)
-        stream: BinaryIO
-        if self.path == STDIN:
-            stream = sys.stdin.buffer
-        else:
-            stream = stack.enter_context(open(self.path, "rb"))
+        stream: BinaryIO = sys.stdin.buffer
+        if self.path != STDIN:
+            stream = stack.enter_context(open(self.path, "rb"))  # noqa: SIM115 (closed by the stack)
         records = read_records(stream, self.format, role=role, text_field=self.text_field or "text")
         size = _size(stream)
         return Input(records, size, (lambda: 0) if size is None else stream.tell)

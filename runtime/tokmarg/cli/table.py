@@ -15,7 +15,7 @@ from .terminal import fit, pad, printable
 __all__ = ["Table"]
 
 _TEXT = 60  # cells of the text excerpt
-_ID = 14
+_ID = 12
 _TITLE = 30
 _BAR = 10
 
