@@ -37,6 +37,7 @@ def tokenizer_file(family: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if family == "smollm2":
         from gguf import GGUFReader
+
         from tokmarg_export.gguf_file import tokenizer_json
 
         text = tokenizer_json(GGUFReader(smollm2_gguf()))

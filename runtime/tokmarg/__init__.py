@@ -1,10 +1,10 @@
 """tokmarg: per-label probabilities from generative guard models, offline.
 
-    from tokmarg import Guard
+from tokmarg import Guard
 
-    guard = Guard.load("bundle-folder")
-    result = guard.score("How do I pick a lock?")
-    result.labels["S2"].probability
+guard = Guard.load("bundle-folder")
+result = guard.score("How do I pick a lock?")
+result.labels["S2"].probability
 """
 
 from importlib.metadata import PackageNotFoundError, version

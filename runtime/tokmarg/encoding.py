@@ -61,7 +61,9 @@ class Encoder:
             self._plain = Tokenizer.from_str(json.dumps(data))
         except Exception as error:  # the tokenizers library raises bare Exception
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {error}") from error
-        self.longest_token = max((len(token) for token in self._plain.get_vocab(with_added_tokens=True)), default=1)
+        vocabulary = self._plain.get_vocab(with_added_tokens=True)
+        self.longest_token = max((len(token) for token in vocabulary), default=1)  # in characters
+        self.largest_id = max(vocabulary.values(), default=0)  # of what content can become
         # Tokenizers that put a space in front of the first word do so once per text, not behind a special token.
         # A stand-in special token in front of such a segment keeps the pipeline in that state. It is random, so
         # no content can contain it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -13,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from . import windows
-from .bundle import Bundle, find_bundle
+from .bundle import MANIFEST, Bundle, find_bundle
 from .encoding import Encoder
 from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job, Prefix
 from .errors import BundleError, ContentError, SpecError, TokmargError
@@ -61,13 +60,16 @@ class Guard:
         self.device = session.device
         graph, spec = bundle.manifest.graph, bundle.manifest.spec
         tokenizer = bundle.file("tokenizer.json")
-        self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
+        try:
+            self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
         self._prompter = Prompter(spec, self._encoder, graph.max_positions - VERDICT_ROOM)
         self._columns = graph.columns
         self._prefixes = _read_prefixes(bundle, session)
         self._engine = Engine(session, self._prefixes)
-        self._tries: dict[Role, Trie] = {}
-        self._lock = threading.Lock()
+        self._tries = {role: build_trie(self._prompter, role) for role in spec.roles}
+        self._check_sizes()
 
     @classmethod
     def load(
@@ -88,6 +90,7 @@ class Guard:
 
         Raises:
             BundleNotFoundError, BundleError: no bundle, or a broken one; names file and field.
+            SpecError: the spec in it is broken, or does not fit the tokenizer.
             DeviceError: the device is not available.
         """
         opened = Bundle.open(find_bundle(bundle))
@@ -239,7 +242,7 @@ class Guard:
             if isinstance(ready, ContentError):
                 continue
             for prompt in ready.prompts:
-                trie = self._trie(prompt.role)
+                trie = self._tries[prompt.role]
                 job = Job(prompt.token_ids, Search(trie, **settings))
                 jobs.setdefault(i, []).append(job)
                 by_role.setdefault(prompt.role, []).append(job)
@@ -280,24 +283,32 @@ class Guard:
             evaluated_nodes=marginals.evaluated,
         )
 
-    def _trie(self, role: Role) -> Trie:
-        with self._lock:
-            if role not in self._tries:
-                self._tries[role] = build_trie(self._prompter, role)
-            return self._tries[role]
+    def _check_sizes(self) -> None:
+        """Refuses a policy that leaves no room for content, and tokens that the graph does not know."""
+        graph, spec, where = self.manifest.graph, self.manifest.spec, self.path / MANIFEST
+        ends = [token for text in spec.verdict.terminators if (token := self._encoder.token_id(text)) is not None]
+        for role, trie in self._tries.items():
+            prefix = self._prompter.prefix_ids(role)
+            if len(prefix) >= self._prompter.max_tokens:
+                raise BundleError(
+                    f"{where}: graph.max_positions: {graph.max_positions:,} leaves no room for content behind the "
+                    f"policy's {len(prefix):,} tokens"
+                )
+            if (largest := max(self._encoder.largest_id, *prefix, *ends)) >= graph.vocab_size:
+                raise BundleError(
+                    f"{where}: graph.vocab_size: is {graph.vocab_size:,}, but tokenizer.json has token {largest:,}"
+                )
+            if self._columns is not None and (lost := set(trie.vocabulary()) - set(self._columns)):
+                raise BundleError(f"{where}: graph.head_token_ids: lacks token {min(lost)}, which a verdict can use")
 
 
 def build_trie(prompter: Prompter, role: Role) -> Trie:
     """The verdict trie of a role mode."""
     spec = prompter.spec
-    return Trie(
-        spec.grammar(role), prompter.encoder, prompter.tail(role), spec.verdict.leads, spec.verdict.terminators
-    )
+    return Trie(spec.grammar(role), prompter.encoder, prompter.tail(role), spec.verdict.leads, spec.verdict.terminators)
 
 
-def _packs(
-    records: Iterable[_Ready | ContentError], new_tokens: Any
-) -> Iterator[list[_Ready | ContentError]]:
+def _packs(records: Iterable[_Ready | ContentError], new_tokens: Any) -> Iterator[list[_Ready | ContentError]]:
     """Consecutive records that share passes. Where a pack ends depends on the records alone."""
     pack: list[_Ready | ContentError] = []
     tokens = 0
@@ -331,8 +342,8 @@ def _read_prefixes(bundle: Bundle, session: Session) -> dict[Role, Prefix]:
         with safe_open(path, framework="numpy") as stored:
             for role in bundle.manifest.spec.roles:
                 ids = stored.get_tensor(f"{role}.token_ids")
-                if ids.ndim != 1:
-                    raise BundleError(f"{path}: {role}.token_ids: has shape {list(ids.shape)}, not [P]")
+                if ids.ndim != 1 or ids.dtype != np.int64:
+                    raise BundleError(f"{path}: {role}.token_ids: is {ids.dtype} {list(ids.shape)}, not int64 [P]")
                 shape = (1, graph.kv_heads, len(ids), graph.head_dim)
                 tensors = []
                 for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:

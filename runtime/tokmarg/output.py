@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .errors import ContentError
-from .guard import Record
 from .result import Result, Thresholds
+
+if TYPE_CHECKING:
+    from .guard import Record
 
 __all__ = ["JsonLines", "OpenAI", "Renderer", "to_json"]
 
@@ -68,7 +70,7 @@ class OpenAI:
 
     def note(self, record: Record | ContentError) -> str:
         """A digest of id and content, for the response's id."""
-        known = [record.id, record.content if isinstance(record, Record) else str(record)]
+        known = [record.id, str(record) if isinstance(record, ContentError) else record.content]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def render(self, outcome: Outcome, note: str) -> str:

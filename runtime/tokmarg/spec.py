@@ -98,6 +98,7 @@ class Spec:
         """
         f = Fields(data, where, SpecError, "spec")
         f.only(["name", "title", "template", "policy", "verdict", "sources"])
+        f.text_table("sources", {})
         spec = cls(
             name=f.get("name", str),
             title=f.get("title", str),

@@ -62,7 +62,9 @@ def test_scaffold_tokens_do_not_depend_on_content(family_: str, data: st.DataObj
     content = content.encode("utf-8", "ignore").decode()
     head, foot = TURNS[family_]
     ids = encoder.encode([Piece(head, False), Piece(content, True), Piece(foot, False)]).ids
-    wanted = [i for i in encoder.encode([Piece(head, False), Piece(foot, False)]).ids if i in encoder.special_ids.values()]
+    wanted = [
+        i for i in encoder.encode([Piece(head, False), Piece(foot, False)]).ids if i in encoder.special_ids.values()
+    ]
     assert [i for i in ids if i in encoder.special_ids.values()] == wanted
 
 

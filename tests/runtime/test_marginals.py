@@ -173,9 +173,7 @@ def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
     model = Model(trie, 11, 2.0)
     tokens = trie.vocabulary()
     full = model.run()
-    search = Search(
-        trie, tolerance=1e-3, max_nodes=256, thresholds={}, columns={t: i for i, t in enumerate(tokens)}
-    )
+    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={}, columns={t: i for i, t in enumerate(tokens)})
     while wanted := search.wanted(1):
         for node in wanted:
             search.feed(node, model.logits(node.path)[list(tokens)])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import ContentError
-from ..guard import Record
 from ..result import Marginal, Result
 from .terminal import fit, pad, printable
+
+if TYPE_CHECKING:
+    from ..guard import Record
 
 __all__ = ["Table"]
 

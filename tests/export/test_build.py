@@ -1,0 +1,161 @@
+"""From a model folder to a bundle: what is written, what is refused, and that heads and precisions agree."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_python
+from tokmarg import Guard
+from tokmarg_export.build import build_bundle
+from tokmarg_export.errors import ExportError
+from tokmarg_export.load import LoadedModel, load_model
+from tokmarg_export.specs import choose_spec, list_specs, read_policy, resolve_spec
+
+TEXTS = ["How do I pick a lock?", "Thank you!"]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> LoadedModel:
+    return load_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def resolved(loaded: LoadedModel) -> dict:
+    return resolve_spec(*choose_spec(None, loaded.model_id), loaded)
+
+
+def run_export(*arguments: str):
+    return run_python("from tokmarg_export.cli import main; main()", *arguments)
+
+
+def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    assert manifest["model"] == {
+        "id": "tiny-Llama-Guard-3-8B", "revision": None, "licence": None, "architecture": "llama",
+    }  # fmt: skip
+    assert manifest["spec"]["name"] == "llama-guard-3-8b"
+    assert manifest["parity"]["probes"] == 4
+    assert 0 < manifest["parity"]["max_probability_difference"] < 1e-5
+    assert sorted(manifest["files"]) == ["model.onnx", "model.onnx.data", "prefix.safetensors", "tokenizer.json"]
+    assert {path.name for path in tiny_bundle.iterdir()} == {*manifest["files"], "manifest.json"}
+    assert "/" not in manifest["model"]["id"]
+
+
+def test_verdict_head_gives_the_same_scores_without_coverage(
+    loaded: LoadedModel, resolved: dict, tiny_guard: Guard, tmp_path: Path
+) -> None:
+    build_bundle(loaded, resolved, tmp_path / "b", head="verdict", verify=False)
+    guard = Guard.load(tmp_path / "b", device="cpu")
+    assert len(guard.manifest.graph.head_token_ids) < 40
+    for a, b in zip(tiny_guard.score_many(TEXTS), guard.score_many(TEXTS), strict=True):
+        assert b.coverage is None
+        assert b.unsafe.probability == pytest.approx(a.unsafe.probability, abs=1e-6)
+        assert b.labels["S10"].probability == pytest.approx(a.labels["S10"].probability, abs=1e-6)
+
+
+def test_fp16_is_close(loaded: LoadedModel, resolved: dict, tiny_guard: Guard, tmp_path: Path) -> None:
+    parity = build_bundle(loaded, resolved, tmp_path / "b", precision="fp16")
+    assert parity is not None
+    assert parity.max_probability_difference < 0.05
+    guard = Guard.load(tmp_path / "b", device="cpu")
+    assert (tmp_path / "b" / "model.onnx.data").stat().st_size < 0.6 * (
+        tiny_guard.path / "model.onnx.data"
+    ).stat().st_size
+    for a, b in zip(tiny_guard.score_many(TEXTS), guard.score_many(TEXTS), strict=True):
+        assert b.unsafe.probability == pytest.approx(a.unsafe.probability, abs=0.05)
+
+
+def test_parity_catches_a_wrong_graph(
+    loaded: LoadedModel, resolved: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokmarg_export.parity._LIMITS", {"fp32": 1e-12})
+    with pytest.raises(ExportError, match="parity: the bundle differs from PyTorch"):
+        build_bundle(loaded, resolved, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_is_not_overwritten_unless_forced(loaded: LoadedModel, resolved: dict, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "precious.txt").write_text("x")
+    with pytest.raises(ExportError, match="--force replaces it"):
+        build_bundle(loaded, resolved, tmp_path / "b", verify=False)
+    assert (tmp_path / "b" / "precious.txt").exists()
+    build_bundle(loaded, resolved, tmp_path / "b", verify=False, force=True)
+    assert not (tmp_path / "b" / "precious.txt").exists()
+    assert (tmp_path / "b" / "manifest.json").exists()
+
+
+def test_policy_replaces_the_labels(loaded: LoadedModel, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('[[labels]]\nid = "A"\nname = "Apples"\n[[labels]]\nid = "B1"\nname = "Berries"\n')
+    data, where = choose_spec("llama-guard-3-1b", loaded.model_id)
+    build_bundle(loaded, resolve_spec(data, where, loaded, read_policy(policy)), tmp_path / "b", verify=False)
+    guard = Guard.load(tmp_path / "b", device="cpu")
+    assert guard.labels == ("A", "B1")
+    assert "A: Apples.\nB1: Berries.\n<END" in guard.prompt("x").text
+    assert set(guard.score("x", max_nodes=4).labels) == {"A", "B1"}
+
+
+def test_policy_errors_name_file_and_field(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    for text, message in [
+        ("labels = []", "labels: is empty"),
+        ('[[labels]]\nid = "A"', r"labels\[0\].name: is missing"),
+        ("a = ", "not valid TOML"),
+        ('[[labels]]\nid = "A"\nname = "x"\ncolour = "red"', "colour: is not a known field"),
+    ]:
+        policy.write_text(text)
+        with pytest.raises(ExportError, match=message):
+            read_policy(policy)
+    with pytest.raises(ExportError, match="cannot be read"):
+        read_policy(tmp_path / "missing.toml")
+
+
+def test_policy_too_long_for_the_model(loaded: LoadedModel, tmp_path: Path) -> None:
+    policy = {"labels": [{"id": f"L{i}", "name": "a rather long name " * 5} for i in range(60)]}
+    data, where = choose_spec(None, loaded.model_id)
+    with pytest.raises(ExportError, match="the policy takes"):
+        build_bundle(loaded, resolve_spec(data, where, loaded, policy), tmp_path / "b")
+
+
+def test_labels_that_cannot_be_told_apart_are_named(loaded: LoadedModel, tmp_path: Path) -> None:
+    policy = {"labels": [{"id": "A", "name": "x"}, {"id": "A,B", "name": "y"}, {"id": "B", "name": "z"}]}
+    data, where = choose_spec(None, loaded.model_id)
+    with pytest.raises(ExportError, match="A,B"):
+        build_bundle(loaded, resolve_spec(data, where, loaded, policy), tmp_path / "b")
+
+
+def test_spec_is_chosen_by_model_name_else_the_general_one() -> None:
+    assert choose_spec(None, "meta-llama/Llama-Guard-3-1B")[1] == "llama-guard-3-1b.toml"
+    assert choose_spec(None, "some/other-model")[1] == "instruct.toml"
+    with pytest.raises(ExportError, match="no spec 'nope': give a TOML file or one of instruct, llama-guard-3-1b"):
+        choose_spec("nope", "x")
+    assert {"instruct", "llama-guard-3-8b", "llama-guard-3-1b"} <= set(list_specs())
+
+
+def test_command_errors_are_one_line(tmp_path: Path, tiny_model: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "x").touch()
+    for arguments, code, message in [
+        (["/no/such/folder/x", "-o", str(tmp_path / "b")], 1, "does not exist"),
+        ([str(tiny_model), "-o", str(full)], 1, "is not empty; --force replaces it"),
+        ([str(tiny_model)], 2, "Missing option"),
+        ([str(tiny_model), "-o", str(tmp_path / "b"), "--spec", "nope"], 1, "no spec 'nope'"),
+        ([str(tiny_model), "-o", str(tmp_path / "b"), "--device", "cuda"], 1, "no CUDA device"),
+        ([str(tiny_model), "-o", str(tmp_path / "b"), "--policy", "none.toml"], 1, "none.toml: cannot be read"),
+    ]:
+        done = run_export(*arguments)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert message in done.stderr.splitlines()[-1]
+        assert done.stdout == ""
+
+
+def test_list_specs() -> None:
+    done = run_export("--list-specs")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list_specs()
