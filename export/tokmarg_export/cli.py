@@ -87,7 +87,7 @@ def export(
     loaded = load_model(model, gguf_file=gguf_file, adapter=adapter)
     data, where = choose_spec(spec, loaded.model_id)
     resolved = resolve_spec(data, where, loaded, labels)
-    loaded.model.to(device)  # type: ignore[arg-type]
+    loaded.model.to(device)
     parity = build_bundle(
         loaded,
         resolved,

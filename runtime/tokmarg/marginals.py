@@ -214,4 +214,5 @@ class Search:
 
 def _softmax(logits: Floats) -> Floats:
     q = np.exp(logits - logits.max())
-    return q / q.sum()
+    total: float = q.sum()
+    return np.asarray(q / total)

