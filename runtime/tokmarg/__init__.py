@@ -8,16 +8,29 @@ result.labels["S2"].probability
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, SpecError, TokmargError
-from .guard import Guard, Record
-from .prompt import Prompt
 from .result import Marginal, Result, Thresholds
+
+if TYPE_CHECKING:
+    from .guard import Guard, Record
+    from .prompt import Prompt
 
 try:
     __version__ = version("tokmarg")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> object:
+    # Loading the guard loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
+    if name in ("Guard", "Record", "Prompt"):
+        from . import guard
+
+        return getattr(guard, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "BundleError",

@@ -206,3 +206,16 @@ def test_runtime_imports_nothing_heavy() -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({heavy!r})); import tokmarg, tokmarg.cli, tokmarg.guard"
     done = run_python(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_help_does_not_load_the_engine() -> None:
+    code = "import sys, tokmarg.cli; print([m for m in ('onnxruntime', 'numpy', 'tokenizers') if m in sys.modules])"
+    assert run_python(code).stdout.strip() == "[]"
+
+
+def test_public_names_are_there() -> None:
+    import tokmarg
+
+    assert all(getattr(tokmarg, name) is not None for name in tokmarg.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'guards'"):
+        _ = tokmarg.guards
