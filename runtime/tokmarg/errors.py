@@ -4,7 +4,7 @@
     ├── BundleError              a bundle is missing, broken, or newer than this tokmarg
     │   └── BundleNotFoundError  nothing at the path, under the name, or installed
     ├── SpecError                a spec, policy or verdict grammar cannot be used
-    ├── DeviceError              the device that was asked for is not available
+    ├── DeviceError              the device that was asked for is not available, or a pass on it failed
     └── ContentError             one content cannot be scored; ``type`` is one of ``ERROR_TYPES``
 
 Messages are one line: they name the file, field or value, and the way out.
@@ -51,7 +51,7 @@ class SpecError(TokmargError):
 
 
 class DeviceError(TokmargError):
-    """The device that was asked for is not available."""
+    """The device that was asked for is not available, or a pass on it failed."""
 
 
 class ContentError(TokmargError):

@@ -228,7 +228,10 @@ class Guard:
         except ContentError as error:
             if error.type != "content_too_long":
                 raise
-        return _Ready(record.id, tuple(windows.windows(self._prompter, messages)), True)
+        prompts = tuple(windows.windows(self._prompter, messages))
+        if not prompts:  # a tokenizer may drop every character of a text
+            raise ContentError("empty_text", "the last message has no tokens")
+        return _Ready(record.id, prompts, True)
 
     def _new_tokens(self, ready: _Ready) -> int:
         return sum(len(p.token_ids) - self._prefixes[p.role].shared(p.token_ids) for p in ready.prompts)

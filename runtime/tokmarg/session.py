@@ -106,6 +106,9 @@ class Session:
 
         Returns:
             logits float32 [K, columns of the head] and the new tokens' keys and values.
+
+        Raises:
+            DeviceError: onnxruntime cannot run the pass.
         """
         feeds: dict[str, Any] = {
             "input_ids": np.asarray(input_ids, dtype=np.int64)[None],
@@ -119,7 +122,12 @@ class Session:
             feeds["sliding_attention_mask"] = (mask & near)[None, None]
         for name, tensor in zip(self._kv_names, past.tensors, strict=True):
             feeds[f"past_key_values.{name}"] = tensor
-        outputs = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        try:
+            outputs = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
+            raise DeviceError(
+                f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {_first_line(error)}"
+            ) from error
         return outputs[0][0], KeyValues(tuple(outputs[1:]), positions)
 
     def empty(self) -> KeyValues:

@@ -43,10 +43,10 @@ def resolved(name: str) -> dict[str, Any]:
     from tokmarg_export.load import LoadedModel
     from tokmarg_export.specs import choose_spec, resolve_spec
 
-    file = tokenizer_file(TOKENIZER[name])
+    smollm2 = str(tokenizer_file("smollm2"))
     loaded = LoadedModel(
         model=None,
-        tokenizer=PreTrainedTokenizerFast(tokenizer_file=str(file), chat_template=SMOLLM2_CHAT),
+        tokenizer=PreTrainedTokenizerFast(tokenizer_file=smollm2, chat_template=SMOLLM2_CHAT),
         tokenizer_json="",
         chat_template=SMOLLM2_CHAT,
         model_id="test",
@@ -433,6 +433,7 @@ def test_messages_with_special_tokens_around_them(word_bundle: Any) -> None:
     assert found.text == "<|policy|>ABC<|talk|><|user|>hello <|agent|><|agent|>gun<|verdict|>"
     assert [found.text[a:b] for a, b in found.message_spans] == ["hello <|agent|>", "gun"]
     first, last = found.content_token_span
+    assert encoder.encode_text("hello") == [found.token_ids[first]]
     agent = encoder.token_id("<|agent|>")
     assert [t for t in found.token_ids[first:last] if t == agent] == [agent]  # the scaffold's own, between the messages
     assert encoder.token_id("<|verdict|>") == found.token_ids[last]
