@@ -61,11 +61,28 @@ class Job:
     slots: dict[Node, int] = field(default_factory=dict)  # trie node -> cache slot of its token
 
 
+class _Cache:
+    """A cache that grows pass by pass; copied together only when another pass needs it."""
+
+    def __init__(self, prefix: KeyValues) -> None:
+        self._parts = [prefix]
+        self.length = prefix.length
+
+    def append(self, new: KeyValues) -> None:
+        self._parts.append(new)
+        self.length += new.length
+
+    def whole(self) -> KeyValues:
+        if len(self._parts) > 1:
+            self._parts = [KeyValues.joined(self._parts)]
+        return self._parts[0]
+
+
 @dataclass(slots=True)
 class _Pass:
-    """A pass being laid out. Rows are new tokens; columns are cache slots, then the rows."""
+    """A pass being laid out behind ``past`` cached tokens: rows are new tokens, columns cache slots and then the rows."""
 
-    past: KeyValues
+    past: int
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
@@ -77,11 +94,11 @@ class _Pass:
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
         self.sees.append((row, row + len(tokens), visible))
-        return self.past.length + row
+        return self.past + row
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """bool [S, P+S]."""
-        rows, past = len(self.tokens), self.past.length
+        rows, past = len(self.tokens), self.past
         mask = np.zeros((rows, past + rows), dtype=np.bool_)
         for start, end, visible in self.sees:
             for a, b in visible:
@@ -104,16 +121,16 @@ class Engine:
     def run(self, role: Role, jobs: Sequence[Job]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         prefix = self._prefixes[role]
-        cache = prefix.cache
-        step = _Pass(cache)
+        cache = _Cache(prefix.cache)
+        step = _Pass(cache.length)
         for job in jobs:
             job.shared = prefix.shared(job.token_ids)
             at = job.shared
             while at < len(job.token_ids):
                 room = PACK_TOKENS - len(step.tokens)
                 if room <= 0:
-                    cache = self._finish(step)
-                    step = _Pass(cache)
+                    self._finish(step, cache)
+                    step = _Pass(cache.length)
                     continue
                 part = job.token_ids[at : at + room]
                 slot = step.add(part, at, [(0, job.shared), *job.spans])
@@ -123,8 +140,8 @@ class Engine:
             self._want(step, job, _AHEAD)
         active = list(jobs)
         while step.tokens:
-            cache = self._finish(step)
-            step = _Pass(cache)
+            self._finish(step, cache)
+            step = _Pass(cache.length)
             active = [job for job in active if job.error is None]
             ahead = max(4, min(_AHEAD, _AHEAD_PACK // max(1, len(active))))
             for job in active:
@@ -134,9 +151,9 @@ class Engine:
     def _want(self, step: _Pass, job: Job, ahead: int) -> None:
         """Lays out the nodes that a job's search wants next, with what is missing of their paths."""
         for node in job.search.wanted(ahead):
-            if job.slots.get(node, -1) < step.past.length:
+            if job.slots.get(node, -1) < step.past:
                 self._place(step, job, node)
-            step.logits_for.append((job, node, job.slots[node] - step.past.length))
+            step.logits_for.append((job, node, job.slots[node] - step.past))
 
     def _place(self, step: _Pass, job: Job, node: Node) -> None:
         """Adds the node's token, and before it those of its ancestors that no pass has carried yet."""
@@ -153,16 +170,16 @@ class Engine:
             visible = [(0, job.shared), *job.spans, *ancestors]
             job.slots[node] = step.add([node.token], len(job.token_ids) + node.depth - 1, visible)
 
-    def _finish(self, step: _Pass) -> KeyValues:
-        """Runs a pass, feeds the searches, and returns the cache with the new tokens."""
+    def _finish(self, step: _Pass, cache: _Cache) -> None:
+        """Runs a pass, feeds the searches, and puts the new tokens into the cache."""
         positions = np.asarray(step.positions, dtype=np.int64)
         rows = [row for _, _, row in step.logits_for]
         # A pass of prompt tokens alone still needs one row: the graph gathers before the output layer.
-        logits, new = self._session.run(step.tokens, positions, step.mask(), step.past, rows or [0])
+        logits, new = self._session.run(step.tokens, positions, step.mask(), cache.whole(), rows or [0])
         for (job, node, _), row in zip(step.logits_for, logits, strict=False):
             try:
                 if job.error is None:
                     job.search.feed(node, row)
             except ContentError as error:
                 job.error = error
-        return step.past.extended(new)
+        cache.append(new)

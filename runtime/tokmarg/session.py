@@ -37,13 +37,11 @@ class KeyValues:
         """Number of cached tokens P."""
         return len(self.positions)
 
-    def extended(self, new: KeyValues) -> KeyValues:
-        """This cache with ``new`` behind it."""
-        pairs = zip(self.tensors, new.tensors, strict=True)
-        return KeyValues(
-            tuple(np.concatenate(pair, axis=2) for pair in pairs),
-            np.concatenate([self.positions, new.positions]),
-        )
+    @classmethod
+    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
+        """Caches one behind the other, as one."""
+        tensors = tuple(np.concatenate(layer, axis=2) for layer in zip(*(p.tensors for p in parts), strict=True))
+        return cls(tensors, np.concatenate([p.positions for p in parts]))
 
 
 class Session:

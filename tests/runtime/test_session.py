@@ -70,15 +70,15 @@ def test_one_pass(word_bundle: Path) -> None:
     assert [row[VOCAB["A"]] for row in logits] == [6, 6]
     assert [row[VOCAB["B"]] for row in logits] == [0, 6]
     assert new.length == 2
-    both = past.extended(new)
+    both = KeyValues.joined([past, new])
     assert both.positions.tolist() == [0, 1, 2]
     assert [t.shape for t in both.tensors] == [(1, 1, 3, len(VOCAB))] * 2
 
 
-def test_extended_caches_must_have_the_same_layers() -> None:
+def test_joined_caches_must_have_the_same_layers() -> None:
     tensor, positions = np.zeros((1, 1, 1, 2)), np.zeros(1, dtype=np.int64)
-    with pytest.raises(ValueError, match="shorter"):
-        KeyValues((tensor, tensor), positions).extended(KeyValues((tensor,), positions))
+    with pytest.raises(ValueError, match="shorter|longer"):
+        KeyValues.joined([KeyValues((tensor, tensor), positions), KeyValues((tensor,), positions)])
 
 
 HEADS = {"head": "verdict", "head_token_ids": [0, 1, 2]}
