@@ -80,7 +80,7 @@ class _Cache:
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass being laid out behind ``past`` cached tokens: rows are new tokens, columns cache slots and then the rows."""
+    """A pass being laid out behind ``past`` cached tokens: rows are new tokens, columns cache slots, then the rows."""
 
     past: int
     tokens: list[int] = field(default_factory=list)

@@ -77,7 +77,7 @@ def test_one_pass(word_bundle: Path) -> None:
 
 def test_joined_caches_must_have_the_same_layers() -> None:
     tensor, positions = np.zeros((1, 1, 1, 2)), np.zeros(1, dtype=np.int64)
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         KeyValues.joined([KeyValues((tensor, tensor), positions), KeyValues((tensor,), positions)])
 
 
