@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from safetensors.numpy import save_file
 
 from tokmarg import __version__
@@ -19,6 +18,7 @@ from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.errors import TokmargError
 from tokmarg.guard import VERDICT_ROOM, build_trie
+from tokmarg.prefix import compute_prefixes, write_prefixes
 from tokmarg.prompt import Prompter
 from tokmarg.session import Session
 from tokmarg.spec import Spec
@@ -138,19 +138,9 @@ def _verdict_tokens(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[int,
 def _write_prefix(folder: Path) -> None:
     """Runs each role mode's policy prefix through the graph and stores its keys and values."""
     bundle = Bundle.open(folder)
-    session = Session(bundle, "cpu")
-    graph, spec = bundle.manifest.graph, bundle.manifest.spec
     encoder = Encoder((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    prompter = Prompter(spec, encoder, graph.max_positions - VERDICT_ROOM)
-    tensors = {}
-    for role in spec.roles:
-        ids = prompter.prefix_ids(role)
-        mask = np.tri(len(ids), dtype=np.bool_)
-        _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
-        tensors[f"{role}.token_ids"] = np.asarray(ids, dtype=np.int64)
-        for i, tensor in enumerate(cache.tensors):
-            tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = tensor
-    save_file(tensors, folder / "prefix.safetensors")
+    prompter = Prompter(bundle.manifest.spec, encoder, bundle.manifest.graph.max_positions - VERDICT_ROOM)
+    write_prefixes(folder / "prefix.safetensors", compute_prefixes(Session(bundle, "cpu"), prompter))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

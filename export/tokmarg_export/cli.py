@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import click
 
@@ -31,7 +31,7 @@ __all__ = ["main"]
     "--policy",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="TOML file with [[labels]] (id, name, definition) that replaces the spec's labels.",
+    help="TOML or JSON file: [[labels]] (id, name, definition) that replace the spec's, or exclude = [ids].",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
 @click.option(
@@ -75,18 +75,17 @@ def export(
 
     from .build import build_bundle
     from .load import load_model
-    from .specs import choose_spec, read_policy, resolve_spec
+    from .specs import choose_spec, resolve_spec
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: PyTorch finds no CUDA device here")
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists and is not empty; --force replaces it")
-    labels: dict[str, Any] | None = None if policy is None else read_policy(policy)
     progress = _Progress()
     progress(f"loading {model}")
     loaded = load_model(model, gguf_file=gguf_file, adapter=adapter)
     data, where = choose_spec(spec, loaded.model_id)
-    resolved = resolve_spec(data, where, loaded, labels)
+    resolved = resolve_spec(data, where, loaded, policy)
     loaded.model.to(device)
     parity = build_bundle(
         loaded,

@@ -10,6 +10,7 @@ Beyond the resolved form (see ``tokmarg.spec``) a TOML spec may say:
 from __future__ import annotations
 
 import tomllib
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
@@ -17,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokmarg.errors import SpecError
 from tokmarg.fields import Fields
-from tokmarg.spec import Spec, parse_labels
+from tokmarg.policy import Policy, apply_policy
+from tokmarg.spec import Spec
 
 from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch, which listing specs does not need
     from .load import LoadedModel
 
-__all__ = ["DEFAULT_SPEC", "choose_spec", "list_specs", "read_policy", "resolve_spec", "spec_title"]
+__all__ = ["DEFAULT_SPEC", "choose_spec", "list_specs", "resolve_spec", "spec_title"]
 
 DEFAULT_SPEC = "instruct"
 END_OF_TURN = "{{end_of_turn}}"
@@ -44,20 +46,6 @@ def list_specs() -> list[str]:
 def spec_title(name: str) -> str:
     """One line about the spec called ``name``."""
     return str(_read_toml(_folder() / f"{name}.toml").get("title", ""))
-
-
-def read_policy(path: Path) -> dict[str, Any]:
-    """Reads a policy file: ``[[labels]]`` with ``id``, ``name`` and, optionally, ``title``, ``definition``, ``roles``.
-
-    Raises:
-        ExportError: it is missing or malformed; names file and field.
-    """
-    data = _read_toml(path)
-    try:
-        parse_labels(Fields(data, str(path), SpecError))
-    except SpecError as error:
-        raise ExportError(str(error)) from None
-    return data
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -97,16 +85,14 @@ def choose_spec(name: str | None, model_id: str) -> tuple[dict[str, Any], str]:
     raise ExportError(f"no spec {name!r}: give a TOML file or one of {', '.join(list_specs())}")
 
 
-def resolve_spec(
-    data: dict[str, Any], where: str, loaded: LoadedModel, policy: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def resolve_spec(data: dict[str, Any], where: str, loaded: LoadedModel, policy: Policy | None = None) -> dict[str, Any]:
     """Fills in what depends on the model: the chat template and the end of turn; replaces the policy.
 
     Args:
         data: parsed TOML spec.
         where: its document name.
         loaded: the model it is resolved for.
-        policy: a policy table (``labels``) that replaces the spec's.
+        policy: labels in place of the spec's, see ``tokmarg.policy``.
 
     Returns:
         the resolved spec, which ``tokmarg.spec.Spec.parse`` accepts.
@@ -134,9 +120,10 @@ def resolve_spec(
             text for t in terminators for text in (_end_of_turn(loaded) if t == END_OF_TURN else [t])
         ]
         resolved["verdict"] = verdict
+        spec = Spec.parse(resolved, where)
         if policy is not None:
-            resolved["policy"] = policy
-        Spec.parse(resolved, where)
+            labels = apply_policy(spec, policy).labels
+            resolved["policy"] = {"labels": [{**asdict(label), "roles": list(label.roles)} for label in labels]}
     except SpecError as error:
         raise ExportError(str(error)) from None
     return resolved

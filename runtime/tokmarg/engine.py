@@ -19,11 +19,12 @@ import numpy.typing as npt
 
 from .errors import ContentError
 from .marginals import Search
+from .prefix import Prefix
 from .session import KeyValues, Session
 from .spec import Role
 from .trie import Node
 
-__all__ = ["PACK_CONTENTS", "PACK_TOKENS", "Engine", "Job", "Prefix"]
+__all__ = ["PACK_CONTENTS", "PACK_TOKENS", "Engine", "Job"]
 
 #: New tokens that one pass carries at most; longer prompts are fed in several passes.
 PACK_TOKENS = 512
@@ -31,19 +32,6 @@ PACK_TOKENS = 512
 PACK_CONTENTS = 32
 #: Trie nodes evaluated per round at most: by one content, and by all contents of a pack together (4 each at least).
 _AHEAD, _AHEAD_PACK = 32, 256
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Stored keys and values of a role mode's policy prefix, and the token ids they belong to."""
-
-    token_ids: tuple[int, ...]
-    cache: KeyValues
-
-    def shared(self, token_ids: Sequence[int]) -> int:
-        """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
-        limit = min(len(self.token_ids), len(token_ids) - 1)
-        return next((i for i in range(limit) if self.token_ids[i] != token_ids[i]), limit)
 
 
 @dataclass(slots=True)

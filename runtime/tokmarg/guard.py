@@ -8,20 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-
 from . import windows
 from .bundle import MANIFEST, Bundle, find_bundle
 from .encoding import Encoder
-from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job, Prefix
-from .errors import BundleError, ContentError, SpecError, TokmargError
+from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job
+from .errors import BundleError, ContentError, SpecError
 from .grammar import UNSAFE
 from .marginals import Bounds, Marginals, Search
+from .policy import Policy, apply_policy
+from .prefix import cached_prefixes, read_prefixes
 from .prompt import Content, Message, Prompt, Prompter, messages_of
 from .result import Marginal, Result, Thresholds
-from .session import Device, KeyValues, Session
-from .spec import Role
+from .session import Device, Session
+from .spec import Role, Spec
 from .trie import Trie
 
 __all__ = ["Guard", "Record"]
@@ -51,25 +50,32 @@ class _Ready:
 class Guard:
     """A loaded bundle. Safe to use from many threads.
 
-    Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.device`` where it runs.
+    Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
+    unless a policy was given), ``guard.device`` where it runs.
     """
 
-    def __init__(self, bundle: Bundle, session: Session) -> None:
+    def __init__(self, bundle: Bundle, session: Session, spec: Spec | None = None) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self.device = session.device
-        graph, spec = bundle.manifest.graph, bundle.manifest.spec
+        self.spec = spec or bundle.manifest.spec
+        graph = bundle.manifest.graph
         tokenizer = bundle.file("tokenizer.json")
         try:
             self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
-        self._prompter = Prompter(spec, self._encoder, graph.max_positions - VERDICT_ROOM)
+        self._prompter = Prompter(self.spec, self._encoder, graph.max_positions - VERDICT_ROOM)
         self._columns = graph.columns
-        self._prefixes = _read_prefixes(bundle, session)
-        self._engine = Engine(session, self._prefixes)
-        self._tries = {role: build_trie(self._prompter, role) for role in spec.roles}
+        self._tries = {role: build_trie(self._prompter, role) for role in self.spec.roles}
         self._check_sizes()
+        if spec is None:
+            self._prefixes = read_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
+        else:
+            for trie in self._tries.values():
+                trie.check(samples=20)  # the exporter has done so for the bundle's own policy
+            self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
+        self._engine = Engine(session, self._prefixes)
 
     @classmethod
     def load(
@@ -79,6 +85,7 @@ class Guard:
         device: Device = "auto",
         threads: int | None = None,
         verify: bool = True,
+        policy: Policy | None = None,
     ) -> Guard:
         """Loads a bundle.
 
@@ -87,21 +94,24 @@ class Guard:
             device: ``auto`` (CUDA where it works, else CPU), ``cpu``, or ``cuda`` (fails where it is not active).
             threads: intra-op threads; None takes one per core.
             verify: check the sha256 of every file first.
+            policy: labels in place of the bundle's (a TOML or JSON file, or the parsed document, see
+                :mod:`tokmarg.policy`). Its prefix is computed once and kept in the user's cache folder.
 
         Raises:
             BundleNotFoundError, BundleError: no bundle, or a broken one; names file and field.
-            SpecError: the spec in it is broken, or does not fit the tokenizer.
+            SpecError: the spec or the policy is broken, or does not fit the tokenizer.
             DeviceError: the device is not available.
         """
         opened = Bundle.open(find_bundle(bundle))
         if verify:
             opened.verify()
-        return cls(opened, Session(opened, device, threads))
+        spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
+        return cls(opened, Session(opened, device, threads), spec)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Label ids in the policy's order."""
-        return tuple(label.id for label in self.manifest.spec.labels)
+        return tuple(label.id for label in self.spec.labels)
 
     def prompt(self, content: Content, *, role: Role | None = None) -> Prompt:
         """The prompt of a content, exactly as it is scored.
@@ -195,7 +205,7 @@ class Guard:
             raise ValueError(f"tolerance must be > 0 and max_nodes >= 1, not {tolerance!r} and {max_nodes!r}")
         limits = thresholds or Thresholds()
         if unknown := sorted(set(limits.labels) - set(self.labels)):
-            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.manifest.spec.name}")
+            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
         settings: dict[str, Any] = {
             "tolerance": tolerance,
             "max_nodes": max_nodes,
@@ -288,7 +298,7 @@ class Guard:
 
     def _check_sizes(self) -> None:
         """Refuses a policy that leaves no room for content, and tokens that the graph does not know."""
-        graph, spec, where = self.manifest.graph, self.manifest.spec, self.path / MANIFEST
+        graph, spec, where = self.manifest.graph, self.spec, self.path / MANIFEST
         ends = [token for text in spec.verdict.terminators if (token := self._encoder.token_id(text)) is not None]
         for role, trie in self._tries.items():
             prefix = self._prompter.prefix_ids(role)
@@ -333,31 +343,3 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
             yield from ([job] for job in group)
         else:
             yield list(group)
-
-
-def _read_prefixes(bundle: Bundle, session: Session) -> dict[Role, Prefix]:
-    """The stored policy prefixes, one per role mode."""
-    path = bundle.file("prefix.safetensors")
-    graph = bundle.manifest.graph
-    dtype = np.dtype(graph.kv_dtype)
-    found: dict[Role, Prefix] = {}
-    try:
-        with safe_open(path, framework="numpy") as stored:
-            for role in bundle.manifest.spec.roles:
-                ids = stored.get_tensor(f"{role}.token_ids")
-                if ids.ndim != 1 or ids.dtype != np.int64:
-                    raise BundleError(f"{path}: {role}.token_ids: is {ids.dtype} {list(ids.shape)}, not int64 [P]")
-                shape = (1, graph.kv_heads, len(ids), graph.head_dim)
-                tensors = []
-                for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
-                    tensor = stored.get_tensor(name)
-                    if tensor.shape != shape:
-                        raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
-                    tensors.append(np.ascontiguousarray(tensor, dtype=dtype))
-                cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
-                found[role] = Prefix(tuple(int(i) for i in ids), cache)
-    except TokmargError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(f"{path}: {error}") from error
-    return found

@@ -106,11 +106,17 @@ class Spec:
             labels=parse_labels(f.table("policy")),
             verdict=_parse_verdict(f.table("verdict")),
         )
-        for role in spec.roles:
-            if not spec.labels_of(role):
-                raise f.fail("policy.labels", f"none is for {role} messages, which template.roles says can be judged")
-            spec.grammar(role, where)
+        spec.check(where)
         return spec
+
+    def check(self, where: str) -> None:
+        """Raises SpecError where a role that can be judged has no labels, or the grammar is malformed."""
+        for role in self.roles:
+            if not self.labels_of(role):
+                raise SpecError(
+                    f"{where}: spec.policy.labels: none is for {role} messages, which template.roles says can be judged"
+                )
+            self.grammar(role, where)
 
     @property
     def roles(self) -> tuple[Role, ...]:

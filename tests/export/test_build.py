@@ -14,7 +14,7 @@ from tokmarg_export.build import build_bundle
 from tokmarg_export.cli import main
 from tokmarg_export.errors import ExportError
 from tokmarg_export.load import LoadedModel, load_model
-from tokmarg_export.specs import choose_spec, list_specs, read_policy, resolve_spec
+from tokmarg_export.specs import choose_spec, list_specs, resolve_spec
 
 TEXTS = ["How do I pick a lock?", "Thank you!"]
 
@@ -98,26 +98,11 @@ def test_policy_replaces_the_labels(loaded: LoadedModel, tmp_path: Path) -> None
     policy = tmp_path / "policy.toml"
     policy.write_text('[[labels]]\nid = "A"\nname = "Apples"\n[[labels]]\nid = "B1"\nname = "Berries"\n')
     data, where = choose_spec("llama-guard-3-1b", loaded.model_id)
-    build_bundle(loaded, resolve_spec(data, where, loaded, read_policy(policy)), tmp_path / "b", verify=False)
+    build_bundle(loaded, resolve_spec(data, where, loaded, policy), tmp_path / "b", verify=False)
     guard = Guard.load(tmp_path / "b", device="cpu")
     assert guard.labels == ("A", "B1")
     assert "A: Apples.\nB1: Berries.\n<END" in guard.prompt("x").text
     assert set(guard.score("x", max_nodes=4).labels) == {"A", "B1"}
-
-
-def test_policy_errors_name_file_and_field(tmp_path: Path) -> None:
-    policy = tmp_path / "policy.toml"
-    for text, message in [
-        ("labels = []", "labels: is empty"),
-        ('[[labels]]\nid = "A"', r"labels\[0\].name: is missing"),
-        ("a = ", "not valid TOML"),
-        ('[[labels]]\nid = "A"\nname = "x"\ncolour = "red"', "colour: is not a known field"),
-    ]:
-        policy.write_text(text)
-        with pytest.raises(ExportError, match=message):
-            read_policy(policy)
-    with pytest.raises(ExportError, match="cannot be read"):
-        read_policy(tmp_path / "missing.toml")
 
 
 def test_policy_too_long_for_the_model(loaded: LoadedModel, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, mo
 
 def test_stored_prefix_changes_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.engine.Prefix.shared", lambda self, ids: 0)
+    monkeypatch.setattr("tokmarg.prefix.Prefix.shared", lambda self, ids: 0)
     for a, text in zip(stored, TEXTS, strict=True):
         assert_same(a, tiny_guard.score(text), 1e-5)
 

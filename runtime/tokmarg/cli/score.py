@@ -174,7 +174,7 @@ def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink) -> 
         return JsonLines()
     if format == "openai":
         return OpenAI(thresholds)
-    titles = {label.id: label.title for label in guard.manifest.spec.labels}
+    titles = {label.id: label.title for label in guard.spec.labels}
     return Table(titles, colour=sink.is_terminal and not os.environ.get("NO_COLOR"))
 
 

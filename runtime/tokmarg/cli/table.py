@@ -66,7 +66,9 @@ class Table:
 
     def _verdict(self, result: Result) -> str:
         flagged = self._style("yes", fg="red", bold=True) if result.flagged else "no"
-        coverage = "unknown" if result.coverage is None else f"{result.coverage:.3f}"
+        coverage = "unknown"
+        if result.coverage is not None:  # low ones matter by their order of magnitude
+            coverage = f"{result.coverage:.3f}" if result.coverage >= 0.001 else f"{result.coverage:.0e}"
         parts = [f"flagged: {flagged}", f"unsafe {_numbers(result.unsafe)}", f"coverage {coverage}"]
         if not result.converged:
             parts.append("not converged")

@@ -1,0 +1,67 @@
+"""A user's policy in place of the spec's: other labels, names and definitions, or some labels left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import SpecError
+from .fields import Fields
+from .spec import Spec, parse_labels
+
+__all__ = ["Policy", "apply_policy", "read_policy"]
+
+#: A policy document, or the file (TOML, or JSON by its ending) that holds one.
+Policy = Mapping[str, object] | str | os.PathLike[str]
+
+
+def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
+    """The parsed document of a policy and its name for messages.
+
+    Raises:
+        SpecError: the file cannot be read or parsed.
+    """
+    if isinstance(policy, Mapping):
+        return policy, "policy"
+    path = Path(policy)
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed: object = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # wrong UTF-8, JSON and TOML alike
+        raise SpecError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    if not isinstance(parsed, dict):
+        raise SpecError(f"{path}: must be a table")
+    return parsed, str(path)
+
+
+def apply_policy(spec: Spec, policy: Policy) -> Spec:
+    """The spec with the policy's labels.
+
+    The document has ``labels``, tables with ``id``, ``name`` and, if wanted, ``title``, ``definition`` and ``roles``,
+    which replace the spec's; or ``exclude``, ids of labels to leave out; or both. Ids stay as they are: nothing is
+    renumbered.
+
+    Raises:
+        SpecError: the document is malformed, excludes a label that does not exist, or leaves none.
+    """
+    document, where = read_policy(policy)
+    f = Fields(document, where, SpecError)
+    f.only(["labels", "exclude"])
+    if not f.data:
+        raise f.fail("labels", "is missing (or exclude)")
+    labels = (
+        parse_labels(Fields({"labels": f.get("labels", list)}, where, SpecError)) if "labels" in f.data else spec.labels
+    )
+    exclude = f.strings("exclude", [])
+    for name in exclude:
+        if name not in {label.id for label in labels}:
+            raise f.fail("exclude", f"{name!r} is no label (labels: {', '.join(label.id for label in labels)})")
+    changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude))
+    changed.check(where)
+    return changed

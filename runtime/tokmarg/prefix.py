@@ -1,0 +1,127 @@
+"""The policy prefix: keys and values of the prompt text before the content, computed once and kept in a file.
+
+A file holds, per role mode, ``{role}.token_ids`` int64 [P] and per layer ``{role}.{i}.key`` and ``{role}.{i}.value``
+[1, kv_heads, P, head_dim] (safetensors). A bundle's own is ``prefix.safetensors``; those of policies that are given
+at load time lie in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .bundle import GraphContract, Manifest
+from .errors import BundleError
+from .prompt import Prompter
+from .session import KeyValues, Session
+from .spec import Role
+
+__all__ = ["Prefix", "cache_folder", "cached_prefixes", "compute_prefixes", "read_prefixes", "write_prefixes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Keys and values of a role mode's policy prefix, and the token ids they belong to."""
+
+    token_ids: tuple[int, ...]
+    cache: KeyValues
+
+    def shared(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
+        limit = min(len(self.token_ids), len(token_ids) - 1)
+        return next((i for i in range(limit) if self.token_ids[i] != token_ids[i]), limit)
+
+
+def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]:
+    """Runs each role mode's policy prefix through the graph."""
+    found = {}
+    for role in prompter.spec.roles:
+        ids = prompter.prefix_ids(role)
+        mask = np.tri(len(ids), dtype=np.bool_)
+        _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
+        found[role] = Prefix(ids, cache)
+    return found
+
+
+def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix]) -> None:
+    """Writes a prefix file."""
+    tensors = {}
+    for role, prefix in prefixes.items():
+        tensors[f"{role}.token_ids"] = np.asarray(prefix.token_ids, dtype=np.int64)
+        for i, tensor in enumerate(prefix.cache.tensors):
+            tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(tensor)
+    save_file(tensors, path)
+
+
+def read_prefixes(path: Path, roles: Iterable[Role], graph: GraphContract) -> dict[Role, Prefix]:
+    """Reads a prefix file.
+
+    Raises:
+        BundleError: a tensor is missing or of the wrong shape; names file and tensor.
+    """
+    found: dict[Role, Prefix] = {}
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            for role in roles:
+                ids = stored.get_tensor(f"{role}.token_ids")
+                if ids.ndim != 1 or ids.dtype != np.int64:
+                    raise BundleError(f"{path}: {role}.token_ids: is {ids.dtype} {list(ids.shape)}, not int64 [P]")
+                shape = (1, graph.kv_heads, len(ids), graph.head_dim)
+                tensors = []
+                for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
+                    tensor = stored.get_tensor(name)
+                    if tensor.shape != shape:
+                        raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
+                    tensors.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
+                cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
+                found[role] = Prefix(tuple(int(i) for i in ids), cache)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from error
+    return found
+
+
+def cache_folder() -> Path:
+    """Where prefixes of policies given at load time are kept: ``tokmarg`` in the user's cache folder."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return base / "tokmarg"
+
+
+def cached_prefixes(manifest: Manifest, session: Session, prompter: Prompter) -> dict[Role, Prefix]:
+    """The prefixes of a policy that is not the bundle's: from the cache folder, else computed and kept there."""
+    spec = prompter.spec
+    expected = {role: prompter.prefix_ids(role) for role in spec.roles}
+    # What the keys and values depend on: the graph and its weights, the token ids, and where they are computed.
+    sums = sorted(entry for name, entry in manifest.files.items() if name.startswith("model."))
+    key = hashlib.sha256(repr((sums, expected, session.device)).encode()).hexdigest()
+    path = cache_folder() / f"prefix-{key[:40]}.safetensors"
+    if path.is_file():
+        try:
+            found = read_prefixes(path, spec.roles, manifest.graph)
+            if all(found[role].token_ids == ids for role, ids in expected.items()):
+                return found
+        except BundleError:
+            pass  # a damaged cache file is written anew
+    prefixes = compute_prefixes(session, prompter)
+    # No room or no permission is no obstacle: the next load computes it again.
+    with suppress(OSError, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".prefix-", dir=path.parent) as scratch:
+            write_prefixes(Path(scratch) / path.name, prefixes)
+            (Path(scratch) / path.name).replace(path)
+    return prefixes
