@@ -12,7 +12,6 @@ from __future__ import annotations
 import tomllib
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +32,9 @@ END_OF_TURN = "{{end_of_turn}}"
 
 
 def _folder() -> Path:
-    """Where the specs are: inside the installed package, or in the source tree it was installed from in place."""
-    source_tree = Path(__file__).parents[2] / "models" / "specs"
-    return source_tree if source_tree.is_dir() else Path(str(files("tokmarg_export.specs_data")))
+    """Where the specs are: inside the installed package, or in the source tree of an editable install."""
+    installed = Path(__file__).parent / "specs_data"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "models" / "specs"
 
 
 def list_specs() -> list[str]:
