@@ -155,7 +155,7 @@ class Prompter:
         return ContentError(
             "content_too_long",
             f"the content is {size}; prompt and content may take {self.max_tokens:,} tokens "
-            "(on_overflow=window scores it in overlapping windows)",
+            "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)",
         )
 
     def prefix_ids(self, role: Role) -> tuple[int, ...]:
