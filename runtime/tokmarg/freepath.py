@@ -10,7 +10,8 @@ off the grammar  a label is complete where the text ends with it, as in the publ
 
 Where the tokenizer spells one label by going on from another (``S``, ``1`` and ``S``, ``1``, ``0``), the shorter one
 stays *open* until the token that shows it is not the longer one, on the grammar and off it. A suffix match alone
-would count the mass of ``S10`` as mass of ``S1``, too.
+would count the mass of ``S10`` as mass of ``S1``, too; and so would the trie, where ``S10`` has been named before and
+only ``S1`` may follow.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Reader:
         self._phrases = _phrases(trie.grammar)
         self._longest_first = sorted(self._phrases, key=lambda text: (-len(text), text))
         self._longer = {text: _longer(text, self._longest_first, encoder) for text in self._phrases}
+        self._growing = sum({bit for text, bit in self._phrases.items() if self._longer[text]})
         self._begins: dict[str, set[int]] = {}
 
     def root(self) -> Path:
@@ -99,26 +101,16 @@ class Reader:
         piece = texts[token] if token < len(texts) else ""  # a graph may have more columns than there are tokens
         text = path.text + piece
         ending = next((phrase for phrase in self._longest_first if piece and text.endswith(phrase)), "")
-        node = None if path.node is None else self.trie.children(path.node).get(token)
-        if path.node is not None and node is not None:
-            spelt = self.trie.spelt(node, path.spelt)
-            new = node.certain & spelt & ~(path.node.certain & path.spelt) & self.counted
-            open = spelt & ~node.certain & self.counted
-            if ending and self._longer[ending]:
-                open |= self._phrases[ending] & path.node.certain  # named again: the grammar sees the longer one only
-            return Path(token, path, node, text, new, open, spelt)
-        completed, open = 0, 0
-        for phrase, bit, tail in self._open(path):
-            tail += piece
-            if any(rest != tail and rest.startswith(tail) for rest in self._longer[phrase]):
-                open |= bit
-            elif not any(tail.startswith(rest) for rest in self._longer[phrase]):
-                completed |= bit
+        bit = self._phrases.get(ending, 0)
+        completed, open = self._settle(path, piece)
         if ending and self._longer[ending]:
-            open |= self._phrases[ending]
-        elif ending:
-            completed |= self._phrases[ending]
-        return Path(token, path, None, text, completed, open)
+            open, bit = open | bit, 0
+        node = None if path.node is None else self.trie.children(path.node).get(token)
+        if path.node is None or node is None:
+            return Path(token, path, None, text, completed | bit, open)
+        spelt = self.trie.spelt(node, path.spelt)
+        certain = node.certain & spelt & ~(path.node.certain & path.spelt)
+        return Path(token, path, node, text, completed | certain & self.counted & ~self._growing, open, spelt)
 
     def ended(self, path: Path) -> bool:
         """Whether nothing follows: an end of turn, or a complete verdict."""
@@ -153,6 +145,17 @@ class Reader:
         shorter = [phrase for phrase, other in self._phrases.items() if open & other]
         longer = [phrase for phrase, other in self._phrases.items() if bit & other]
         return any(b[len(a) :] in self._longer[a] for a in shorter for b in longer if b.startswith(a))
+
+    def _settle(self, path: Path, piece: str) -> tuple[int, int]:
+        """Which open labels the next token's text completes, and which it leaves open."""
+        completed, open = 0, 0
+        for phrase, bit, tail in self._open(path):
+            tail += piece
+            if any(rest != tail and rest.startswith(tail) for rest in self._longer[phrase]):
+                open |= bit
+            elif not any(tail.startswith(rest) for rest in self._longer[phrase]):
+                completed |= bit
+        return completed, open
 
     def _open(self, path: Path) -> Iterator[tuple[str, int, str]]:
         """Phrase, bit, and the text behind it, of the open labels."""

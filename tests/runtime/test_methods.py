@@ -131,7 +131,7 @@ def test_greedy_verdict(guard: Guard, published) -> None:
 
 
 @pytest.mark.parametrize(
-    ("top_p", "eps", "max_depth"), [(0.99, 0.02, 20), (0.9, 0.01, 20), (0.6, 0.001, 6), (0.99, 0.02, 1)]
+    ("top_p", "eps", "max_depth"), [(0.99, 0.02, 20), (0.9, 0.01, 20), (0.6, 0.005, 5), (0.99, 0.02, 1)]
 )
 def test_any_place(guard: Guard, published, top_p: float, eps: float, max_depth: int) -> None:
     settings = {"method": "any-place", "top_p": top_p, "eps": eps, "max_depth": max_depth}
