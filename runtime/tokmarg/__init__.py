@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, SpecError, TokmargError
-from .result import Marginal, Result, Thresholds
+from .result import Marginal, MethodResult, Result, Thresholds
 
 if TYPE_CHECKING:
     from .guard import Guard, Record
@@ -39,6 +39,7 @@ __all__ = [
     "DeviceError",
     "Guard",
     "Marginal",
+    "MethodResult",
     "Prompt",
     "Record",
     "Result",

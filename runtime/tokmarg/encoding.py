@@ -16,6 +16,7 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
@@ -105,6 +106,29 @@ class Encoder:
         ids: list[int] = []
         self._segment(text, 0, len(text), True, (False, False), ids, [])
         return ids
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of every token id, as it reads in the middle of a text; special tokens are spelt out.
+
+        A token of broken UTF-8 reads U+FFFD, an id of no token the empty text.
+        """
+        special = {i: text for text, i in self.special_ids.items()}
+        size = 1 + max(self.largest_id, *special)
+        known = self._plain.decode_batch([[self._stand_in_id, i] for i in range(size)], skip_special_tokens=False)
+        return [special.get(i, text[len(self._stand_in) :]) for i, text in enumerate(known)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a token path that stands in the middle of a prompt; special tokens are spelt out."""
+        special = {i: text for text, i in self.special_ids.items()}
+        found, plain = "", [self._stand_in_id]
+        for i in [*ids, None]:
+            if i is None or i in special:
+                found += self._plain.decode(plain, skip_special_tokens=False)[len(self._stand_in) :]
+                found, plain = found + special.get(-1 if i is None else i, ""), [self._stand_in_id]
+            else:
+                plain.append(i)
+        return found
 
     def tail(self, scaffold: str) -> str:
         """The scaffold text behind its last special token: what a following text may merge with."""

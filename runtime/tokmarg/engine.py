@@ -7,24 +7,26 @@ One pass is one sequence, laid out as
 A token sees the prefix tokens its prompt shares, its own prompt before it, and its own ancestors in the trie;
 ``position_ids`` count along that path. So contents do not see each other, and a score does not depend on its company.
 Later rounds reuse the keys and values of all rounds before.
+
+What is evaluated is up to the searches: the verdict trie's best-first expansion, or a free decode. A :class:`Search`
+names token paths, each of which knows the path it extends, and is fed their logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ContentError
-from .marginals import Search
 from .prefix import Prefix
 from .session import KeyValues, Session
 from .spec import Role
-from .trie import Node
 
-__all__ = ["PACK_CONTENTS", "PACK_TOKENS", "Engine", "Job"]
+__all__ = ["PACK_CONTENTS", "PACK_TOKENS", "Engine", "Job", "Search", "TokenPath"]
 
 #: New tokens that one pass carries at most; longer prompts are fed in several passes.
 PACK_TOKENS = 512
@@ -34,19 +36,47 @@ PACK_CONTENTS = 32
 _AHEAD, _AHEAD_PACK = 32, 256
 
 
+class TokenPath(Protocol):
+    """Tokens behind a prompt, known by identity: the last of them, and the path before it (None at the root)."""
+
+    @property
+    def token(self) -> int: ...
+    @property
+    def parent(self) -> TokenPath | None: ...
+    @property
+    def depth(self) -> int: ...
+
+
+P = TypeVar("P", bound=TokenPath)
+
+
+class Search(Protocol[P]):
+    """What decides which paths behind one prompt are evaluated."""
+
+    @property
+    def root(self) -> P:
+        """The empty path."""
+
+    def wanted(self, limit: int) -> Sequence[P]:
+        """Paths to evaluate next, about ``limit`` at most; empty when done."""
+
+    def feed(self, node: P, logits: npt.NDArray[np.float32], /) -> None:
+        """Takes the logits [columns] behind a path that :meth:`wanted` named."""
+
+
 @dataclass(slots=True)
-class Job:
+class Job(Generic[P]):
     """One content on its way: prompt, search, and where its tokens lie in the cache.
 
     ``error`` is set instead of a result when the model's logits are not finite.
     """
 
     token_ids: Sequence[int]
-    search: Search
+    search: Search[P]
     error: ContentError | None = None
     shared: int = 0
     spans: list[tuple[int, int]] = field(default_factory=list)  # cache slots [start, end) of the prompt's own tokens
-    slots: dict[Node, int] = field(default_factory=dict)  # trie node -> cache slot of its token
+    slots: dict[TokenPath, int] = field(default_factory=dict)  # cache slot of each path's last token
 
 
 class _Cache:
@@ -74,7 +104,7 @@ class _Pass:
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
-    logits_for: list[tuple[Job, Node, int]] = field(default_factory=list)
+    logits_for: list[tuple[Job[Any], Any, int]] = field(default_factory=list)
 
     def add(self, tokens: Sequence[int], position: int, visible: list[tuple[int, int]]) -> int:
         """Adds consecutive tokens that see ``visible`` slot ranges and each other causally; returns their slot."""
@@ -106,7 +136,7 @@ class Engine:
     def __init__(self, session: Session, prefixes: Mapping[Role, Prefix]) -> None:
         self._session, self._prefixes = session, prefixes
 
-    def run(self, role: Role, jobs: Sequence[Job]) -> None:
+    def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         prefix = self._prefixes[role]
         cache = _Cache(prefix.cache)
@@ -136,14 +166,14 @@ class Engine:
                 if len(step.tokens) < PACK_TOKENS:
                     self._want(step, job, ahead)
 
-    def _want(self, step: _Pass, job: Job, ahead: int) -> None:
+    def _want(self, step: _Pass, job: Job[Any], ahead: int) -> None:
         """Lays out the nodes that a job's search wants next, with what is missing of their paths."""
         for node in job.search.wanted(ahead):
             if job.slots.get(node, -1) < step.past:
                 self._place(step, job, node)
             step.logits_for.append((job, node, job.slots[node] - step.past))
 
-    def _place(self, step: _Pass, job: Job, node: Node) -> None:
+    def _place(self, step: _Pass, job: Job[Any], node: TokenPath) -> None:
         """Adds the node's token, and before it those of its ancestors that no pass has carried yet."""
         missing = [node]
         while node.parent is not None and node.parent not in job.slots:

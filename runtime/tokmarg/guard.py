@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from functools import cached_property
+from typing import Any, Literal, TypedDict, Unpack, overload
 
-from . import windows
+from . import methods, windows
 from .bundle import MANIFEST, Bundle, find_bundle
 from .encoding import Encoder
 from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job
-from .errors import BundleError, ContentError, SpecError
+from .errors import BundleError, ContentError, SpecError, TokmargError
+from .firstlabel import FirstLabel
+from .freepath import Reader
 from .grammar import UNSAFE
 from .marginals import Bounds, Marginals, Search
+from .methods import UNCERTAINTIES, WHOLE_VOCABULARY, Scoring
 from .policy import Policy, apply_policy
 from .prefix import cached_prefixes, read_prefixes
 from .prompt import Content, Message, Prompt, Prompter, messages_of
-from .result import Marginal, Result, Thresholds
+from .result import MAX_DEPTH, METHODS, Marginal, Method, MethodResult, Result, Thresholds
 from .session import Device, Session
 from .spec import Role, Spec
 from .trie import Trie
@@ -26,7 +30,7 @@ from .trie import Trie
 __all__ = ["Guard", "Record"]
 
 #: Room kept behind the prompt for the verdict's longest path, in tokens.
-VERDICT_ROOM = 64
+VERDICT_ROOM = MAX_DEPTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,26 @@ class _Ready:
     id: object
     prompts: tuple[Prompt, ...]
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one call scores: the search for a prompt of a role mode, and the result of a record's searches."""
+
+    search: Callable[[Role], Any]
+    result: Callable[[_Ready, Sequence[Any]], Result | MethodResult]
+
+
+class _Options(TypedDict, total=False):
+    """Options that :meth:`Guard.score` and :meth:`Guard.score_many` share."""
+
+    tolerance: float
+    max_nodes: int
+    top_p: float
+    eps: float
+    max_depth: int
+    thresholds: Thresholds | None
+    on_overflow: Literal["error", "window"]
 
 
 class Guard:
@@ -124,34 +148,73 @@ class Guard:
             raise self._prompter.too_long(f"{len(prompt.token_ids):,} tokens with the prompt")
         return prompt
 
+    @overload
+    def score(
+        self,
+        content: Content,
+        *,
+        id: object = ...,
+        role: Role | None = ...,
+        method: Literal["exact"] = ...,
+        **options: Unpack[_Options],
+    ) -> Result: ...
+
+    @overload
+    def score(
+        self,
+        content: Content,
+        *,
+        id: object = ...,
+        role: Role | None = ...,
+        method: Method,
+        **options: Unpack[_Options],
+    ) -> Result | MethodResult: ...
+
     def score(
         self,
         content: Content,
         *,
         id: object = None,
         role: Role | None = None,
+        method: Method = "exact",
         tolerance: float = 1e-3,
         max_nodes: int = 256,
+        top_p: float = 0.99,
+        eps: float = 0.01,
+        max_depth: int = 20,
         thresholds: Thresholds | None = None,
         on_overflow: Literal["error", "window"] = "error",
-    ) -> Result:
+    ) -> Result | MethodResult:
         """Scores one content.
 
         Args:
             content: a text, or a list of ``{"role": ..., "content": ...}`` messages; the last one is judged.
             id: passed through to the result.
             role: role of a bare text (default ``user``).
-            tolerance: widest interval that counts as converged, a probability.
-            max_nodes: trie nodes to expand at most.
-            thresholds: when the content counts as flagged (default: P(unsafe) >= 0.5).
+            method: ``exact`` gives a :class:`Result`, the others (:mod:`tokmarg.methods`) a :class:`MethodResult`.
+            tolerance: ``exact``: widest interval that counts as converged, a probability.
+            max_nodes: ``exact``: trie nodes to expand at most.
+            top_p: ``any-place``: mass of the nucleus.
+            eps: ``any-place``: least mass of a path that is followed.
+            max_depth: ``any-place``: most tokens of a path that is followed; ``greedy``, ``token``, ``fixed-place``:
+                most tokens to generate. 64 at most.
+            thresholds: when the content counts as flagged (default: unsafe >= 0.5).
             on_overflow: what to do with content beyond the context window.
 
         Raises:
             ContentError: the content cannot be scored; ``type`` says why.
+            TokmargError: the method does not go with the bundle.
         """
-        record = Record(content, id, role)
         (result,) = self.score_many(
-            [record], tolerance=tolerance, max_nodes=max_nodes, thresholds=thresholds, on_overflow=on_overflow
+            [Record(content, id, role)],
+            method=method,
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            top_p=top_p,
+            eps=eps,
+            max_depth=max_depth,
+            thresholds=thresholds,
+            on_overflow=on_overflow,
         )
         return result
 
@@ -160,35 +223,55 @@ class Guard:
         self,
         contents: Iterable[Content | Record],
         *,
-        tolerance: float = ...,
-        max_nodes: int = ...,
-        thresholds: Thresholds | None = ...,
-        on_overflow: Literal["error", "window"] = ...,
+        method: Literal["exact"] = ...,
         on_error: Literal["raise"] = ...,
+        **options: Unpack[_Options],
     ) -> Iterator[Result]: ...
+
+    @overload
+    def score_many(
+        self,
+        contents: Iterable[Content | Record],
+        *,
+        method: Method,
+        on_error: Literal["raise"] = ...,
+        **options: Unpack[_Options],
+    ) -> Iterator[Result | MethodResult]: ...
 
     @overload
     def score_many(
         self,
         contents: Iterable[Content | Record | ContentError],
         *,
-        tolerance: float = ...,
-        max_nodes: int = ...,
-        thresholds: Thresholds | None = ...,
-        on_overflow: Literal["error", "window"] = ...,
+        method: Literal["exact"] = ...,
         on_error: Literal["return"],
+        **options: Unpack[_Options],
     ) -> Iterator[Result | ContentError]: ...
+
+    @overload
+    def score_many(
+        self,
+        contents: Iterable[Content | Record | ContentError],
+        *,
+        method: Method,
+        on_error: Literal["return"],
+        **options: Unpack[_Options],
+    ) -> Iterator[Result | MethodResult | ContentError]: ...
 
     def score_many(
         self,
         contents: Iterable[Content | Record | ContentError],
         *,
+        method: Method = "exact",
         tolerance: float = 1e-3,
         max_nodes: int = 256,
+        top_p: float = 0.99,
+        eps: float = 0.01,
+        max_depth: int = 20,
         thresholds: Thresholds | None = None,
         on_overflow: Literal["error", "window"] = "error",
         on_error: Literal["raise", "return"] = "raise",
-    ) -> Iterator[Result | ContentError]:
+    ) -> Iterator[Result | MethodResult | ContentError]:
         """Scores a stream: lazy in, lazy out, in order, packed inside.
 
         Args:
@@ -196,28 +279,96 @@ class Guard:
                 that could not be read) keeps its place.
             on_error: ``raise`` ends the stream at the first content that cannot be scored; ``return`` puts the
                 ContentError in its place and goes on.
-            tolerance, max_nodes, thresholds, on_overflow: as for :meth:`score`.
+            method, tolerance, max_nodes, top_p, eps, max_depth, thresholds, on_overflow: as for :meth:`score`.
 
         Raises:
             ContentError: with ``on_error="raise"``.
+            TokmargError: the method does not go with the bundle.
         """
         if not tolerance > 0 or max_nodes < 1:
             raise ValueError(f"tolerance must be > 0 and max_nodes >= 1, not {tolerance!r} and {max_nodes!r}")
+        if not (0 < top_p <= 1 and 0 <= eps <= 1 and 1 <= max_depth <= MAX_DEPTH):
+            raise ValueError(
+                f"top_p must lie in (0, 1], eps in [0, 1] and max_depth in [1, {MAX_DEPTH}], "
+                f"not {top_p!r}, {eps!r} and {max_depth!r}"
+            )
+        self.check_method(method)
         limits = thresholds or Thresholds()
         if unknown := sorted(set(limits.labels) - set(self.labels)):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
+        if method == "exact":
+            way = self._exact(limits, tolerance=tolerance, max_nodes=max_nodes)
+        else:
+            way = self._other(method, limits, top_p=top_p, eps=eps, max_depth=max_depth)
+        records = (self._ready(content, on_overflow) for content in contents)
+        for pack in _packs(records, self._new_tokens):
+            for outcome in self._score_pack(pack, way):
+                if isinstance(outcome, ContentError) and on_error == "raise":
+                    raise outcome
+                yield outcome
+
+    def check_method(self, method: Method) -> None:
+        """Checks that a method goes with the bundle.
+
+        Raises:
+            TokmargError: it does not; says why.
+        """
+        if method not in METHODS:
+            raise TokmargError(f"method {method!r:.60} is not one of {', '.join(METHODS)}")
+        if method in WHOLE_VOCABULARY and self._columns is not None:
+            raise TokmargError(
+                f"{self.path}: method {method} reads the probabilities of the whole vocabulary, but the bundle has "
+                "the verdict head: export it with --head full"
+            )
+        if method in UNCERTAINTIES:
+            for role, reader in self._readers.items():
+                try:
+                    FirstLabel(reader.trie)
+                except SpecError as error:
+                    raise SpecError(f"{self.path}: method {method}: {error} ({role} messages)") from None
+
+    def _exact(self, limits: Thresholds, *, tolerance: float, max_nodes: int) -> _Way:
         settings: dict[str, Any] = {
             "tolerance": tolerance,
             "max_nodes": max_nodes,
             "thresholds": {**limits.labels, UNSAFE: limits.unsafe},
             "columns": self._columns,
         }
-        records = (self._ready(content, on_overflow) for content in contents)
-        for pack in _packs(records, self._new_tokens):
-            for outcome in self._score_pack(pack, settings, limits):
-                if isinstance(outcome, ContentError) and on_error == "raise":
-                    raise outcome
-                yield outcome
+
+        def result(ready: _Ready, searches: Sequence[Search]) -> Result:
+            return self._result(ready, windows.join([search.result() for search in searches]), limits)
+
+        return _Way(lambda role: Search(self._tries[role], **settings), result)
+
+    def _other(self, method: Method, limits: Thresholds, **settings: Any) -> _Way:
+        scorings = {
+            role: Scoring(method, reader, columns=self._columns, **settings) for role, reader in self._readers.items()
+        }
+
+        def result(ready: _Ready, searches: Sequence[Any]) -> MethodResult:
+            scoring = scorings[ready.prompts[0].role]
+            scores = methods.join([scoring.scores(search) for search in searches])
+            own = {} if scores.uncertainty is not None else limits.labels
+            return MethodResult(
+                id=ready.id,
+                flagged=scores.values[UNSAFE] >= limits.unsafe
+                or any(scores.values.get(label, -1.0) >= limit for label, limit in own.items()),
+                scores={event: scores.values.get(event) for event in (*self.labels, UNSAFE)},
+                converged=scores.complete,
+                method=method,
+                model=self.manifest.model_id,
+                truncated=ready.truncated,
+                verdict=scores.verdict,
+                uncertainty=scores.uncertainty,
+                evaluated_nodes=scores.evaluated,
+            )
+
+        return _Way(lambda role: scorings[role].search(), result)
+
+    @cached_property
+    def _readers(self) -> dict[Role, Reader]:
+        terminators = self.spec.verdict.terminators
+        return {role: Reader(trie, self._encoder, terminators) for role, trie in self._tries.items()}
 
     def _ready(self, content: Content | Record | ContentError, on_overflow: str) -> _Ready | ContentError:
         if isinstance(content, ContentError):
@@ -247,16 +398,15 @@ class Guard:
         return sum(len(p.token_ids) - self._prefixes[p.role].shared(p.token_ids) for p in ready.prompts)
 
     def _score_pack(
-        self, pack: Sequence[_Ready | ContentError], settings: Mapping[str, Any], limits: Thresholds
-    ) -> Iterator[Result | ContentError]:
-        jobs: dict[int, list[Job]] = {}
-        by_role: dict[Role, list[Job]] = {}
+        self, pack: Sequence[_Ready | ContentError], way: _Way
+    ) -> Iterator[Result | MethodResult | ContentError]:
+        jobs: dict[int, list[Job[Any]]] = {}
+        by_role: dict[Role, list[Job[Any]]] = {}
         for i, ready in enumerate(pack):
             if isinstance(ready, ContentError):
                 continue
             for prompt in ready.prompts:
-                trie = self._tries[prompt.role]
-                job = Job(prompt.token_ids, Search(trie, **settings))
+                job = Job(prompt.token_ids, way.search(prompt.role))
                 jobs.setdefault(i, []).append(job)
                 by_role.setdefault(prompt.role, []).append(job)
         for role, of_role in by_role.items():
@@ -270,8 +420,7 @@ class Guard:
                 errors[0].id = ready.id
                 yield errors[0]
             else:
-                joined = windows.join([job.search.result() for job in jobs[i]])
-                yield self._result(ready, joined, limits)
+                yield way.result(ready, [job.search for job in jobs[i]])
 
     def _result(self, ready: _Ready, marginals: Marginals, limits: Thresholds) -> Result:
         def marginal(bounds: Bounds | None, threshold: float | None) -> Marginal | None:
@@ -336,7 +485,7 @@ def _packs(records: Iterable[_Ready | ContentError], new_tokens: Any) -> Iterato
         yield pack
 
 
-def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+def _groups(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
     """Jobs split so that prompts longer than a pass run alone."""
     for long, group in itertools.groupby(jobs, lambda job: len(job.token_ids) > 2 * PACK_TOKENS):
         if long:

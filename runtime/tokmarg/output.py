@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from .errors import ContentError
-from .result import Result, Thresholds
+from .grammar import UNSAFE
+from .result import MethodResult, Result, Thresholds
 
 if TYPE_CHECKING:
     from .guard import Record
 
 __all__ = ["JsonLines", "OpenAI", "Renderer", "to_json"]
 
-Outcome = Result | ContentError
+Outcome = Result | MethodResult | ContentError
 
 
 def to_json(row: object) -> str:
@@ -40,7 +41,7 @@ class Renderer(Protocol):
 
 
 class JsonLines:
-    """``Result.to_dict`` or ``ContentError.to_dict``, one line each."""
+    """``to_dict`` of the outcome, one line each."""
 
     def note(self, record: Record | ContentError) -> str:
         """Nothing: the row needs no content."""
@@ -61,6 +62,9 @@ class OpenAI:
     role mode is therefore false with score 0.0 and applies to no input type; a record that cannot be scored
     becomes the error row of the JSONL format.
 
+    Scores of other methods than ``exact`` are cut to [0, 1]. Label scores that are conditional on ``unsafe`` (the
+    methods with an uncertainty) are multiplied by its probability.
+
     Args:
         thresholds: a category is true where its probability reaches the label's own threshold, or the general
             one where it has none.
@@ -79,22 +83,31 @@ class OpenAI:
             return to_json(outcome.to_dict()) + "\n"
         return self.response([outcome], [note])
 
-    def response(self, results: Sequence[Result], notes: Sequence[str]) -> str:
+    def response(self, results: Sequence[Result | MethodResult], notes: Sequence[str]) -> str:
         """One response for several results (at least one). Its id depends on model, ids and contents only."""
         model = results[0].model
         digest = hashlib.sha256(json.dumps([model, *notes]).encode()).hexdigest()
         body = {"id": f"modr-{digest[:24]}", "model": model, "results": [self._result(r) for r in results]}
         return to_json(body) + "\n"
 
-    def _result(self, result: Result) -> dict[str, object]:
-        scores = {label: 0.0 if m is None else m.probability for label, m in result.labels.items()}
+    def _result(self, result: Result | MethodResult) -> dict[str, object]:
+        scores = _probabilities(result)
         limits = self.thresholds
         return {
             "flagged": result.flagged,
             "categories": {
-                label: m is not None and m.probability >= limits.labels.get(label, limits.unsafe)
-                for label, m in result.labels.items()
+                label: p is not None and p >= limits.labels.get(label, limits.unsafe) for label, p in scores.items()
             },
-            "category_scores": scores,
-            "category_applied_input_types": {k: [] if m is None else ["text"] for k, m in result.labels.items()},
+            "category_scores": {label: 0.0 if p is None else p for label, p in scores.items()},
+            "category_applied_input_types": {label: [] if p is None else ["text"] for label, p in scores.items()},
         }
+
+
+def _probabilities(result: Result | MethodResult) -> dict[str, float | None]:
+    """Label -> what stands for its probability; None where it does not exist in the role mode."""
+    if isinstance(result, Result):
+        return {label: None if m is None else m.probability for label, m in result.labels.items()}
+    unsafe = result.scores[UNSAFE]
+    factor = 1.0 if result.uncertainty is None or unsafe is None else unsafe
+    labels = {label: p for label, p in result.scores.items() if label != UNSAFE}
+    return {label: None if p is None else min(1.0, p * factor) for label, p in labels.items()}

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
-__all__ = ["Marginal", "Result", "Thresholds"]
+__all__ = ["MAX_DEPTH", "METHODS", "Marginal", "Method", "MethodResult", "Result", "Thresholds"]
+
+Method = Literal[
+    "exact",
+    "token",
+    "fixed-place",
+    "any-place",
+    "greedy",
+    "probability-uncertainty",
+    "entropy-uncertainty",
+    "logtoku",
+]
+#: All of them; :mod:`tokmarg.methods` says what each is.
+METHODS: tuple[Method, ...] = get_args(Method)
+#: Tokens that a verdict may have at most: the room that a prompt leaves behind it.
+MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +97,56 @@ class Result:
             "model": self.model,
             "truncated": self.truncated,
             "calibrated": self.calibrated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MethodResult:
+    """The scores of one content by another method than ``exact``: numbers of that method, with no bounds.
+
+    Attributes:
+        id: passed through from the record.
+        flagged: the score of ``unsafe`` reached its threshold, or a label's its own. The labels' thresholds do not
+            count for the methods with an uncertainty, whose label scores are conditional on ``unsafe``.
+        scores: label id -> score, in the policy's order, then ``unsafe``; None where the label does not exist in the
+            role mode. ``any-place`` may exceed 1.
+        converged: nothing was cut off by ``max_depth`` (generated verdicts) or the budget of paths (``any-place``).
+        method: scoring method.
+        model: name of the model in the bundle's manifest.
+        truncated: the content was scored in overlapping windows.
+        verdict: the generated text, of the methods that generate one.
+        uncertainty: of the methods that have one; NaN where the formula has no value.
+        evaluated_nodes: token paths at which the model was evaluated.
+    """
+
+    id: object
+    flagged: bool
+    scores: Mapping[str, float | None]
+    converged: bool
+    method: str
+    model: str
+    truncated: bool = False
+    verdict: str | None = None
+    uncertainty: float | None = None
+    evaluated_nodes: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSONL row: the fields of :meth:`Result.to_dict`, null where the method has none, and its own."""
+        uncertain = self.uncertainty is not None and not math.isnan(self.uncertainty)
+        return {
+            "schema_version": 1,
+            "id": self.id,
+            "flagged": self.flagged,
+            "unsafe": None,
+            "labels": None,
+            "bounds": None,
+            "coverage": None,
+            "converged": self.converged,
+            "method": self.method,
+            "model": self.model,
+            "truncated": self.truncated,
+            "calibrated": False,
+            "scores": dict(self.scores),
+            "verdict": self.verdict,
+            "uncertainty": self.uncertainty if uncertain else None,
         }

@@ -19,6 +19,8 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import numpy as np
@@ -149,6 +151,20 @@ class Trie:
                 return None
             first = thread.rest[0]
         return None if node.complete else self.children(node)[first]
+
+    def spelt(self, node: Node, before: int) -> int:
+        """Events whose text the path to ``node`` holds in full, as a bit set.
+
+        Those of them that are not certain there may still be the beginning of another text (``S1`` of ``S10``).
+
+        Args:
+            node: where the path leads.
+            before: the same bit set, of the node's parent.
+        """
+        if node.complete:
+            return node.certain
+        ended = [thread.happened for thread in node._threads if not thread.rest]
+        return reduce(or_, ended, before & reduce(or_, (thread.happened for thread in node._threads)))
 
     def bits(self, mask: int) -> npt.NDArray[np.float64]:
         """A bit set of events as a 0/1 vector [events] float64."""

@@ -188,7 +188,7 @@ def test_thresholds_for_an_unknown_label_leave_the_output_alone(tokmarg, tmp_pat
         (["hello", "--format", "xml"], "xml"),
         (["hello", "--device", "tpu"], "tpu"),
         (["hello", "--on-overflow", "cut"], "cut"),
-        (["hello", "--method", "exact"], "--method"),
+        (["hello", "--method", "best"], "--method"),
     ],
 )
 def test_wrong_usage(tokmarg, arguments, message):

@@ -106,3 +106,21 @@ def test_broken_tokenizer_is_named() -> None:
 
 def test_families_are_all_tested() -> None:
     assert set(TURNS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("text", ["unsafe\nS1, S10", "  two  spaces", "Ça coûte 雨 🌧️\n\n"])
+def test_decode_returns_the_text(family, text):
+    encoder = encoder_of(family)
+    ids = encoder.encode_text(text)
+    assert encoder.decode(ids) == text
+    special, token = next(iter(encoder.special_ids.items()))
+    assert encoder.decode([token, *ids, token, token]) == f"{special}{text}{special}{special}"
+    assert encoder.decode([]) == ""
+
+
+def test_texts_of_single_tokens(family):
+    encoder = encoder_of(family)
+    for text in ("unsafe\nS1, S10", " and so on"):
+        assert "".join(encoder.texts[i] for i in encoder.encode_text(text)) == text
+    for special, token in encoder.special_ids.items():
+        assert encoder.texts[token] == special

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ContentError, TokmargError
+from ..result import MAX_DEPTH, METHODS
 from .progress import Progress
 from .sink import Sink
 from .source import Input, Source
@@ -22,7 +23,7 @@ from .terminal import printable
 if TYPE_CHECKING:
     from ..guard import Guard, Record
     from ..output import Renderer
-    from ..result import Result, Thresholds
+    from ..result import MethodResult, Result, Thresholds
 
 __all__ = ["score"]
 
@@ -59,12 +60,19 @@ class Probability(click.FloatRange):
 @click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
 @click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
 @click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="exact",
+    show_default=True,
+    help="What the scores are: exact marginals, or a method of arXiv:2511.22312.",
+)
+@click.option(
     "--tolerance",
     type=Probability(0, 1, min_open=True),
     default=1e-3,
     show_default=True,
     metavar="X",
-    help="Widest interval that counts as converged.",
+    help="exact: widest interval that counts as converged.",
 )
 @click.option(
     "--max-nodes",
@@ -72,7 +80,31 @@ class Probability(click.FloatRange):
     default=256,
     show_default=True,
     metavar="N",
-    help="Verdict nodes to expand at most.",
+    help="exact: verdict nodes to expand at most.",
+)
+@click.option(
+    "--top-p",
+    type=Probability(0, 1, min_open=True),
+    default=0.99,
+    show_default=True,
+    metavar="X",
+    help="any-place: mass of the nucleus.",
+)
+@click.option(
+    "--eps",
+    type=Probability(0, 1),
+    default=0.01,
+    show_default=True,
+    metavar="X",
+    help="any-place: least mass of a path that is followed.",
+)
+@click.option(
+    "--max-depth",
+    type=click.IntRange(1, MAX_DEPTH),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="any-place: longest path in tokens; greedy, token, fixed-place: most tokens to generate.",
 )
 @click.option(
     "--on-overflow",
@@ -98,8 +130,12 @@ def score(
     threshold: float | None,
     thresholds_file: str | None,
     fail_on_flagged: bool,
+    method: Any,
     tolerance: float,
     max_nodes: int,
+    top_p: float,
+    eps: float,
+    max_depth: int,
     on_overflow: Any,
     device: Any,
     threads: int | None,
@@ -125,6 +161,7 @@ def score(
     with ExitStack() as stack:
         given = source.open(stack, role)
         guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
+        guard.check_method(method)
         thresholds = _thresholds(guard, threshold, thresholds_file)
         # Opened last: what fails before here leaves an older output as it was.
         sink = stack.enter_context(Sink(output))
@@ -136,8 +173,12 @@ def score(
         stack.callback(progress.clear)
         outcomes = guard.score_many(
             _noted(given, renderer, notes),
+            method=method,
             tolerance=tolerance,
             max_nodes=max_nodes,
+            top_p=top_p,
+            eps=eps,
+            max_depth=max_depth,
             thresholds=thresholds,
             on_overflow=on_overflow,
             on_error="return",
@@ -185,8 +226,8 @@ def _noted(given: Input, renderer: Renderer, notes: Notes) -> Iterator[Record | 
 
 
 def _counted(
-    outcomes: Iterator[Result | ContentError], tally: Tally, progress: Progress
-) -> Iterator[Result | ContentError]:
+    outcomes: Iterator[Result | MethodResult | ContentError], tally: Tally, progress: Progress
+) -> Iterator[Result | MethodResult | ContentError]:
     for outcome in outcomes:
         if warning := tally.add(outcome):
             progress.clear()
@@ -194,7 +235,7 @@ def _counted(
         yield outcome
 
 
-def _result(outcome: Result | ContentError) -> Result:
+def _result(outcome: Result | MethodResult | ContentError) -> Result | MethodResult:
     """The result; the one response of all TEXTs has no place for an error."""
     if isinstance(outcome, ContentError):
         raise TokmargError(f"TEXT {outcome.id}: {outcome.type}: {outcome} (--format jsonl has error rows)")

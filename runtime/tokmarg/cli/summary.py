@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..errors import ContentError
-from ..result import Result
+from ..result import MethodResult, Result
 
 __all__ = ["LOW_COVERAGE", "Tally"]
 
@@ -37,7 +37,7 @@ class Tally:
         """All records."""
         return self.scored + self.failed
 
-    def add(self, outcome: Result | ContentError) -> str | None:
+    def add(self, outcome: Result | MethodResult | ContentError) -> str | None:
         """Counts a record; returns the warning that the first one with low coverage is due."""
         if isinstance(outcome, ContentError):
             self.errors[outcome.type] += 1
@@ -46,7 +46,7 @@ class Tally:
         self.scored += 1
         self.flagged += outcome.flagged
         self.not_converged += not outcome.converged
-        if outcome.coverage is None or outcome.coverage >= LOW_COVERAGE:
+        if isinstance(outcome, MethodResult) or outcome.coverage is None or outcome.coverage >= LOW_COVERAGE:
             return None
         self.low_coverage += 1
         if self.low_coverage > 1:

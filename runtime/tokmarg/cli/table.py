@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ContentError
-from ..result import Marginal, Result
+from ..grammar import UNSAFE
+from ..result import Marginal, MethodResult, Result
 from .terminal import fit, pad, printable
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Table:
            S1   Violent Crimes                  0.001 [0.001, 0.001]
          ! S2   Non-Violent Crimes              0.795 [0.795, 0.796] ████████
 
-    A mark stands at labels that reached a threshold of their own.
+    A mark stands at labels that reached a threshold of their own. Other methods than ``exact`` have one number per
+    label, and what they generated.
 
     Args:
         titles: label id -> what people read.
@@ -53,7 +55,7 @@ class Table:
             text = str(last.get("content", "")) if isinstance(last, Mapping) else ""
         return fit(printable(text[: 2 * _TEXT].strip()), _TEXT)
 
-    def render(self, outcome: Result | ContentError, note: str) -> str:
+    def render(self, outcome: Result | MethodResult | ContentError, note: str) -> str:
         """The record's lines."""
         id = outcome.id if isinstance(outcome.id, str) else json.dumps(outcome.id)
         name = fit(printable(id), _ID)
@@ -61,29 +63,46 @@ class Table:
             error = self._style("error", fg="yellow")
             return f"{name}  {error} {outcome.type}: {printable(str(outcome))}\n\n"
         lines = [f"{self._style(name, bold=True)}  {note}", "   " + self._verdict(outcome)]
-        lines += [self._label(label, marginal) for label, marginal in outcome.labels.items()]
+        if isinstance(outcome, Result):
+            lines += [self._label(label, marginal) for label, marginal in outcome.labels.items()]
+        else:
+            if outcome.verdict is not None:
+                lines.append("   " + printable(json.dumps(outcome.verdict, ensure_ascii=False)))
+            lines += [self._score(label, score) for label, score in outcome.scores.items() if label != UNSAFE]
         return "\n".join(lines) + "\n\n"
 
-    def _verdict(self, result: Result) -> str:
-        flagged = self._style("yes", fg="red", bold=True) if result.flagged else "no"
-        coverage = "unknown"
-        if result.coverage is not None:  # low ones matter by their order of magnitude
-            coverage = f"{result.coverage:.3f}" if result.coverage >= 0.001 else f"{result.coverage:.0e}"
-        parts = [f"flagged: {flagged}", f"unsafe {_numbers(result.unsafe)}", f"coverage {coverage}"]
+    def _verdict(self, result: Result | MethodResult) -> str:
+        parts = ["flagged: " + (self._style("yes", fg="red", bold=True) if result.flagged else "no")]
+        if isinstance(result, Result):
+            coverage = "unknown"
+            if result.coverage is not None:  # low ones matter by their order of magnitude
+                coverage = f"{result.coverage:.3f}" if result.coverage >= 0.001 else f"{result.coverage:.0e}"
+            parts += [f"unsafe {_numbers(result.unsafe)}", f"coverage {coverage}"]
+        else:
+            parts += [f"unsafe {result.scores[UNSAFE]:.3f}", result.method]
+            if result.uncertainty is not None:
+                parts.append(f"uncertainty {result.uncertainty:.3f}")
         if not result.converged:
             parts.append("not converged")
         if result.truncated:
             parts.append("in windows")
         return "   ".join(parts)
 
+    def _score(self, label: str, score: float | None) -> str:
+        if score is None:
+            return f"   {self._head(label)}  does not apply"
+        return f"   {self._head(label)}  {score:.3f} {'█' * round(min(1.0, score) * _BAR)}".rstrip()
+
     def _label(self, label: str, marginal: Marginal | None) -> str:
-        title = self._titles.get(label, "")
-        head = f"{pad(printable(label), self._id_width)}  {pad(printable(title), _TITLE)}"
+        head = self._head(label)
         if marginal is None:
             return f"   {head}  does not apply"
         bar = "█" * round(marginal.probability * _BAR)
         row = f"{head}  {_numbers(marginal)} {bar}".rstrip()
         return " " + self._style("! " + row, fg="red") if marginal.flagged else "   " + row
+
+    def _head(self, label: str) -> str:
+        return f"{pad(printable(label), self._id_width)}  {pad(printable(self._titles.get(label, '')), _TITLE)}"
 
     def _style(self, text: str, fg: str | None = None, bold: bool | None = None) -> str:
         return click.style(text, fg=fg, bold=bold) if self._colour else text
