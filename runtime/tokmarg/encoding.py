@@ -115,7 +115,11 @@ class Encoder:
         return found
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of scaffold or verdict text that stands in the middle of a prompt."""
+        """Ids of plain text that stands in the middle of a prompt; special tokens are not recognised."""
+        return self.encode([Piece(text, True)], behind=True).ids
+
+    def encode_verdict(self, text: str) -> list[int]:
+        """Ids of a verdict, or of scaffold in front of one; some guards answer with special tokens."""
         return self.encode([Piece(text, False)], behind=True).ids
 
     @cached_property

@@ -473,7 +473,7 @@ class Guard:
 def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter:
     """The prompter of a spec, for a model with a context window of ``max_positions`` tokens."""
     verdicts = [lead + spec.grammar(role).longest() for role in spec.roles for lead in spec.verdict.leads]
-    longest = max(len(encoder.encode_text(text)) for text in verdicts)
+    longest = max(len(encoder.encode_verdict(text)) for text in verdicts)
     return Prompter(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
 
 

@@ -147,7 +147,7 @@ class Spelling:
     def _encode(self, text: str) -> tuple[int, ...]:
         found = self._encoded.get(text)
         if found is None:
-            found = self._encoded[text] = tuple(self._encoder.encode_text(text))
+            found = self._encoded[text] = tuple(self._encoder.encode_verdict(text))
         return found
 
 

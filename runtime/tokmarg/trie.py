@@ -213,10 +213,10 @@ class Trie:
         """
         self.vocabulary()
         rng = random.Random(0)
-        base = self._encoder.encode_text(self._tail)
+        base = self._encoder.encode_verdict(self._tail)
         for _ in range(samples):
             text, events = self._random_verdict(rng)
-            whole = self._encoder.encode_text(self._tail + text)
+            whole = self._encoder.encode_verdict(self._tail + text)
             node = self.root
             for token in (*whole[len(base) :], *self._terminators[0]):
                 children = self.children(node)

@@ -105,17 +105,17 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
 def expected(name: str, role: Role, tokenizer: str, labels: Labels, trie: Trie) -> dict[tuple[int, ...], set[str]]:
     """Token path -> events, for every verdict, from whole texts and the parsers above."""
     spec, encoder = spec_of(name), encoder_of(tokenizer)
-    base = encoder.encode_text(trie._tail)
+    base = encoder.encode_verdict(trie._tail)
     found = {}
     for lead, text in itertools.product(spec.verdict.leads, verdicts(parts_of(spec, role), labels)):
-        whole = encoder.encode_text(trie._tail + lead + text)
+        whole = encoder.encode_verdict(trie._tail + lead + text)
         assert whole[: len(base)] == base
         paths = [whole[len(base) :]]
         if tokenizer == NATIVE[name]:
             paths += [
                 [
                     *(encoder.vocabulary_id(piece) for piece in pieces),
-                    *whole[len(encoder.encode_text(trie._tail + word)) :],
+                    *whole[len(encoder.encode_verdict(trie._tail + word)) :],
                 ]
                 for word, pieces in ALTERNATIVES.get(name, [])
                 if text.startswith(word)
@@ -203,7 +203,7 @@ def test_tokens_that_merge_with_what_follows_wait_for_it() -> None:
     """In Llama 3's tokenizer the bracket of "Sexual (minor)" is one token with the comma or the quote behind it."""
     trie = trie_of("nemotron-safety-guard", "user", "llama3", [("S7", "Sexual (minor)"), ("S1", "Violence")])
     encoder = encoder_of("llama3")
-    whole = encoder.encode_text('{"User Safety": "unsafe", "Safety Categories": "Sexual (minor), Violence"}')
+    whole = encoder.encode_verdict('{"User Safety": "unsafe", "Safety Categories": "Sexual (minor), Violence"}')
     assert ")," in [encoder.token_text(t) for t in whole]
     node = trie.root
     for token in whole:
