@@ -21,6 +21,7 @@ from tokmarg.cli.table import Table
 from tokmarg.errors import SpecError
 from tokmarg.grammar import Grammar
 from tokmarg.guard import VERDICT_ROOM, build_prompter
+from tokmarg.policy import apply_policy
 from tokmarg.spec import Role, Spec
 from tokmarg_export.errors import ExportError
 from tokmarg_export.load import LoadedModel
@@ -60,6 +61,32 @@ def test_prefix_leaves_nothing_of_the_policy_out(name: str, role: Role) -> None:
         assert label.name in before
 
 
+MODELS = {
+    "LlamaGuard-7b": "llama-guard-1",
+    "meta-llama/Meta-Llama-Guard-2-8B": "llama-guard-2",
+    "meta-llama/Llama-Guard-3-8B": "llama-guard-3-8b",
+    "meta-llama/Llama-Guard-3-1B": "llama-guard-3-1b",
+    "meta-llama/Llama-Guard-4-12B": "llama-guard-4",
+    "nvidia/llama-3.1-nemoguard-8b-content-safety": "nemotron-safety-guard",
+    "nvidia/Llama-3.1-Nemotron-Safety-Guard-8B-v3": "nemotron-safety-guard",
+    "allenai/wildguard": "wildguard",
+    "ToxicityPrompts/PolyGuard-Qwen-Smol": "polyguard",
+    "Qwen/Qwen3Guard-Gen-0.6B": "qwen3guard-gen",
+    "Qwen/Qwen3Guard-Stream-0.6B": "instruct",
+    "OpenSafetyLab/MD-Judge-v0.1": "md-judge-0.1",
+    "OpenSafetyLab/MD-Judge-v0_2-internlm2_7b": "instruct",
+    "Alibaba-AAIG/YuFeng-XGuard-Reason-0.6B": "yufeng-xguard",
+    "kakaocorp/kanana-safeguard-8b": "kanana-safeguard",
+    "kakaocorp/kanana-safeguard-siren-8b": "kanana-safeguard-siren",
+    "kakaocorp/kanana-safeguard-prompt-2.1b": "kanana-safeguard-prompt",
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_model_names_choose_their_family(model: str) -> None:
+    assert choose_spec(None, model)[1] == f"{MODELS[model]}.toml"
+
+
 # Policies
 
 
@@ -71,15 +98,13 @@ FIXED = {
 
 def test_fixed_policies_are_refused() -> None:
     policy = {"labels": [{"id": "A", "name": "Apples"}]}
-    loaded = LoadedModel(None, None, "", None, "test", None, None, 4096, ())
     for name in list_specs():
         assert spec_of(name).fixed is (name in FIXED), name
-        if name in FIXED and not name.startswith("kanana"):
-            with pytest.raises(
-                ExportError, match=rf"{name}.toml: policy.fixed: {name} has a fixed policy: it takes no"
-            ):
-                resolve_spec(*choose_spec(name, "x"), loaded, policy)
-    assert resolve_spec(*choose_spec("llama-guard-3-1b", "x"), loaded, policy)["policy"] == policy
+        if name in FIXED:
+            with pytest.raises(SpecError, match=f"policy: {name} takes no other policy"):
+                apply_policy(spec_of(name), policy)
+        else:
+            assert [label.id for label in apply_policy(spec_of(name), policy).labels] == ["A"]
 
 
 @pytest.mark.parametrize(
