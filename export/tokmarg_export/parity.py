@@ -14,9 +14,10 @@ import torch
 
 from tokmarg.encoding import Encoder
 from tokmarg.grammar import UNSAFE
-from tokmarg.guard import VERDICT_ROOM, Guard, build_trie
+from tokmarg.guard import Guard, build_prompter, build_trie
 from tokmarg.marginals import Marginals, Search
-from tokmarg.prompt import Prompter, messages_of
+from tokmarg.prompt import messages_of
+from tokmarg.spec import Spec
 from tokmarg.trie import Trie
 
 from .errors import ExportError
@@ -69,16 +70,16 @@ def measure_parity(folder: Path, loaded: LoadedModel) -> Parity:
     """Scores the probes with the bundle and with PyTorch."""
     guard = Guard.load(folder, device="cpu", verify=False)
     spec = guard.manifest.spec
-    prompter = Prompter(spec, Encoder(loaded.tokenizer_json), guard.manifest.graph.max_positions - VERDICT_ROOM)
+    prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), guard.manifest.graph.max_positions)
     trie = build_trie(prompter, spec.roles[0])
     probability, coverage, nodes = 0.0, 0.0, 0
     for text in PROBES:
-        messages = messages_of(text, spec.roles[0])
-        ours = guard.score(text, role=spec.roles[0], tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
-        theirs = _reference(trie, prompter.prompt(messages).token_ids, loaded)
+        content = _conversation(spec, text)
+        ours = guard.score(content, tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
+        theirs = _reference(trie, prompter.prompt(messages_of(content)).token_ids, loaded)
         nodes += theirs.evaluated
         for event, bounds in theirs.bounds.items():
-            mine = ours.unsafe if event == UNSAFE else ours.labels.get(event)
+            mine = ours.unsafe if event == UNSAFE else ours.labels.get(event, ours.events.get(event))
             if mine is not None:
                 probability = max(probability, abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper))
         if ours.coverage is not None and theirs.coverage is not None:
@@ -86,6 +87,13 @@ def measure_parity(folder: Path, loaded: LoadedModel) -> Parity:
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     full = guard.manifest.graph.head == "full"
     return Parity(f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None)
+
+
+def _conversation(spec: Spec, text: str) -> list[dict[str, str]]:
+    """The text as a message of the first role that the guard judges, behind a question where it is an answer."""
+    role = spec.roles[0]
+    before = [{"role": "user", "content": "Hello."}] if role == "assistant" and spec.template.turns != "any" else []
+    return [*before, {"role": role, "content": text}]
 
 
 @torch.inference_mode()

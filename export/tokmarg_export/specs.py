@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmarg.errors import SpecError
 from tokmarg.fields import Fields
+from tokmarg.grammar import UNSAFE
 from tokmarg.policy import Policy, apply_policy
 from tokmarg.spec import Spec
 
@@ -121,11 +122,23 @@ def resolve_spec(data: dict[str, Any], where: str, loaded: LoadedModel, policy: 
         resolved["verdict"] = verdict
         spec = Spec.parse(resolved, where)
         if policy is not None:
-            labels = apply_policy(spec, policy).labels
-            resolved["policy"] = {"labels": [{**asdict(label), "roles": list(label.roles)} for label in labels]}
+            spec = apply_policy(spec, policy)
+            labels = [{**asdict(label), "roles": list(label.roles)} for label in spec.labels]
+            resolved["policy"] = {"labels": labels}
+        _check_events(spec, where)
     except SpecError as error:
         raise ExportError(str(error)) from None
     return resolved
+
+
+def _check_events(spec: Spec, where: str) -> None:
+    """Refuses a grammar in which what must be scored cannot happen: it would be certain never to."""
+    for role in spec.roles:
+        grammar = spec.grammar(role, where)
+        reachable = grammar.names(grammar.reachable(grammar.start))
+        for event in [UNSAFE, *(label.id for label in spec.labels_of(role))]:
+            if event not in reachable:
+                raise SpecError(f"{where}: verdict.grammar: {event!r} is in no verdict on {role} messages")
 
 
 def _render(loaded: LoadedModel, turns: list[dict[str, str]]) -> str:

@@ -78,8 +78,12 @@ class Encoder:
         """Id of the special token spelt ``text``, or None."""
         return self.special_ids.get(text)
 
-    def encode(self, pieces: Sequence[Piece]) -> Encoding:
-        """Encodes a prompt.
+    def encode(self, pieces: Sequence[Piece], *, behind: bool = False) -> Encoding:
+        """Encodes a prompt, or a part of one.
+
+        Args:
+            pieces: the text; special tokens are recognised in scaffold pieces only.
+            behind: a special token stands in front of it.
 
         Returns:
             ids and character offsets into the joined text of ``pieces``.
@@ -88,7 +92,6 @@ class Encoder:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         start = 0  # where the current segment begins in `whole`
-        behind = False  # a special token stands in front of the segment
         for at, special in self._scaffold_specials(pieces):
             lstrip, rstrip = self._strips[special]
             self._segment(whole, start, at, behind, (False, lstrip), ids, offsets)
@@ -101,11 +104,23 @@ class Encoder:
         self._segment(whole, start, len(whole), behind, (False, False), ids, offsets)
         return Encoding(ids, offsets)
 
+    def token_text(self, token: int) -> str:
+        """A token as it stands in the vocabulary, for messages."""
+        special = next((text for text, i in self.special_ids.items() if i == token), None)
+        return str(special if special is not None else self._plain.id_to_token(token))
+
+    def vocabulary_id(self, token: str) -> int | None:
+        """Id of the vocabulary entry spelt ``token`` (as the vocabulary spells it), or None."""
+        found: int | None = self.special_ids.get(token, self._plain.token_to_id(token))
+        return found
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text that stands in the middle of a prompt; special tokens are not recognised."""
-        ids: list[int] = []
-        self._segment(text, 0, len(text), True, (False, False), ids, [])
-        return ids
+        return self.encode([Piece(text, True)], behind=True).ids
+
+    def encode_verdict(self, text: str) -> list[int]:
+        """Ids of a verdict, or of scaffold in front of one; some guards answer with special tokens."""
+        return self.encode([Piece(text, False)], behind=True).ids
 
     @cached_property
     def texts(self) -> list[str]:

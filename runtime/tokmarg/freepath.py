@@ -193,6 +193,7 @@ class Reader:
 def _phrases(grammar: Grammar) -> dict[str, int]:
     """The text of each reported event, off the grammar -> its bit. What reads like another part is left out."""
     labels = {1 << i: label for i, label in enumerate(grammar.labels)}
+    reported = (1 << len(labels)) - 1 | grammar.mask(UNSAFE)
     found: dict[str, set[int]] = {}
     seen: set[tuple[Part, ...]] = set()
     pending = [grammar.start.parts]
@@ -202,12 +203,13 @@ def _phrases(grammar: Grammar) -> dict[str, int]:
             continue
         seen.add(parts)
         for move in grammar.moves(State(parts, 0)):
-            texts = [text for text in labels.get(move.events, ()) if move.text.endswith(text)]
-            found.setdefault(max(texts, key=len, default=move.text.strip()), set()).add(move.events)
+            events = move.events & reported  # an option may bring others, too
+            texts = [text for text in labels.get(events, ()) if move.text.endswith(text)]
+            found.setdefault(max(texts, key=len, default=move.text.strip()), set()).add(events)
             if move.state is not None:
                 pending.append(move.state.parts)
-    reported = {*labels, grammar.mask(UNSAFE)}
-    return {text: bit for text, bits in found.items() if text and len(bits) == 1 for bit in bits & reported}
+    one = {*labels, grammar.mask(UNSAFE)}
+    return {text: bit for text, bits in found.items() if text and len(bits) == 1 for bit in bits & one}
 
 
 def _longer(text: str, phrases: list[str], encoder: Encoder) -> tuple[str, ...]:

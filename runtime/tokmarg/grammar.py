@@ -1,15 +1,7 @@
 """The verdict grammar: which strings count as a verdict, and which events happen in each.
 
-A grammar is a list of parts, matched one after the other:
-
-    "text"                                     the text itself
-    {choice = [option, ...]}                   one of the options
-    {labels = "id", separators = [",", ...]}   one or more labels of the policy, each at most once, in any order,
-                                               spelt by "id" or "name"
-
-    option = {text = "unsafe", event = "unsafe", then = [part, ...]}    (event and then may be left out)
-
-Llama Guard, for example:
+A grammar is a list of parts, matched one after the other; :mod:`tokmarg.parts` says what parts there are. Llama Guard,
+for example:
 
     [{choice = [{text = "safe"},
                 {text = "unsafe", event = "unsafe", then = ["\\n", {labels = "id", separators = [","]}]}]}]
@@ -29,39 +21,15 @@ A literal is glued to the front of what follows, so that every move ends where t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 from .errors import SpecError
-from .fields import Fields, has_surrogate
+from .parts import Choice, LabelList, Option, Part, label_lists, parse_parts
 
-__all__ = ["UNSAFE", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
+__all__ = ["UNSAFE", "Alternative", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
 
 UNSAFE = "unsafe"
-#: Choices inside choices, at most: parsing and walking a grammar recurse.
-_MAX_DEPTH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    text: str
-    event: str | None
-    then: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    options: tuple[Option, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LabelList:
-    spelling: Literal["id", "name"]
-    separators: tuple[str, ...]
-    started: bool = False
-
-
-Part = str | Choice | LabelList
 
 
 class State(NamedTuple):
@@ -69,6 +37,13 @@ class State(NamedTuple):
 
     parts: tuple[Part, ...]
     used: int
+
+
+class Alternative(NamedTuple):
+    """Another token path for a move: the text ``before``, then ``pieces`` of the tokenizer's vocabulary."""
+
+    before: str
+    pieces: tuple[str, ...]
 
 
 class Move(NamedTuple):
@@ -80,6 +55,7 @@ class Move(NamedTuple):
     text: str
     events: int
     state: State | None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 class Grammar:
@@ -88,14 +64,17 @@ class Grammar:
     Events are bits of an int: bit i is label i, the named events (``unsafe`` first) follow.
 
     Attributes:
-        events: event names, label ids first, then named events; bit i of a bit set is ``events[i]``.
+        labels: (id, name) of each label.
+        events: event names, label ids first, then ``unsafe``, then the others as they appear in the grammar; bit i of a
+            bit set is ``events[i]``.
         start: the state before any text.
     """
 
     def __init__(self, parts: Sequence[Part], labels: Sequence[tuple[str, str]]) -> None:
         self.labels = tuple(labels)
-        named = sorted(set(_named_events(parts)) - {UNSAFE, *dict(labels)})  # an option may decide a label, too
-        self.events: tuple[str, ...] = (*(i for i, _ in labels), UNSAFE, *named)
+        ids = [label_id for label_id, _ in labels]
+        named = dict.fromkeys(self._named_events(parts))  # an option may decide a label, too
+        self.events: tuple[str, ...] = (*ids, UNSAFE, *(name for name in named if name not in {UNSAFE, *ids}))
         self._bit = {name: 1 << i for i, name in enumerate(self.events)}
         self.start = State(tuple(parts), 0)
         self._reach: dict[tuple[Part, ...], int] = {}
@@ -105,17 +84,15 @@ class Grammar:
         """Builds the grammar from its JSON/TOML form.
 
         Args:
-            parts: the list described in this module's docstring.
+            parts: a list of parts.
             labels: (id, name) of each label of the policy, in the policy's order.
             where: document name for error messages.
 
         Raises:
             SpecError: a part is malformed, or a label list has no labels; names the field.
         """
-        parsed = _parse_parts(parts, where, "verdict.grammar")
-        if not parsed:
-            raise SpecError(f"{where}: verdict.grammar: is empty")
-        if not labels:
+        parsed = parse_parts(parts, where, "verdict.grammar")
+        if not labels and any(label_lists(parsed)):
             raise SpecError(f"{where}: policy.labels: is empty")
         if UNSAFE in dict(labels):
             raise SpecError(f"{where}: policy.labels: a label may not be called {UNSAFE!r}")
@@ -135,91 +112,74 @@ class Grammar:
             return [Move("", 0, None)]
         part, rest = state.parts[0], state.parts[1:]
         if isinstance(part, str):
-            return [Move(part + m.text, m.events, m.state) for m in self.moves(State(rest, state.used))]
+            return [_glued(part, move) for move in self.moves(State(rest, state.used))]
         if isinstance(part, Choice):
             found = []
             for option in part.options:
                 after = State((*option.then, *rest), state.used)
-                events = self._bit[option.event] if option.event else 0
+                events = self._mask(option.events)
                 if option.text:
-                    found.append(Move(option.text, events, after))
+                    others = tuple(Alternative("", pieces) for pieces in option.alternatives)
+                    found.append(Move(option.text, events, after, others))
                 else:
-                    found += [Move(m.text, m.events | events, m.state) for m in self.moves(after)]
+                    found += [move._replace(events=move.events | events) for move in self.moves(after)]
             return found
         leads = part.separators if part.started else ("",)
+        left = None if part.left is None else part.left - 1
+        behind = rest if left == 0 else (replace(part, started=True, left=left), *rest)
         found = []
-        for i, (label_id, name) in enumerate(self.labels):
-            if state.used >> i & 1:
-                continue
-            spelt = label_id if part.spelling == "id" else name
-            again = LabelList(part.spelling, part.separators, started=True)
-            after = State((again, *rest), state.used | 1 << i)
-            found += [Move(lead + spelt, 1 << i, after) for lead in leads]
+        for label_id, name in self.labels:
+            bit = self._bit[part.event(label_id)]
+            if not state.used & bit:
+                after = State(behind, state.used | bit)
+                found += [Move(lead + part.spell(label_id, name), bit, after) for lead in leads]
         if part.started:
             found += self.moves(State(rest, state.used))
         return found
 
     def reachable(self, state: State | None) -> int:
-        """Bit set of events that may still happen behind ``state`` (labels already used included)."""
+        """Bit set of events that may still happen behind ``state`` (labels already used excluded)."""
         if state is None:
             return 0
         found = self._reach.get(state.parts)
         if found is None:
-            found = self._reach[state.parts] = self._reachable(state.parts)
+            found = self._reach[state.parts] = self._mask(self._named_events(state.parts))
         return found & ~state.used
 
-    def _reachable(self, parts: tuple[Part, ...]) -> int:
-        found = 0
+    def longest(self) -> str:
+        """A verdict than which none is much longer: the longest options, every label."""
+        return self._longest(self.start.parts)
+
+    def _longest(self, parts: Sequence[Part]) -> str:
+        text = ""
+        for part in parts:
+            if isinstance(part, str):
+                text += part
+            elif isinstance(part, Choice):
+                text += max((option.text + self._longest(option.then) for option in part.options), key=len)
+            else:
+                spelt = sorted((part.spell(*label) for label in self.labels), key=len, reverse=True)[: part.left]
+                text += max(part.separators, key=len, default="").join(spelt)
+        return text
+
+    def _named_events(self, parts: Sequence[Part]) -> list[str]:
+        """The events that the parts can bring."""
+        found: list[str] = []
         for part in parts:
             if isinstance(part, LabelList):
-                found |= (1 << len(self.labels)) - 1
+                found += [part.event(label_id) for label_id, _ in self.labels]
             elif isinstance(part, Choice):
                 for option in part.options:
-                    found |= (self._bit[option.event] if option.event else 0) | self._reachable(option.then)
+                    found += [*option.events, *self._named_events(option.then)]
         return found
 
-
-def _named_events(parts: Sequence[Part]) -> list[str]:
-    found: list[str] = []
-    for part in parts:
-        if isinstance(part, Choice):
-            for option in part.options:
-                found += ([option.event] if option.event else []) + _named_events(option.then)
-    return found
+    def _mask(self, events: Sequence[str]) -> int:
+        mask = 0
+        for event in events:
+            mask |= self._bit[event]
+        return mask
 
 
-def _parse_parts(parts: object, where: str, path: str, depth: int = 0) -> tuple[Part, ...]:
-    if not isinstance(parts, (list, tuple)):
-        raise SpecError(f"{where}: {path}: must be a list of parts")
-    if depth > _MAX_DEPTH:
-        raise SpecError(f"{where}: verdict.grammar: more than {_MAX_DEPTH} choices inside each other")
-    return tuple(_parse_part(part, where, f"{path}[{i}]", depth) for i, part in enumerate(parts))
-
-
-def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
-    if isinstance(part, str):
-        if not part or has_surrogate(part):
-            raise SpecError(f"{where}: {path}: {'holds a lone surrogate' if part else 'empty text'}")
-        return part
-    fields = Fields(part, where, SpecError, path)
-    if "choice" in fields.data:
-        fields.only(["choice"])
-        options = []
-        for option in fields.tables("choice"):
-            option.only(["text", "event", "then"])
-            then = _parse_parts(option.get("then", list, []), where, f"{option.path}.then", depth + 1)
-            event = option.get("event", str, None)
-            if event is not None and not event.strip():
-                raise option.fail("event", "is blank")
-            options.append(Option(option.get("text", str), event, then))
-        if not options:
-            raise fields.fail("choice", "has no options")
-        return Choice(tuple(options))
-    fields.only(["labels", "separators"])
-    spelling = fields.get("labels", str)
-    if spelling not in ("id", "name"):
-        raise fields.fail("labels", f'must be "id" or "name", not {spelling!r}')
-    separators = fields.strings("separators")
-    if not separators or not all(separators):
-        raise fields.fail("separators", "needs at least one text, none of them empty")
-    return LabelList("id" if spelling == "id" else "name", separators)
+def _glued(text: str, move: Move) -> Move:
+    others = tuple(other._replace(before=text + other.before) for other in move.alternatives)
+    return move._replace(text=text + move.text, alternatives=others)

@@ -29,8 +29,9 @@ from .trie import Trie
 
 __all__ = ["Guard", "Record"]
 
-#: Room kept behind the prompt for the verdict's longest path, in tokens.
-VERDICT_ROOM = MAX_DEPTH
+#: Room kept behind the prompt for the verdict, in tokens: at least this many, and this many more than the longest
+#: verdict takes (terminators and alternative spellings take a few).
+VERDICT_ROOM, _SPARE_ROOM = MAX_DEPTH, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class Guard:
     """A loaded bundle. Safe to use from many threads.
 
     Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
-    unless a policy was given), ``guard.device`` where it runs.
+    unless a policy was given), ``guard.device`` where it runs, ``guard.events`` what results tell beyond ``unsafe`` and
+    the labels.
     """
 
     def __init__(self, bundle: Bundle, session: Session, spec: Spec | None = None) -> None:
@@ -89,8 +91,9 @@ class Guard:
             self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
         except (OSError, UnicodeDecodeError) as error:
             raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
-        self._prompter = Prompter(self.spec, self._encoder, graph.max_positions - VERDICT_ROOM)
+        self._prompter = build_prompter(self.spec, self._encoder, graph.max_positions)
         self._columns = graph.columns
+        self.events = self.spec.events
         self._tries = {role: build_trie(self._prompter, role) for role in self.spec.roles}
         self._check_sizes()
         if spec is None:
@@ -432,6 +435,7 @@ class Guard:
         unsafe = marginal(marginals.bounds[UNSAFE], limits.unsafe)
         assert unsafe is not None
         labels = {k: marginal(marginals.bounds.get(k), limits.labels.get(k)) for k in self.labels}
+        events = {k: marginal(marginals.bounds.get(k), None) for k in self.events}
         return Result(
             id=ready.id,
             flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
@@ -443,6 +447,7 @@ class Guard:
             model=self.manifest.model_id,
             truncated=ready.truncated,
             evaluated_nodes=marginals.evaluated,
+            events=events,
         )
 
     def _check_sizes(self) -> None:
@@ -456,12 +461,20 @@ class Guard:
                     f"{where}: graph.max_positions: {graph.max_positions:,} leaves no room for content behind the "
                     f"policy's {len(prefix):,} tokens"
                 )
-            if (largest := max(self._encoder.largest_id, *prefix, *ends)) >= graph.vocab_size:
+            first = trie.children(trie.root)  # some guards answer with special tokens
+            if (largest := max(self._encoder.largest_id, *prefix, *first, *ends)) >= graph.vocab_size:
                 raise BundleError(
                     f"{where}: graph.vocab_size: is {graph.vocab_size:,}, but tokenizer.json has token {largest:,}"
                 )
             if self._columns is not None and (lost := set(trie.vocabulary()) - set(self._columns)):
                 raise BundleError(f"{where}: graph.head_token_ids: lacks token {min(lost)}, which a verdict can use")
+
+
+def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter:
+    """The prompter of a spec, for a model with a context window of ``max_positions`` tokens."""
+    verdicts = [lead + spec.grammar(role).longest() for role in spec.roles for lead in spec.verdict.leads]
+    longest = max(len(encoder.encode_verdict(text)) for text in verdicts)
+    return Prompter(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
 
 
 def build_trie(prompter: Prompter, role: Role) -> Trie:

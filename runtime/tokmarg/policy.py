@@ -48,9 +48,15 @@ def apply_policy(spec: Spec, policy: Policy) -> Spec:
     renumbered.
 
     Raises:
-        SpecError: the document is malformed, excludes a label that does not exist, or leaves none.
+        SpecError: the document is malformed, excludes a label that does not exist, or leaves none; or the spec's policy
+            is fixed.
     """
     document, where = read_policy(policy)
+    if spec.fixed:
+        raise SpecError(
+            f"{where}: {spec.name} takes no other policy: its labels are part of the model's template or of the model "
+            "(policy.fixed)"
+        )
     f = Fields(document, where, SpecError)
     f.only(["labels", "exclude"])
     if not f.data:

@@ -119,12 +119,18 @@ class Prompter:
                 raise ContentError(
                     "unsupported_conversation", f"{self.spec.name} has no place for {message.role} messages"
                 )
-            if template.turns == "alternating" and message.role != ROLES[i % 2]:
+            if template.turns != "any" and message.role != ROLES[i % 2]:
                 raise ContentError(
                     "unsupported_conversation",
                     f"{self.spec.name} needs turns user, assistant, user, ...: "
                     f"message {i + 1} is {message.role}, not {ROLES[i % 2]}",
                 )
+        if template.turns == "pair" and len(messages) > 2:
+            raise ContentError(
+                "unsupported_conversation",
+                f"{self.spec.name} judges one user message and at most one assistant message behind it, "
+                f"not {len(messages)} messages",
+            )
         return role
 
     def prompt(self, messages: Sequence[Message]) -> Prompt:

@@ -64,6 +64,8 @@ class Result:
         truncated: the content was scored in overlapping windows.
         calibrated: probabilities went through the bundle's calibrator.
         evaluated_nodes: trie nodes at which the model was evaluated.
+        events: what else the guard's verdict says, such as ``refusal`` -> marginal; None where the role mode has no
+            such event. Empty for most guards.
     """
 
     id: object
@@ -77,19 +79,22 @@ class Result:
     truncated: bool = False
     calibrated: bool = False
     evaluated_nodes: int = 0
+    events: Mapping[str, Marginal | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
-        """The JSONL row: plain types only, labels in the policy's order."""
-        present = {k: m for k, m in self.labels.items() if m is not None}
+        """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any."""
+        others = {**self.labels, **self.events}
+        events = {k: None if m is None else m.probability for k, m in self.events.items()}
         return {
             "schema_version": 1,
             "id": self.id,
             "flagged": self.flagged,
             "unsafe": self.unsafe.probability,
             "labels": {k: None if m is None else m.probability for k, m in self.labels.items()},
+            **({"events": events} if events else {}),
             "bounds": {
                 "unsafe": [self.unsafe.lower, self.unsafe.upper],
-                **{k: [present[k].lower, present[k].upper] if k in present else None for k in self.labels},
+                **{k: None if m is None else [m.lower, m.upper] for k, m in others.items()},
             },
             "coverage": self.coverage,
             "converged": self.converged,

@@ -7,24 +7,28 @@ nothing that can loop, call or branch, so a hostile spec has nothing to run:
     {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}
     {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
     {{role}}           the display name (``roles``) of the role that is judged, the last message's
+
+``template.text`` and ``verdict.grammar`` may differ between role modes: then each is a table with one entry per role.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from .errors import SpecError
 from .fields import Fields
-from .grammar import Grammar
+from .grammar import UNSAFE, Grammar
+from .parts import PLACEHOLDER, label_lists, parse_parts, substitute
 
-__all__ = ["ROLES", "Label", "Role", "Spec", "Template", "Verdict", "substitute"]
+__all__ = ["ROLES", "Label", "Role", "Spec", "Template", "Turns", "Verdict", "parse_labels", "substitute"]
 
 Role = Literal["user", "assistant"]
 ROLES: tuple[Role, ...] = ("user", "assistant")
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+Turns = Literal["alternating", "any", "pair"]
+_TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
+T = TypeVar("T", str, tuple[object, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +47,21 @@ class Template:
     """How content becomes prompt text; see the module docstring.
 
     Attributes:
-        text: the whole prompt with placeholders, special tokens spelt as text.
+        text: the whole prompt with placeholders, special tokens spelt as text; one for all role modes or one for each.
         policy_item: text of one label.
         roles: role -> display name; a role that is absent cannot be judged.
         messages: role -> text around a message.
         strip: messages lose surrounding white space, as in the author's template.
-        turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``any`` = any order.
+        turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``pair`` = one user
+            message and at most one assistant message behind it; ``any`` = any order.
     """
 
-    text: str
+    text: str | Mapping[Role, str]
     policy_item: str
     roles: Mapping[Role, str]
     messages: Mapping[Role, str]
     strip: bool
-    turns: Literal["alternating", "any"]
+    turns: Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +72,32 @@ class Verdict:
         leads: texts the model may emit before the verdict; ``("",)`` = none, ``("", x)`` = optional x,
             ``(x,)`` = x forced.
         terminators: token strings (special tokens, or plain text such as a newline), each of which ends a verdict.
-        grammar: the raw grammar parts, see :mod:`tokmarg.grammar`.
+        grammar: the raw grammar parts, see :mod:`tokmarg.parts`; one list for all role modes or one for each.
     """
 
     leads: tuple[str, ...]
     terminators: tuple[str, ...]
-    grammar: tuple[object, ...]
+    grammar: tuple[object, ...] | Mapping[Role, tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A guard family, resolved for one model."""
+    """A guard family, resolved for one model.
+
+    Attributes:
+        name, title: of the family, for programs and for people.
+        template: how content becomes prompt text.
+        labels: the policy; empty for guards that name no categories.
+        verdict: what the guard may say.
+        fixed: the labels are part of the template or of the model, and cannot be replaced by others.
+    """
 
     name: str
     title: str
     template: Template
     labels: tuple[Label, ...]
     verdict: Verdict
+    fixed: bool = False
 
     @classmethod
     def parse(cls, data: object, where: str) -> Spec:
@@ -98,30 +112,46 @@ class Spec:
         """
         f = Fields(data, where, SpecError, "spec")
         f.only(["name", "title", "template", "policy", "verdict", "sources"])
-        f.text_table("sources", {})
+        _check_sources(f.table("sources", {}))
+        policy = f.table("policy")
+        policy.only(["labels", "fixed"])
         spec = cls(
             name=f.get("name", str),
             title=f.get("title", str),
             template=_parse_template(f.table("template")),
-            labels=parse_labels(f.table("policy")),
+            labels=_parse_labels(policy),
             verdict=_parse_verdict(f.table("verdict")),
+            fixed=policy.get("fixed", bool, False),
         )
         spec.check(where)
         return spec
 
     def check(self, where: str) -> None:
-        """Raises SpecError where a role that can be judged has no labels, or the grammar is malformed."""
+        """Raises SpecError where the grammar is malformed, or lists labels in a role mode that has none."""
+        own = self.verdict.grammar if isinstance(self.verdict.grammar, Mapping) else dict.fromkeys(self.roles)
         for role in self.roles:
-            if not self.labels_of(role):
-                raise SpecError(
-                    f"{where}: spec.policy.labels: none is for {role} messages, which template.roles says can be judged"
-                )
+            if role not in own:
+                raise SpecError(f"{where}: spec.verdict.grammar.{role}: is missing, but the role can be judged")
+        for role in own:
+            path = f"verdict.grammar.{role}" if isinstance(self.verdict.grammar, Mapping) else "verdict.grammar"
+            parts = parse_parts(_of_role(self.verdict.grammar, role), where, path)
+            if any(label_lists(parts)) and not self.labels_of(role):
+                none = f"none is for {role} messages, which template.roles says can be judged"
+                empty = "is empty, but the verdict grammar lists labels"
+                raise SpecError(f"{where}: spec.policy.labels: {none if self.labels else empty}")
             self.grammar(role, where)
 
     @property
     def roles(self) -> tuple[Role, ...]:
         """Roles this guard can judge."""
         return tuple(r for r in ROLES if r in self.template.roles)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Events beyond ``unsafe`` and the labels, those of all role modes together."""
+        known = {UNSAFE, *(label.id for label in self.labels)}
+        found = dict.fromkeys(event for role in self.roles for event in self.grammar(role).events)
+        return tuple(event for event in found if event not in known)
 
     def labels_of(self, role: Role) -> tuple[Label, ...]:
         """The labels that exist when ``role`` is judged, in the policy's order."""
@@ -130,7 +160,7 @@ class Spec:
     def grammar(self, role: Role, where: str = "spec") -> Grammar:
         """The verdict grammar over the labels of ``role``."""
         labels = [(label.id, label.name) for label in self.labels_of(role)]
-        return Grammar.parse(self.verdict.grammar, labels, where)
+        return Grammar.parse(_of_role(self.verdict.grammar, role), labels, where)
 
     def scaffold(self, role: Role) -> tuple[str, str]:
         """Prompt text before and after the conversation, policy and role filled in."""
@@ -139,18 +169,35 @@ class Spec:
             for x in self.labels_of(role)
         ]
         values = {"policy": "".join(items), "role": self.template.roles[role]}
-        before, after = self.template.text.split("{{conversation}}")
+        before, after = _of_role(self.template.text, role).split("{{conversation}}")
         return substitute(before, values), substitute(after, values)
 
 
-def substitute(text: str, values: Mapping[str, str]) -> str:
-    """Fills placeholders in one pass: values are never scanned for placeholders again."""
-    return _PLACEHOLDER.sub(lambda m: values[m[1]], text)
-
-
 def parse_labels(f: Fields) -> tuple[Label, ...]:
-    """Reads the ``policy`` table: its ``labels``, ids unique."""
+    """Reads a policy of its own: ``labels``, at least one, ids unique."""
     f.only(["labels"])
+    labels = _parse_labels(f)
+    if not labels:
+        raise f.fail("labels", "is empty")
+    return labels
+
+
+def _of_role(value: T | Mapping[Role, T], role: Role) -> T:
+    """What a field says for a role mode: one value for all, or one per role."""
+    return value[role] if isinstance(value, Mapping) else value
+
+
+def _check_sources(f: Fields) -> None:
+    """Where the parts of a spec come from, and whether that was checked against the author's own."""
+    parts = ("template", "verdict", "tokens")
+    f.only([*parts, *(f"{part}_verified" for part in parts), "notes"])
+    for part in parts:
+        f.get(part, str, "")
+        f.get(f"{part}_verified", bool, False)
+    f.get("notes", str, "")
+
+
+def _parse_labels(f: Fields) -> tuple[Label, ...]:
     labels: list[Label] = []
     for item in f.tables("labels"):
         item.only(["id", "name", "title", "definition", "roles"])
@@ -172,25 +219,30 @@ def parse_labels(f: Fields) -> tuple[Label, ...]:
                 tuple(cast(Role, r) for r in roles),
             )
         )
-    if not labels:
-        raise f.fail("labels", "is empty")
     return tuple(labels)
 
 
 def _parse_template(f: Fields) -> Template:
     f.only(["text", "policy_item", "roles", "messages", "strip", "turns"])
     turns = f.get("turns", str, "any")
-    if turns not in ("alternating", "any"):
-        raise f.fail("turns", f'must be "alternating" or "any", not {turns!r:.60}')
+    if turns not in _TURNS:
+        raise f.fail("turns", f'must be "alternating", "any" or "pair", not {turns!r:.60}')
+    texts = f.text_table("text") if isinstance(f.data.get("text"), Mapping) else None
     template = Template(
-        text=f.get("text", str),
+        text=f.get("text", str) if texts is None else cast("dict[Role, str]", texts),
         policy_item=f.get("policy_item", str),
         roles=cast("dict[Role, str]", f.text_table("roles")),
         messages=cast("dict[Role, str]", f.text_table("messages")),
         strip=f.get("strip", bool, False),
-        turns="alternating" if turns == "alternating" else "any",
+        turns=turns,
     )
-    _check_placeholders(f, "text", template.text, {"policy", "conversation", "role"}, {"conversation"})
+    known, needed = {"policy", "conversation", "role"}, {"conversation"}
+    if isinstance(template.text, str):
+        _check_placeholders(f, "text", template.text, known, needed)
+    for key, text in texts.items() if texts is not None else ():
+        if key not in ROLES:
+            raise f.fail(f"text.{key}", f"is not a role (roles: {', '.join(ROLES)})")
+        _check_placeholders(f, f"text.{key}", text, known, needed)
     _check_placeholders(f, "policy_item", template.policy_item, {"id", "name", "definition"}, set())
     if not template.roles:
         raise f.fail("roles", "names no role that can be judged")
@@ -203,12 +255,21 @@ def _parse_template(f: Fields) -> Template:
     for role in template.roles:
         if role not in template.messages:
             raise f.fail(f"messages.{role}", "is missing, but the role can be judged")
+        if texts is not None and role not in texts:
+            raise f.fail(f"text.{role}", "is missing, but the role can be judged")
     return template
 
 
 def _parse_verdict(f: Fields) -> Verdict:
     f.only(["leads", "terminators", "grammar"])
-    verdict = Verdict(f.strings("leads", [""]), f.strings("terminators"), tuple(f.get("grammar", list)))
+    grammar: tuple[object, ...] | dict[Role, tuple[object, ...]]
+    if isinstance(f.data.get("grammar"), Mapping):
+        per_role = f.table("grammar")
+        per_role.only(ROLES)
+        grammar = {role: tuple(per_role.get(role, list)) for role in ROLES if role in per_role.data}
+    else:
+        grammar = tuple(f.get("grammar", list))
+    verdict = Verdict(f.strings("leads", [""]), f.strings("terminators"), grammar)
     if not verdict.leads or len(set(verdict.leads)) != len(verdict.leads):
         raise f.fail("leads", 'needs at least one text ("" for none), each once')
     if not verdict.terminators or not all(verdict.terminators):
@@ -217,7 +278,7 @@ def _parse_verdict(f: Fields) -> Verdict:
 
 
 def _check_placeholders(f: Fields, key: str, text: str, known: set[str], needed: set[str]) -> None:
-    found = _PLACEHOLDER.findall(text)
+    found = PLACEHOLDER.findall(text)
     for name in found:
         if name not in known:
             raise f.fail(key, f"unknown placeholder {{{{{name:.60}}}}} (known: {', '.join(sorted(known)) or 'none'})")

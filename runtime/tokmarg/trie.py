@@ -9,9 +9,7 @@ the search goes. A node is a token path; it holds *threads*, the grammar moves t
 so with tokenizers that split digits ``S1`` is told from ``S10`` by the token that follows, as it must be.
 An event is *certain* at a node when every thread brings it, *possible* when some thread can.
 
-Tokens of a move are those that the tokenizer gives for verdict-so-far + move, in the context of the prompt's last
-characters: the canonical path. A move whose text changes tokens that were already decided cannot be compiled, and
-is an error that names the text.
+Which tokens spell a move is :mod:`tokmarg.spelling`'s business.
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ import numpy.typing as npt
 
 from .encoding import Encoder
 from .errors import SpecError
-from .grammar import Grammar, Part, State
+from .grammar import Grammar, State
+from .spelling import Place, Spelling
 
 __all__ = ["Node", "Trie", "Undecided"]
 
@@ -38,24 +37,14 @@ _KEPT_NODES = 20_000
 
 
 class _Thread(NamedTuple):
-    """A move under way: ``rest`` tokens are still to come, then ``state``; ``context`` is the text it goes on from."""
+    """A move under way: ``rest`` tokens are still to come, then ``state`` at ``place``."""
 
     happened: int  # events on the path, the move under way included: nothing else can come of this thread
     rest: tuple[int, ...]
     state: State | None
-    context: str
+    place: Place
     lead: bool = False
     ends: bool = False  # `rest` is a terminator: the verdict is complete behind it
-
-
-class _Compiled(NamedTuple):
-    """A grammar move with its tokens; ``used`` are the labels it uses up."""
-
-    tokens: tuple[int, ...]
-    events: int
-    used: int
-    parts: tuple[Part, ...] | None
-    context: str
 
 
 class Undecided(NamedTuple):
@@ -111,12 +100,13 @@ class Trie:
         self.grammar, self._encoder, self._tail = grammar, encoder, tail
         self.events = grammar.events
         self._leads = leads
-        self._compiled: dict[tuple[tuple[Part, ...], str], list[_Compiled]] = {}
-        self._terminators = tuple(self._terminator(text) for text in terminators)
+        self._spelling = Spelling(grammar, encoder)
+        self._terminators = tuple(self._spelling.terminator(text) for text in terminators)
         self._bits: dict[int, npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
         self._unfolded = 0
-        self._threads = [_Thread(0, self._tokens(tail, x), grammar.start, tail + x, lead=True) for x in leads]
+        self._starts = [self._spelling.lead(tail, text) for text in leads]
+        self._threads = [_Thread(0, tokens, grammar.start, place, lead=True) for tokens, place in self._starts]
         self._root = self._node(-1, None, self._threads)
 
     @property
@@ -200,18 +190,18 @@ class Trie:
             SpecError: a move cannot be compiled; names its text.
         """
         found = {token for ids in self._terminators for token in ids}
-        found |= {token for lead in self._leads for token in self._tokens(self._tail, lead)}
+        found |= {token for tokens, _ in self._starts for token in tokens}
         seen = set()
-        pending = [(self.grammar.start.parts, self._tail + lead) for lead in self._leads]
+        pending = [(self.grammar.start.parts, place) for _, place in self._starts]
         while pending:
             key = pending.pop()
             if key in seen:
                 continue
             seen.add(key)
-            for move in self._moves(*key):
+            for move in self._spelling.moves(*key):
                 found.update(move.tokens)
                 if move.parts is not None:
-                    pending.append((move.parts, move.context))
+                    pending.append((move.parts, move.place))
         return tuple(sorted(found))
 
     def check(self, samples: int = 100) -> None:
@@ -223,10 +213,10 @@ class Trie:
         """
         self.vocabulary()
         rng = random.Random(0)
-        base = self._encoder.encode_text(self._tail)
+        base = self._encoder.encode_verdict(self._tail)
         for _ in range(samples):
             text, events = self._random_verdict(rng)
-            whole = self._encoder.encode_text(self._tail + text)
+            whole = self._encoder.encode_verdict(self._tail + text)
             node = self.root
             for token in (*whole[len(base) :], *self._terminators[0]):
                 children = self.children(node)
@@ -255,7 +245,10 @@ class Trie:
         if len(finished) > 1 or (finished and going):
             masks = sorted(finished | {t.happened for t in going})
             a = " and ".join(", ".join(self.grammar.names(mask)) or "nothing" for mask in masks)
-            raise SpecError(f"verdicts with different events have the same tokens: {a}")
+            raise SpecError(
+                f"verdicts with different events have the same tokens: {a} (both end at token "
+                f"{self._encoder.token_text(token)!r})"
+            )
         certain, possible = -1, 0
         for thread in threads:
             certain &= thread.happened
@@ -269,51 +262,14 @@ class Trie:
                 yield thread
             elif thread.state is None:
                 for ids in self._terminators:
-                    yield _Thread(thread.happened, ids, None, "", ends=True)
+                    yield _Thread(thread.happened, ids, None, thread.place, ends=True)
             else:
                 used = thread.state.used
-                for move in self._moves(thread.state.parts, thread.context):
+                for move in self._spelling.moves(thread.state.parts, thread.place):
                     if not move.used & used:
                         state = None if move.parts is None else State(move.parts, used | move.used)
-                        after = _Thread(thread.happened | move.events, move.tokens, state, move.context)
+                        after = _Thread(thread.happened | move.events, move.tokens, state, move.place)
                         if move.tokens:
                             yield after
                         else:
                             yield from self._opened([after])
-
-    def _moves(self, parts: tuple[Part, ...], context: str) -> list[_Compiled]:
-        """Moves from ``parts`` with no label used up yet: which labels are used never changes a move's tokens."""
-        found = self._compiled.get((parts, context))
-        if found is None:
-            found = self._compiled[parts, context] = [
-                _Compiled(
-                    self._tokens(context, move.text),
-                    move.events,
-                    move.state.used if move.state else 0,
-                    move.state.parts if move.state else None,
-                    # One move is context enough (`check` verifies it), and keeps the memo at labels squared.
-                    move.text or context,
-                )
-                for move in self.grammar.moves(State(parts, 0))
-            ]
-        return found
-
-    def _tokens(self, context: str, text: str) -> tuple[int, ...]:
-        """Tokens of ``text`` behind ``context``."""
-        base = self._encoder.encode_text(context)
-        whole = self._encoder.encode_text(context + text)
-        if whole[: len(base)] != base:
-            raise SpecError(
-                f"the verdict text {text!r} merges with {context[-20:]!r} before it: this tokenizer has no "
-                "token path that keeps them apart"
-            )
-        return tuple(whole[len(base) :])
-
-    def _terminator(self, text: str) -> tuple[int, ...]:
-        special = self._encoder.token_id(text)
-        if special is not None:
-            return (special,)
-        ids = self._encoder.encode_text(text)
-        if len(ids) != 1:
-            raise SpecError(f"the terminator {text!r} is not one token of this tokenizer")
-        return tuple(ids)

@@ -107,22 +107,29 @@ def test_policy_replaces_the_labels(loaded: LoadedModel, tmp_path: Path) -> None
 
 def test_policy_too_long_for_the_model(loaded: LoadedModel, tmp_path: Path) -> None:
     policy = {"labels": [{"id": f"L{i}", "name": "a rather long name " * 5} for i in range(60)]}
-    data, where = choose_spec(None, loaded.model_id)
+    data, where = choose_spec("llama-guard-3-1b", loaded.model_id)
     with pytest.raises(ExportError, match="the policy takes"):
         build_bundle(loaded, resolve_spec(data, where, loaded, policy), tmp_path / "b")
 
 
 def test_labels_that_cannot_be_told_apart_are_named(loaded: LoadedModel, tmp_path: Path) -> None:
     policy = {"labels": [{"id": "A", "name": "x"}, {"id": "A,B", "name": "y"}, {"id": "B", "name": "z"}]}
-    data, where = choose_spec(None, loaded.model_id)
+    data, where = choose_spec("llama-guard-3-1b", loaded.model_id)
     with pytest.raises(ExportError, match="A,B"):
         build_bundle(loaded, resolve_spec(data, where, loaded, policy), tmp_path / "b")
+
+
+def test_fixed_policy_is_not_replaced(loaded: LoadedModel) -> None:
+    """The checkpoint's template names its own categories, whatever it is given."""
+    data, where = choose_spec(None, loaded.model_id)
+    with pytest.raises(ExportError, match="policy: llama-guard-3-8b takes no other policy: its labels are part of"):
+        resolve_spec(data, where, loaded, {"exclude": ["S1"]})
 
 
 def test_spec_is_chosen_by_model_name_else_the_general_one() -> None:
     assert choose_spec(None, "meta-llama/Llama-Guard-3-1B")[1] == "llama-guard-3-1b.toml"
     assert choose_spec(None, "some/other-model")[1] == "instruct.toml"
-    with pytest.raises(ExportError, match="no spec 'nope': give a TOML file or one of instruct, llama-guard-3-1b"):
+    with pytest.raises(ExportError, match="no spec 'nope': give a TOML file or one of instruct, kanana-safeguard, "):
         choose_spec("nope", "x")
     assert {"instruct", "llama-guard-3-8b", "llama-guard-3-1b"} <= set(list_specs())
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,22 @@ from tokmarg import Guard, SpecError
 from tokmarg.policy import apply_policy
 
 TWO = {"labels": [{"id": "A", "name": "Apples"}, {"id": "B1", "name": "Berries", "definition": "small fruit"}]}
+
+
+@pytest.fixture(scope="module")
+def tiny_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle as one of a family that takes other policies."""
+    copy = tmp_path_factory.mktemp("policy") / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["spec"]["policy"]["fixed"] = False
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def tiny_guard(tiny_bundle: Path) -> Guard:
+    return Guard.load(tiny_bundle, device="cpu", verify=False)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +105,11 @@ def test_errors_name_file_and_field(tiny_guard: Guard, tmp_path: Path, text: str
     path.write_text(text)
     with pytest.raises(SpecError, match=message):
         apply_policy(tiny_guard.spec, path)
+
+
+def test_fixed_policy_is_not_replaced(tiny_guard: Guard) -> None:
+    with pytest.raises(SpecError, match=r"policy: llama-guard-3-8b takes no other policy: .*\(policy\.fixed\)"):
+        apply_policy(replace(tiny_guard.spec, fixed=True), TWO)
 
 
 def test_missing_file(tiny_guard: Guard, tmp_path: Path) -> None:

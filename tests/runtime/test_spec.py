@@ -132,7 +132,8 @@ MISTYPED: list[tuple[Place, object, str]] = [
     (("name",), 1, "spec.name: must be a string, not 1"),
     (("title",), ["a"], "spec.title: must be a string, not a list"),
     (("sources",), "a", "spec.sources: must be a table, not 'a'"),
-    (("sources",), {"a": 1}, "spec.sources.a: must be a string, not 1"),
+    (("sources",), {"tokens": 1}, "spec.sources.tokens: must be a string, not 1"),
+    (("sources",), {"tokens_verified": "yes"}, "spec.sources.tokens_verified: must be true or false, not 'yes'"),
     (("template",), "a", "spec.template: must be a table, not 'a'"),
     (("template", "text"), None, "spec.template.text: must be a string, not None"),
     (("template", "strip"), 1, "spec.template.strip: must be true or false, not 1"),
@@ -149,7 +150,7 @@ MISTYPED: list[tuple[Place, object, str]] = [
     (("verdict", "leads"), "\n", r"spec.verdict.leads: must be a list, not '\\n'"),
     (("verdict", "leads"), [None], "spec.verdict.leads: must be a list of strings, not of None"),
     (("verdict", "terminators"), [2], "spec.verdict.terminators: must be a list of strings, not of 2"),
-    (("verdict", "grammar"), {}, "spec.verdict.grammar: must be a list, not a table"),
+    (("verdict", "grammar"), {}, "spec.verdict.grammar.user: is missing, but the role can be judged"),
     (("verdict", "grammar", 0), 3, "verdict.grammar[0]: must be a table, not int"),
     (CHOICE, "safe", "verdict.grammar[0].choice: must be a list, not 'safe'"),
     ((*CHOICE, 0), "safe", "verdict.grammar[0].choice[0]: must be a table, not str"),
@@ -176,7 +177,7 @@ MALFORMED: list[tuple[Place, object, str]] = [
     (("template", "roles", "system"), "System", "spec.template.roles.system: is not a role (roles: user, assistant)"),
     (("template", "messages", "tool"), "{{content}}", "spec.template.messages.tool: is not a role"),
     (("template", "messages", "assistant"), REMOVED, "spec.template.messages.assistant: is missing, but the role can"),
-    (("template", "turns"), "random", 'spec.template.turns: must be "alternating" or "any", not \'random\''),
+    (("template", "turns"), "random", 'spec.template.turns: must be "alternating", "any" or "pair", not \'random\''),
     (("policy", "labels"), [], "spec.policy.labels: is empty"),
     (("policy", "labels", 1, "id"), "A", "spec.policy.labels[1].id: 'A' is used twice"),
     (("policy", "labels", 1, "id"), " ", "spec.policy.labels[1].id: is blank"),
@@ -193,7 +194,11 @@ MALFORMED: list[tuple[Place, object, str]] = [
     (("verdict", "grammar", 0), "", "verdict.grammar[0]: empty text"),
     (CHOICE, [], "verdict.grammar[0].choice: has no options"),
     ((*CHOICE, 1, "event"), " ", "verdict.grammar[0].choice[1].event: is blank"),
-    ((*LABELS, "labels"), "title", 'then[1].labels: must be "id" or "name", not \'title\''),
+    (
+        (*LABELS, "labels"),
+        "title",
+        'then[1].labels: must be "id" or "name", or a text with {{id}} or {{name}}, not \'title\'',
+    ),
     ((*LABELS, "separators"), [], "then[1].separators: needs at least one text"),
     ((*LABELS, "separators"), [",", ""], "then[1].separators: needs at least one text, none of them empty"),
     (("title",), "half \ud83d", "spec.title: holds a lone surrogate"),
@@ -241,5 +246,5 @@ def test_grammar_may_nest_but_not_without_end() -> None:
 
 def test_grammar_of_the_spec_is_parsed() -> None:
     (part,) = Spec.parse(SPEC, "x").grammar("user").start.parts
-    unsafe = Option("unsafe", "unsafe", ("\n", LabelList("id", (",",))))
-    assert part == Choice((Option("safe", None, ()), unsafe))
+    unsafe = Option("unsafe", ("unsafe",), ("\n", LabelList("id", (",",))))
+    assert part == Choice((Option("safe"), unsafe))

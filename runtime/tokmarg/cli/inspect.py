@@ -50,6 +50,8 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
             "title": spec.title,
             "roles": list(spec.roles),
             "labels": [{"id": x.id, "title": x.title, "roles": list(x.roles)} for x in spec.labels],
+            "fixed": spec.fixed,
+            "events": list(spec.events),
             "leads": list(spec.verdict.leads),
             "terminators": list(spec.verdict.terminators),
         },
@@ -79,10 +81,11 @@ def describe(summary: dict[str, Any]) -> list[str]:
         _row("judges", ", ".join(spec["roles"])),
         _row("leads", " or ".join(json.dumps(lead) if lead else "none" for lead in spec["leads"])),
         _row("ends with", " or ".join(map(json.dumps, spec["terminators"]))),
+        *([_row("also tells", ", ".join(spec["events"]))] if spec["events"] else []),
         "",
-        "labels",
+        "labels" if spec["labels"] else "no labels",
     ]
-    width = max(len(printable(label["id"])) for label in spec["labels"])
+    width = max((len(printable(label["id"])) for label in spec["labels"]), default=0)
     for label in spec["labels"]:
         only = "" if set(spec["roles"]) <= set(label["roles"]) else f"  ({', '.join(label['roles'])} only)"
         lines.append(f"  {pad(printable(label['id']), width)}  {printable(label['title'])}{only}")

@@ -25,7 +25,7 @@ _BAR = 10
 
 
 class Table:
-    """A few lines per record: whose they are, the verdict, then one line per label.
+    """A few lines per record: whose they are, the verdict, then one line per label, and one per further event.
 
         7  How do I pick a lock?
            flagged: yes   unsafe 0.803 [0.803, 0.804]   coverage 0.997
@@ -65,6 +65,7 @@ class Table:
         lines = [f"{self._style(name, bold=True)}  {note}", "   " + self._verdict(outcome)]
         if isinstance(outcome, Result):
             lines += [self._label(label, marginal) for label, marginal in outcome.labels.items()]
+            lines += [f"   {printable(name)} {_numbers(m)}" for name, m in outcome.events.items() if m is not None]
         else:
             if outcome.verdict is not None:
                 lines.append("   " + printable(json.dumps(outcome.verdict, ensure_ascii=False)))
