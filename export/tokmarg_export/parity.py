@@ -6,17 +6,18 @@ whole prompt and the node's path, without tree mask, stored prefix or packing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from tokmarg.encoding import Encoder
 from tokmarg.grammar import UNSAFE
-from tokmarg.guard import Guard, build_prompter, build_trie
+from tokmarg.guard import Guard
 from tokmarg.marginals import Marginals, Search
-from tokmarg.prompt import messages_of
+from tokmarg.prompt import Prompter, messages_of
+from tokmarg.result import Marginal, Result
+from tokmarg.scoring import Asked
 from tokmarg.spec import Spec
 from tokmarg.trie import Trie
 
@@ -66,27 +67,38 @@ class Parity:
             )
 
 
-def measure_parity(folder: Path, loaded: LoadedModel) -> Parity:
-    """Scores the probes with the bundle and with PyTorch."""
+def measure_parity(folder: Path, loaded: LoadedModel, prompter: Prompter, tries: Mapping[Asked, Trie]) -> Parity:
+    """Scores the probes with the bundle in ``folder`` and with PyTorch.
+
+    Args:
+        folder: the bundle.
+        loaded: the model it was made from.
+        prompter, tries: of its spec.
+    """
     guard = Guard.load(folder, device="cpu", verify=False)
-    spec = guard.manifest.spec
-    prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), guard.manifest.graph.max_positions)
-    trie = build_trie(prompter, spec.roles[0])
+    spec = prompter.spec
     probability, coverage, nodes = 0.0, 0.0, 0
     for text in PROBES:
         content = _conversation(spec, text)
         ours = guard.score(content, tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
-        theirs = _reference(trie, prompter.prompt(messages_of(content)).token_ids, loaded)
-        nodes += theirs.evaluated
-        for event, bounds in theirs.bounds.items():
-            mine = ours.unsafe if event == UNSAFE else ours.labels.get(event, ours.events.get(event))
-            if mine is not None:
-                probability = max(probability, abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper))
-        if ours.coverage is not None and theirs.coverage is not None:
-            coverage = max(coverage, abs(ours.coverage - theirs.coverage))
+        coverages = []
+        for prompt in prompter.prompts(messages_of(content)):
+            theirs = _reference(tries[prompt.role, prompt.label], prompt.token_ids, loaded)
+            nodes += theirs.evaluated
+            for event, bounds in theirs.bounds.items():
+                mine = _marginal(ours, event if prompt.label is None else prompt.label)
+                if mine is not None:
+                    probability = max(probability, abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper))
+            coverages += [] if theirs.coverage is None else [theirs.coverage]
+        if ours.coverage is not None:
+            coverage = max(coverage, abs(ours.coverage - min(coverages)))
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     full = guard.manifest.graph.head == "full"
     return Parity(f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None)
+
+
+def _marginal(result: Result, event: str) -> Marginal | None:
+    return result.unsafe if event == UNSAFE else result.labels.get(event, result.events.get(event))
 
 
 def _conversation(spec: Spec, text: str) -> list[dict[str, str]]:

@@ -124,7 +124,7 @@ def resolve_spec(data: dict[str, Any], where: str, loaded: LoadedModel, policy: 
         if policy is not None:
             spec = apply_policy(spec, policy)
             labels = [{**asdict(label), "roles": list(label.roles)} for label in spec.labels]
-            resolved["policy"] = {"labels": labels}
+            resolved["policy"] = {"labels": labels, "aggregate": spec.aggregate}
         _check_events(spec, where)
     except SpecError as error:
         raise ExportError(str(error)) from None
@@ -136,7 +136,7 @@ def _check_events(spec: Spec, where: str) -> None:
     for role in spec.roles:
         grammar = spec.grammar(role, where)
         reachable = grammar.names(grammar.reachable(grammar.start))
-        for event in [UNSAFE, *(label.id for label in spec.labels_of(role))]:
+        for event in [UNSAFE, *(label_id for label_id, _ in grammar.labels)]:
             if event not in reachable:
                 raise SpecError(f"{where}: verdict.grammar: {event!r} is in no verdict on {role} messages")
 

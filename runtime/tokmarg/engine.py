@@ -6,6 +6,10 @@ One pass is one sequence, laid out as
 
 A token sees the prefix tokens its prompt shares, its own prompt before it, and its own ancestors in the trie;
 ``position_ids`` count along that path. So contents do not see each other, and a score does not depend on its company.
+Guards that are asked for one label at a time have a prompt for each, which branch off behind the content:
+
+    [ policy prefix (cached) ][ content + label 1 ][ label 2 ] ... [ trie nodes ]
+
 Later rounds reuse the keys and values of all rounds before.
 
 What is evaluated is up to the searches: the verdict trie's best-first expansion, or a free decode. A :class:`Search`
@@ -22,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ContentError
-from .prefix import Prefix
+from .prefix import Prefix, shared_tokens
 from .session import KeyValues, Session
 from .spec import Role
 
@@ -66,17 +70,29 @@ class Search(Protocol[P]):
 
 @dataclass(slots=True)
 class Job(Generic[P]):
-    """One content on its way: prompt, search, and where its tokens lie in the cache.
+    """One prompt on its way: its tokens, its search, and where its tokens lie in the cache.
 
-    ``error`` is set instead of a result when the model's logits are not finite.
+    ``trunk`` is an earlier job of the same run, most of whose tokens this one begins with: their keys and values serve
+    both. ``error`` is set instead of a result when the model's logits are not finite.
     """
 
     token_ids: Sequence[int]
     search: Search[P]
+    trunk: Job[P] | None = None
     error: ContentError | None = None
     shared: int = 0
     spans: list[tuple[int, int]] = field(default_factory=list)  # cache slots [start, end) of the prompt's own tokens
     slots: dict[TokenPath, int] = field(default_factory=dict)  # cache slot of each path's last token
+
+
+def _first(spans: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """The first ``count`` slots of some spans."""
+    found = []
+    for start, end in spans:
+        if count > 0:
+            found.append((start, min(end, start + count)))
+            count -= end - start
+    return found
 
 
 class _Cache:
@@ -142,8 +158,10 @@ class Engine:
         cache = _Cache(prefix.cache)
         step = _Pass(cache.length)
         for job in jobs:
-            job.shared = prefix.shared(job.token_ids)
-            at = job.shared
+            job.shared = at = prefix.shared(job.token_ids)
+            if job.trunk is not None and job.trunk.shared == job.shared:
+                at = max(at, shared_tokens(job.trunk.token_ids, job.token_ids[:-1]))
+                job.spans = _first(job.trunk.spans, at - job.shared)
             while at < len(job.token_ids):
                 room = PACK_TOKENS - len(step.tokens)
                 if room <= 0:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
-from . import methods, windows
 from .bundle import MANIFEST, Bundle, find_bundle
 from .encoding import Encoder
-from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job
+from .engine import Engine
 from .errors import BundleError, ContentError, SpecError, TokmargError
 from .firstlabel import FirstLabel
 from .freepath import Reader
-from .grammar import UNSAFE
-from .marginals import Bounds, Marginals, Search
-from .methods import UNCERTAINTIES, WHOLE_VOCABULARY, Scoring
+from .methods import UNCERTAINTIES, WHOLE_VOCABULARY
+from .packing import OnOverflow, Packer, Ready, Record
 from .policy import Policy, apply_policy
 from .prefix import cached_prefixes, read_prefixes
-from .prompt import Content, Message, Prompt, Prompter, messages_of
-from .result import MAX_DEPTH, METHODS, Marginal, Method, MethodResult, Result, Thresholds
+from .prompt import Content, Prompt, Prompter, messages_of
+from .result import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
+from .scoring import Asked, Exact, Guarded, Other, Way
 from .session import Device, Session
 from .spec import Role, Spec
 from .trie import Trie
@@ -34,32 +31,6 @@ __all__ = ["Guard", "Record"]
 VERDICT_ROOM, _SPARE_ROOM = MAX_DEPTH, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A content with its id; ``role`` is the role of a bare text."""
-
-    content: Content
-    id: object = None
-    role: Role | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    """A record whose prompts (several when in windows) are encoded."""
-
-    id: object
-    prompts: tuple[Prompt, ...]
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How one call scores: the search for a prompt of a role mode, and the result of a record's searches."""
-
-    search: Callable[[Role], Any]
-    result: Callable[[_Ready, Sequence[Any]], Result | MethodResult]
-
-
 class _Options(TypedDict, total=False):
     """Options that :meth:`Guard.score` and :meth:`Guard.score_many` share."""
 
@@ -69,7 +40,7 @@ class _Options(TypedDict, total=False):
     eps: float
     max_depth: int
     thresholds: Thresholds | None
-    on_overflow: Literal["error", "window"]
+    on_overflow: OnOverflow
 
 
 class Guard:
@@ -94,7 +65,7 @@ class Guard:
         self._prompter = build_prompter(self.spec, self._encoder, graph.max_positions)
         self._columns = graph.columns
         self.events = self.spec.events
-        self._tries = {role: build_trie(self._prompter, role) for role in self.spec.roles}
+        self._tries = build_tries(self._prompter)
         self._check_sizes()
         if spec is None:
             self._prefixes = read_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
@@ -102,7 +73,8 @@ class Guard:
             for trie in self._tries.values():
                 trie.check(samples=20)  # the exporter has done so for the bundle's own policy
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
-        self._engine = Engine(session, self._prefixes)
+        self._packer = Packer(self._prompter, self._prefixes, Engine(session, self._prefixes))
+        self._guarded = Guarded(self.labels, self.events, bundle.manifest.model_id)
 
     @classmethod
     def load(
@@ -140,16 +112,26 @@ class Guard:
         """Label ids in the policy's order."""
         return tuple(label.id for label in self.spec.labels)
 
-    def prompt(self, content: Content, *, role: Role | None = None) -> Prompt:
+    def prompt(self, content: Content, *, role: Role | None = None, label: str | None = None) -> Prompt:
         """The prompt of a content, exactly as it is scored.
+
+        Args:
+            content: as for :meth:`score`.
+            role: role of a bare text.
+            label: which prompt, of guards that have one for each label (the first label's by default).
 
         Raises:
             ContentError: the content cannot be scored.
+            SpecError: there is no prompt for that label.
         """
-        prompt = self._prompter.prompt(messages_of(content, role))
-        if len(prompt.token_ids) > self._prompter.max_tokens:
-            raise self._prompter.too_long(f"{len(prompt.token_ids):,} tokens with the prompt")
-        return prompt
+        prompts = self._packer.whole(messages_of(content, role))
+        if label is None:
+            return prompts[0]
+        for prompt in prompts:
+            if prompt.label == label:
+                return prompt
+        asked = ", ".join(prompt.label for prompt in prompts if prompt.label is not None)
+        raise SpecError(f"{self.spec.name} has no prompt for label {label!r:.60} alone (it has: {asked or 'none'})")
 
     @overload
     def score(
@@ -186,7 +168,7 @@ class Guard:
         eps: float = 0.01,
         max_depth: int = 20,
         thresholds: Thresholds | None = None,
-        on_overflow: Literal["error", "window"] = "error",
+        on_overflow: OnOverflow = "error",
     ) -> Result | MethodResult:
         """Scores one content.
 
@@ -272,7 +254,7 @@ class Guard:
         eps: float = 0.01,
         max_depth: int = 20,
         thresholds: Thresholds | None = None,
-        on_overflow: Literal["error", "window"] = "error",
+        on_overflow: OnOverflow = "error",
         on_error: Literal["raise", "return"] = "raise",
     ) -> Iterator[Result | MethodResult | ContentError]:
         """Scores a stream: lazy in, lazy out, in order, packed inside.
@@ -299,16 +281,16 @@ class Guard:
         limits = thresholds or Thresholds()
         if unknown := sorted(set(limits.labels) - set(self.labels)):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
-        if method == "exact":
-            way = self._exact(limits, tolerance=tolerance, max_nodes=max_nodes)
-        else:
-            way = self._other(method, limits, top_p=top_p, eps=eps, max_depth=max_depth)
-        records = (self._ready(content, on_overflow) for content in contents)
-        for pack in _packs(records, self._new_tokens):
-            for outcome in self._score_pack(pack, way):
-                if isinstance(outcome, ContentError) and on_error == "raise":
-                    raise outcome
-                yield outcome
+        way: Way[Any] = self._way(method, limits, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
+        records = (self._packer.ready(content, on_overflow) for content in contents)
+        for pack in self._packer.packs(records):
+            for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
+                if isinstance(ready, Ready) and not isinstance(searches, ContentError):
+                    yield way.result(ready, searches)
+                elif on_error == "return":
+                    yield cast(ContentError, searches)
+                else:
+                    raise cast(ContentError, searches)
 
     def check_method(self, method: Method) -> None:
         """Checks that a method goes with the bundle.
@@ -324,137 +306,31 @@ class Guard:
                 "the verdict head: export it with --head full"
             )
         if method in UNCERTAINTIES:
-            for role, reader in self._readers.items():
+            for (role, _), reader in self._readers.items():
                 try:
                     FirstLabel(reader.trie)
                 except SpecError as error:
                     raise SpecError(f"{self.path}: method {method}: {error} ({role} messages)") from None
 
-    def _exact(self, limits: Thresholds, *, tolerance: float, max_nodes: int) -> _Way:
-        settings: dict[str, Any] = {
-            "tolerance": tolerance,
-            "max_nodes": max_nodes,
-            "thresholds": {**limits.labels, UNSAFE: limits.unsafe},
-            "columns": self._columns,
-        }
-
-        def result(ready: _Ready, searches: Sequence[Search]) -> Result:
-            return self._result(ready, windows.join([search.result() for search in searches]), limits)
-
-        return _Way(lambda role: Search(self._tries[role], **settings), result)
-
-    def _other(self, method: Method, limits: Thresholds, **settings: Any) -> _Way:
-        scorings = {
-            role: Scoring(method, reader, columns=self._columns, **settings) for role, reader in self._readers.items()
-        }
-
-        def result(ready: _Ready, searches: Sequence[Any]) -> MethodResult:
-            scoring = scorings[ready.prompts[0].role]
-            scores = methods.join([scoring.scores(search) for search in searches])
-            own = {} if scores.uncertainty is not None else limits.labels
-            return MethodResult(
-                id=ready.id,
-                flagged=scores.values[UNSAFE] >= limits.unsafe
-                or any(scores.values.get(label, -1.0) >= limit for label, limit in own.items()),
-                scores={event: scores.values.get(event) for event in (*self.labels, UNSAFE)},
-                converged=scores.complete,
-                method=method,
-                model=self.manifest.model_id,
-                truncated=ready.truncated,
-                verdict=scores.verdict,
-                uncertainty=scores.uncertainty,
-                evaluated_nodes=scores.evaluated,
+    def _way(
+        self, method: Method, limits: Thresholds, tolerance: float, max_nodes: int, **settings: Any
+    ) -> Exact | Other:
+        if method == "exact":
+            return Exact(
+                self._guarded, self._tries, limits, tolerance=tolerance, max_nodes=max_nodes, columns=self._columns
             )
-
-        return _Way(lambda role: scorings[role].search(), result)
+        return Other(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
 
     @cached_property
-    def _readers(self) -> dict[Role, Reader]:
+    def _readers(self) -> dict[Asked, Reader]:
         terminators = self.spec.verdict.terminators
-        return {role: Reader(trie, self._encoder, terminators) for role, trie in self._tries.items()}
-
-    def _ready(self, content: Content | Record | ContentError, on_overflow: str) -> _Ready | ContentError:
-        if isinstance(content, ContentError):
-            return content
-        record = content if isinstance(content, Record) else Record(content)
-        try:
-            messages = messages_of(record.content, record.role)
-            if on_overflow == "window":
-                return self._windowed(record, messages)
-            return _Ready(record.id, (self.prompt(record.content, role=record.role),), False)
-        except ContentError as error:
-            error.id = record.id
-            return error
-
-    def _windowed(self, record: Record, messages: Sequence[Message]) -> _Ready:
-        try:
-            return _Ready(record.id, (self.prompt(record.content, role=record.role),), False)
-        except ContentError as error:
-            if error.type != "content_too_long":
-                raise
-        prompts = tuple(windows.windows(self._prompter, messages))
-        if not prompts:  # a tokenizer may drop every character of a text
-            raise ContentError("empty_text", "the last message has no tokens")
-        return _Ready(record.id, prompts, True)
-
-    def _new_tokens(self, ready: _Ready) -> int:
-        return sum(len(p.token_ids) - self._prefixes[p.role].shared(p.token_ids) for p in ready.prompts)
-
-    def _score_pack(
-        self, pack: Sequence[_Ready | ContentError], way: _Way
-    ) -> Iterator[Result | MethodResult | ContentError]:
-        jobs: dict[int, list[Job[Any]]] = {}
-        by_role: dict[Role, list[Job[Any]]] = {}
-        for i, ready in enumerate(pack):
-            if isinstance(ready, ContentError):
-                continue
-            for prompt in ready.prompts:
-                job = Job(prompt.token_ids, way.search(prompt.role))
-                jobs.setdefault(i, []).append(job)
-                by_role.setdefault(prompt.role, []).append(job)
-        for role, of_role in by_role.items():
-            # Windows of one long content are run one by one: together they would not fit the memory of a pass.
-            for group in _groups(of_role):
-                self._engine.run(role, group)
-        for i, ready in enumerate(pack):
-            if isinstance(ready, ContentError):
-                yield ready
-            elif errors := [job.error for job in jobs[i] if job.error is not None]:
-                errors[0].id = ready.id
-                yield errors[0]
-            else:
-                yield way.result(ready, [job.search for job in jobs[i]])
-
-    def _result(self, ready: _Ready, marginals: Marginals, limits: Thresholds) -> Result:
-        def marginal(bounds: Bounds | None, threshold: float | None) -> Marginal | None:
-            if bounds is None:
-                return None
-            flagged = threshold is not None and bounds.middle >= threshold
-            return Marginal(bounds.middle, bounds.lower, bounds.upper, flagged)
-
-        unsafe = marginal(marginals.bounds[UNSAFE], limits.unsafe)
-        assert unsafe is not None
-        labels = {k: marginal(marginals.bounds.get(k), limits.labels.get(k)) for k in self.labels}
-        events = {k: marginal(marginals.bounds.get(k), None) for k in self.events}
-        return Result(
-            id=ready.id,
-            flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
-            unsafe=unsafe,
-            labels=labels,
-            coverage=marginals.coverage,
-            converged=marginals.converged,
-            method="exact",
-            model=self.manifest.model_id,
-            truncated=ready.truncated,
-            evaluated_nodes=marginals.evaluated,
-            events=events,
-        )
+        return {asked: Reader(trie, self._encoder, terminators) for asked, trie in self._tries.items()}
 
     def _check_sizes(self) -> None:
         """Refuses a policy that leaves no room for content, and tokens that the graph does not know."""
         graph, spec, where = self.manifest.graph, self.spec, self.path / MANIFEST
         ends = [token for text in spec.verdict.terminators if (token := self._encoder.token_id(text)) is not None]
-        for role, trie in self._tries.items():
+        for (role, _), trie in self._tries.items():
             prefix = self._prompter.prefix_ids(role)
             if len(prefix) >= self._prompter.max_tokens:
                 raise BundleError(
@@ -477,31 +353,12 @@ def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter
     return Prompter(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
 
 
-def build_trie(prompter: Prompter, role: Role) -> Trie:
-    """The verdict trie of a role mode."""
-    spec = prompter.spec
-    return Trie(spec.grammar(role), prompter.encoder, prompter.tail(role), spec.verdict.leads, spec.verdict.terminators)
-
-
-def _packs(records: Iterable[_Ready | ContentError], new_tokens: Any) -> Iterator[list[_Ready | ContentError]]:
-    """Consecutive records that share passes. Where a pack ends depends on the records alone."""
-    pack: list[_Ready | ContentError] = []
-    tokens = 0
-    for record in records:
-        size = 0 if isinstance(record, ContentError) else new_tokens(record)
-        if pack and (tokens + size > PACK_TOKENS or len(pack) == PACK_CONTENTS):
-            yield pack
-            pack, tokens = [], 0
-        pack.append(record)
-        tokens += size
-    if pack:
-        yield pack
-
-
-def _groups(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
-    """Jobs split so that prompts longer than a pass run alone."""
-    for long, group in itertools.groupby(jobs, lambda job: len(job.token_ids) > 2 * PACK_TOKENS):
-        if long:
-            yield from ([job] for job in group)
-        else:
-            yield list(group)
+def build_tries(prompter: Prompter) -> dict[Asked, Trie]:
+    """The verdict trie of every role mode, and of every label where each has a verdict of its own."""
+    spec, found = prompter.spec, {}
+    for role in spec.roles:
+        grammar = spec.grammar(role)
+        for label in prompter.asked(role):
+            tail = prompter.tail(role, label)
+            found[role, label] = Trie(grammar, prompter.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
+    return found

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .errors import SpecError
 from .fields import Fields
-from .spec import Spec, parse_labels
+from .labels import parse_labels
+from .spec import Spec
 
 __all__ = ["Policy", "apply_policy", "read_policy"]
 

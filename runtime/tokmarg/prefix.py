@@ -26,7 +26,15 @@ from .prompt import Prompter
 from .session import KeyValues, Session
 from .spec import Role
 
-__all__ = ["Prefix", "cache_folder", "cached_prefixes", "compute_prefixes", "read_prefixes", "write_prefixes"]
+__all__ = [
+    "Prefix",
+    "cache_folder",
+    "cached_prefixes",
+    "compute_prefixes",
+    "read_prefixes",
+    "shared_tokens",
+    "write_prefixes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,12 @@ class Prefix:
 
     def shared(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
-        limit = min(len(self.token_ids), len(token_ids) - 1)
-        return next((i for i in range(limit) if self.token_ids[i] != token_ids[i]), limit)
+        return shared_tokens(self.token_ids, token_ids[:-1])
+
+
+def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens two sequences share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]:

@@ -35,6 +35,7 @@ class Prompt:
         message_spans: the same for each message. What stands there was encoded without special tokens.
         content_token_span: ``[start, end)`` in ``token_ids``: the tokens that overlap ``content_span``.
         role: the role that is judged (the last message's).
+        label: the label that the prompt asks for, of guards that are asked for each in turn; None = all of them.
     """
 
     token_ids: tuple[int, ...]
@@ -43,6 +44,7 @@ class Prompt:
     message_spans: tuple[tuple[int, int], ...]
     content_token_span: tuple[int, int]
     role: Role
+    label: str | None = None
 
 
 def messages_of(content: Content, role: Role | None = None) -> tuple[Message, ...]:
@@ -106,7 +108,12 @@ class Prompter:
 
     def __init__(self, spec: Spec, encoder: Encoder, max_tokens: int) -> None:
         self.spec, self.encoder, self.max_tokens = spec, encoder, max_tokens
-        self._scaffolds = {role: spec.scaffold(role) for role in spec.roles}
+        self._scaffolds: dict[Role, dict[str | None, tuple[str, str]]] = {}
+        for role in spec.roles:
+            policies = spec.policies(role)
+            self._scaffolds[role] = {
+                policy[0].id if spec.aggregate == "max" else None: spec.scaffold(role, policy) for policy in policies
+            }
 
     def check(self, messages: Sequence[Message]) -> Role:
         """The role mode of a conversation, or ContentError where the template cannot hold it."""
@@ -133,8 +140,12 @@ class Prompter:
             )
         return role
 
-    def prompt(self, messages: Sequence[Message]) -> Prompt:
-        """The prompt for a conversation, whatever its length.
+    def asked(self, role: Role) -> tuple[str | None, ...]:
+        """What the prompts of a content ask for: each label in turn, or (None,) = all labels in one prompt."""
+        return tuple(self._scaffolds[role])
+
+    def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
+        """The prompts for a conversation, whatever their length: one for each of :meth:`asked`.
 
         Raises:
             ContentError: the template cannot hold the conversation, or it is so long that it cannot possibly fit.
@@ -144,7 +155,10 @@ class Prompter:
         characters = sum(len(m.content) for m in messages)
         if characters > self.max_tokens * self.encoder.longest_token:
             raise self.too_long(f"{characters:,} characters")
-        pieces, spans = self._pieces(messages, role)
+        return tuple(self._prompt(messages, role, label) for label in self.asked(role))
+
+    def _prompt(self, messages: Sequence[Message], role: Role, label: str | None) -> Prompt:
+        pieces, spans = self._pieces(messages, self._scaffolds[role][label])
         encoding = self.encoder.encode(pieces)
         span = (spans[0][0], spans[-1][1])
         return Prompt(
@@ -154,6 +168,7 @@ class Prompter:
             message_spans=tuple(spans),
             content_token_span=_overlap(encoding, span),
             role=role,
+            label=label,
         )
 
     def too_long(self, size: str) -> ContentError:
@@ -169,19 +184,21 @@ class Prompter:
 
         A prompt may end its shared part earlier, where its content merges with the scaffold's last characters.
         """
-        before, _ = self._scaffolds[role]
+        before, _ = self._scaffolds[role][self.asked(role)[0]]  # the same whatever is asked for
         first: Role = "user" if "user" in self.spec.template.messages else "assistant"
         head = self.spec.template.messages[first].split("{{content}}")[0]
         return tuple(self.encoder.encode([Piece(before + head, False)]).ids)
 
-    def tail(self, role: Role) -> str:
+    def tail(self, role: Role, label: str | None = None) -> str:
         """Scaffold text behind the prompt's last special token: what the verdict may merge with."""
         closing = self.spec.template.messages[role].split("{{content}}")[1]
-        return self.encoder.tail(closing + self._scaffolds[role][1])
+        return self.encoder.tail(closing + self._scaffolds[role][label][1])
 
-    def _pieces(self, messages: Sequence[Message], role: Role) -> tuple[list[Piece], list[tuple[int, int]]]:
+    def _pieces(
+        self, messages: Sequence[Message], scaffold: tuple[str, str]
+    ) -> tuple[list[Piece], list[tuple[int, int]]]:
         template = self.spec.template
-        before, after = self._scaffolds[role]
+        before, after = scaffold
         pieces = [Piece(before, False)]
         spans = []
         at = len(before)

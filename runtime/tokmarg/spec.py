@@ -4,7 +4,8 @@ The runtime reads the *resolved* spec from a bundle's manifest; the exporter res
 ``models/specs`` (see ``tokmarg_export.specs``) into it. The template is plain text with three placeholders and
 nothing that can loop, call or branch, so a hostile spec has nothing to run:
 
-    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}
+    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}.
+                       With ``policy.aggregate = "max"`` that of one label: each is asked for in a prompt of its own
     {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
     {{role}}           the display name (``roles``) of the role that is judged, the last message's
 
@@ -13,33 +14,23 @@ nothing that can loop, call or branch, so a hostile spec has nothing to run:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, cast
 
 from .errors import SpecError
 from .fields import Fields
 from .grammar import UNSAFE, Grammar
+from .labels import ROLES, Label, Role, read_labels
 from .parts import PLACEHOLDER, label_lists, parse_parts, substitute
 
-__all__ = ["ROLES", "Label", "Role", "Spec", "Template", "Turns", "Verdict", "parse_labels", "substitute"]
+__all__ = ["ROLES", "Label", "Role", "Spec", "Template", "Turns", "Verdict"]
 
-Role = Literal["user", "assistant"]
-ROLES: tuple[Role, ...] = ("user", "assistant")
 Turns = Literal["alternating", "any", "pair"]
 _TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
+Aggregate = Literal["verdict", "max"]
+_AGGREGATES: tuple[Aggregate, ...] = ("verdict", "max")
 T = TypeVar("T", str, tuple[object, ...])
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One label of the policy. ``name`` is what the prompt says, ``title`` what people read."""
-
-    id: str
-    name: str
-    title: str
-    definition: str = ""
-    roles: tuple[Role, ...] = ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +81,8 @@ class Spec:
         labels: the policy; empty for guards that name no categories.
         verdict: what the guard may say.
         fixed: the labels are part of the template or of the model, and cannot be replaced by others.
+        aggregate: ``verdict`` = one verdict tells of all labels; ``max`` = each label has a prompt and a verdict of its
+            own, whose event ``unsafe`` is the label, and the content is as unsafe as its highest label.
     """
 
     name: str
@@ -98,6 +91,7 @@ class Spec:
     labels: tuple[Label, ...]
     verdict: Verdict
     fixed: bool = False
+    aggregate: Aggregate = "verdict"
 
     @classmethod
     def parse(cls, data: object, where: str) -> Spec:
@@ -114,14 +108,18 @@ class Spec:
         f.only(["name", "title", "template", "policy", "verdict", "sources"])
         _check_sources(f.table("sources", {}))
         policy = f.table("policy")
-        policy.only(["labels", "fixed"])
+        policy.only(["labels", "fixed", "aggregate"])
+        aggregate = policy.get("aggregate", str, "verdict")
+        if aggregate not in _AGGREGATES:
+            raise policy.fail("aggregate", f'must be "verdict" or "max", not {aggregate!r:.60}')
         spec = cls(
             name=f.get("name", str),
             title=f.get("title", str),
             template=_parse_template(f.table("template")),
-            labels=_parse_labels(policy),
+            labels=read_labels(policy),
             verdict=_parse_verdict(f.table("verdict")),
             fixed=policy.get("fixed", bool, False),
+            aggregate=aggregate,
         )
         spec.check(where)
         return spec
@@ -139,7 +137,24 @@ class Spec:
                 none = f"none is for {role} messages, which template.roles says can be judged"
                 empty = "is empty, but the verdict grammar lists labels"
                 raise SpecError(f"{where}: spec.policy.labels: {none if self.labels else empty}")
-            self.grammar(role, where)
+            if self.aggregate == "max":
+                self._check_separate(role, any(label_lists(parts)), where)
+            else:
+                self.grammar(role, where)
+
+    def _check_separate(self, role: Role, lists_labels: bool, where: str) -> None:
+        """What a verdict on one label may be, and where its policy stands."""
+        if lists_labels or self.grammar(role, where).events != (UNSAFE,):
+            raise SpecError(
+                f'{where}: spec.verdict.grammar: with aggregate = "max" it can bring the event unsafe alone'
+            )
+        if role in self.roles and not self.labels_of(role):
+            raise SpecError(f"{where}: spec.policy.labels: none is for {role} messages, which can be judged")
+        before, after = _of_role(self.template.text, role).split("{{conversation}}")
+        if "{{policy}}" in before or "{{policy}}" not in after:  # the content is what the labels' prompts share
+            raise SpecError(
+                f'{where}: spec.template.text: with aggregate = "max" {{{{policy}}}} stands behind {{{{conversation}}}}'
+            )
 
     @property
     def roles(self) -> tuple[Role, ...]:
@@ -158,28 +173,27 @@ class Spec:
         return tuple(label for label in self.labels if role in label.roles)
 
     def grammar(self, role: Role, where: str = "spec") -> Grammar:
-        """The verdict grammar over the labels of ``role``."""
-        labels = [(label.id, label.name) for label in self.labels_of(role)]
+        """The verdict grammar over the labels of ``role``; over none where each label has a verdict of its own."""
+        labels = [(label.id, label.name) for label in self.labels_of(role) if self.aggregate == "verdict"]
         return Grammar.parse(_of_role(self.verdict.grammar, role), labels, where)
 
-    def scaffold(self, role: Role) -> tuple[str, str]:
-        """Prompt text before and after the conversation, policy and role filled in."""
+    def policies(self, role: Role) -> tuple[tuple[Label, ...], ...]:
+        """The labels that each prompt of a content asks for: all in one, or one in each."""
+        labels = self.labels_of(role)
+        return tuple((label,) for label in labels) if self.aggregate == "max" else (labels,)
+
+    def scaffold(self, role: Role, policy: Sequence[Label] | None = None) -> tuple[str, str]:
+        """Prompt text before and after the conversation, role and policy filled in: one of :meth:`policies`, or None
+        for the first."""
         items = [
-            substitute(self.template.policy_item, {"id": x.id, "name": x.name, "definition": x.definition})
-            for x in self.labels_of(role)
+            substitute(
+                self.template.policy_item, {"id": x.id, "name": x.name, "definition": _of_role(x.definition, role)}
+            )
+            for x in (self.policies(role)[0] if policy is None else policy)
         ]
         values = {"policy": "".join(items), "role": self.template.roles[role]}
         before, after = _of_role(self.template.text, role).split("{{conversation}}")
         return substitute(before, values), substitute(after, values)
-
-
-def parse_labels(f: Fields) -> tuple[Label, ...]:
-    """Reads a policy of its own: ``labels``, at least one, ids unique."""
-    f.only(["labels"])
-    labels = _parse_labels(f)
-    if not labels:
-        raise f.fail("labels", "is empty")
-    return labels
 
 
 def _of_role(value: T | Mapping[Role, T], role: Role) -> T:
@@ -195,31 +209,6 @@ def _check_sources(f: Fields) -> None:
         f.get(part, str, "")
         f.get(f"{part}_verified", bool, False)
     f.get("notes", str, "")
-
-
-def _parse_labels(f: Fields) -> tuple[Label, ...]:
-    labels: list[Label] = []
-    for item in f.tables("labels"):
-        item.only(["id", "name", "title", "definition", "roles"])
-        name = item.get("name", str)
-        roles = item.strings("roles", list(ROLES))
-        if not roles or any(r not in ROLES for r in roles):
-            raise item.fail("roles", f"must name {' or '.join(ROLES)}, not {list(roles)!r:.60}")
-        label_id = item.get("id", str)
-        if not label_id.strip() or not name.strip():
-            raise item.fail("id" if not label_id.strip() else "name", "is blank")
-        if any(label_id == other.id for other in labels):
-            raise item.fail("id", f"{label_id!r:.60} is used twice")
-        labels.append(
-            Label(
-                label_id,
-                name,
-                item.get("title", str, name),
-                item.get("definition", str, ""),
-                tuple(cast(Role, r) for r in roles),
-            )
-        )
-    return tuple(labels)
 
 
 def _parse_template(f: Fields) -> Template:

@@ -8,14 +8,14 @@ from .encoding import Piece
 from .marginals import Bounds, Marginals
 from .prompt import Message, Prompt, Prompter
 
-__all__ = ["join", "windows"]
+__all__ = ["join", "longest", "windows"]
 
 #: Share of a window that the next one repeats.
 OVERLAP = 0.25
 
 
-def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[Prompt]:
-    """Prompts whose last messages together cover the whole last message, each of which fits.
+def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[tuple[Prompt, ...]]:
+    """The prompts of windows that together cover the whole last message; each prompt fits.
 
     Windows end where tokens do and overlap by a quarter, so that what stands at a border is seen whole once.
     Stretches of white space that fill a whole window are left out.
@@ -24,7 +24,7 @@ def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[Prompt]
         ContentError: ``content_too_long`` when the earlier messages alone leave no room.
     """
     *earlier, last = messages
-    overhead = len(prompter.prompt([*earlier, Message(last.role, ".")]).token_ids)
+    overhead = longest(prompter.prompts([*earlier, Message(last.role, ".")]))
     room = prompter.max_tokens - overhead
     offsets = prompter.encoder.encode([Piece(last.content, True)]).offsets
     start = 0
@@ -36,14 +36,19 @@ def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[Prompt]
             text = last.content[offsets[start][0] : offsets[start + size - 1][1]]
             if not text.strip():
                 break
-            prompt = prompter.prompt([*earlier, Message(last.role, text)])
-            if len(prompt.token_ids) <= prompter.max_tokens:
-                yield prompt
+            prompts = prompter.prompts([*earlier, Message(last.role, text)])
+            if longest(prompts) <= prompter.max_tokens:
+                yield prompts
                 break
-            size -= len(prompt.token_ids) - prompter.max_tokens  # cut text can take more tokens than it did
+            size -= longest(prompts) - prompter.max_tokens  # cut text can take more tokens than it did
         if start + size == len(offsets):
             return
         start += max(1, int(size * (1 - OVERLAP)))
+
+
+def longest(prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest prompt."""
+    return max(len(prompt.token_ids) for prompt in prompts)
 
 
 def join(parts: Sequence[Marginals]) -> Marginals:

