@@ -129,7 +129,7 @@ def test_fixed_policy_is_not_replaced(loaded: LoadedModel) -> None:
 def test_spec_is_chosen_by_model_name_else_the_general_one() -> None:
     assert choose_spec(None, "meta-llama/Llama-Guard-3-1B")[1] == "llama-guard-3-1b.toml"
     assert choose_spec(None, "some/other-model")[1] == "instruct.toml"
-    with pytest.raises(ExportError, match="no spec 'nope': give a TOML file or one of granite-guardian-3.0, "):
+    with pytest.raises(ExportError, match=r"no spec 'nope': give a TOML file or one of granite-guardian-3\.0, "):
         choose_spec("nope", "x")
     assert {"instruct", "llama-guard-3-8b", "llama-guard-3-1b"} <= set(list_specs())
 
