@@ -6,8 +6,8 @@ A row is {"messages": [...], "labels": [...] or null, "unsafe": bool, "kind": ".
 category is unknown: such a row teaches the decision only. The same seed gives the same rows.
 
 The texts are in ``texts/``: one file per label with templates and slots, ``safe.toml`` for everything harmless,
-``frames.toml`` for sentences that join several intents. They ask for harm, so that a guard can recognise it; they do not
-explain any. Texts of label S4 come from the public sets alone, but for bare category names.
+``frames.toml`` for sentences that join several intents. They ask for harm, so that a guard can recognise it; they do
+not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ UNSAFE_KINDS = {
     "edge": 3, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8, "tweet": 2,
 }  # fmt: skip
 SAFE_KINDS = {
-    "composed": 14, "request": 18, "statement": 12, "response": 7, "foreign": 5, "everyday": 12, "post": 10, "answer": 3,
-    "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3, "tweet": 4,
+    "composed": 14, "request": 18, "statement": 12, "response": 7, "foreign": 5, "everyday": 12, "post": 10,
+    "answer": 3, "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3, "tweet": 4,
 }  # fmt: skip
 UNSAFE_SHARE = 0.55
 

@@ -45,7 +45,10 @@ class Verdicts:
         self.prefixes: dict[Role, tuple[int, ...]] = {}
         for role in prompter.spec.roles:  # what all conversations share: the first message may be of either role
             last = {"role": role, "content": "a"}
-            ids = [prompter.prompts(messages_of(m))[0].token_ids for m in ([last], [{"role": "user", "content": "b"}, last])]
+            ids = [
+                prompter.prompts(messages_of(m))[0].token_ids
+                for m in ([last], [{"role": "user", "content": "b"}, last])
+            ]
             self.prefixes[role] = ids[0][: shared_tokens(ids[0], ids[1])]
         self.end = prompter.encoder.token_id(prompter.spec.verdict.terminators[0])
         self._tails = {role: prompter.tail(role) for role in prompter.spec.roles}
@@ -162,7 +165,9 @@ def main() -> None:
     warmup = max(1, options.steps // 30)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / options.steps))),
+        lambda step: (
+            min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
+        ),
     )
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = options.out / "checkpoint.pt"
