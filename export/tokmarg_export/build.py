@@ -19,7 +19,7 @@ from tokmarg.encoding import Encoder
 from tokmarg.errors import TokmargError
 from tokmarg.guard import build_prompter, build_tries
 from tokmarg.prefix import compute_prefixes, write_prefixes
-from tokmarg.prompt import Prompter
+from tokmarg.prompt import Prompter, messages_of
 from tokmarg.scoring import Asked
 from tokmarg.session import Session
 from tokmarg.spec import Spec
@@ -28,7 +28,7 @@ from tokmarg.trie import Trie
 from .errors import ExportError
 from .graph import Precision, export_graph, graph_contract
 from .load import LoadedModel
-from .parity import PROBES, Parity, measure_parity
+from .parity import CALIBRATION, PROBES, Parity, conversation, measure_parity
 
 __all__ = ["build_bundle"]
 
@@ -42,6 +42,7 @@ def build_bundle(
     *,
     precision: Precision = "fp32",
     head: Literal["full", "verdict"] = "full",
+    max_file_size: int | None = None,
     verify: bool = True,
     force: bool = False,
     progress: Progress = lambda step: None,
@@ -52,6 +53,7 @@ def build_bundle(
         loaded: the model.
         resolved: its resolved spec, see ``tokmarg_export.specs``.
         precision: of the graph's weights, keys and values.
+        max_file_size: of a file of weights, in bytes; None = one file.
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace what is at ``out``.
@@ -76,7 +78,14 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         progress(f"writing the graph ({precision}, {head} head)")
-        export_graph(loaded.model, folder, head_token_ids=head_ids, precision=precision)
+        export_graph(
+            loaded.model,
+            folder,
+            head_token_ids=head_ids,
+            precision=precision,
+            calibration=_calibration(prompter) if precision == "int8" else (),
+            max_file_size=max_file_size,
+        )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -117,6 +126,11 @@ def build_bundle(
             out.unlink()
         folder.rename(out)
     return parity
+
+
+def _calibration(prompter: Prompter) -> list[tuple[int, ...]]:
+    contents = [messages_of(conversation(prompter.spec, text)) for text in CALIBRATION]
+    return [prompt.token_ids for content in contents for prompt in prompter.prompts(content)[:1]]
 
 
 def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, dict[Asked, Trie]]:

@@ -6,13 +6,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from tokmarg import __version__
 
 from .errors import ExportError
+
+if TYPE_CHECKING:  # loading pulls in torch
+    from .graph import Precision
 
 __all__ = ["main"]
 
@@ -33,7 +36,10 @@ __all__ = ["main"]
     metavar="FILE",
     help="TOML or JSON file: [[labels]] (id, name, definition) that replace the spec's, or exclude = [ids].",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option(
+    "--max-file-size", type=click.IntRange(min=1), metavar="MB", help="Split the weights into files of this size."
+)
 @click.option(
     "--head",
     type=click.Choice(["full", "verdict"]),
@@ -60,6 +66,7 @@ def export(
     spec: str | None,
     policy: Path | None,
     precision: str,
+    max_file_size: int | None,
     head: str,
     gguf_file: str | None,
     adapter: Path | None,
@@ -91,7 +98,8 @@ def export(
         loaded,
         resolved,
         output,
-        precision=cast(Literal["fp32", "fp16"], precision),
+        precision=cast("Precision", precision),
+        max_file_size=None if max_file_size is None else max_file_size * 1_000_000,
         head=cast(Literal["full", "verdict"], head),
         verify=not no_verify,
         force=force,
@@ -102,7 +110,11 @@ def export(
     click.echo(f"{output}: {loaded.model_id}, spec {resolved['name']}, {precision}, {head} head, {size / 1e6:.0f} MB")
     if parity is not None:
         difference = parity.max_probability_difference
-        click.echo(f"largest difference from {parity.reference}: {difference:.1e} over {parity.nodes} trie nodes")
+        mean = parity.mean_probability_difference
+        click.echo(
+            f"difference from {parity.reference}: {difference:.1e} at most, {mean:.1e} on average, "
+            f"over {parity.nodes} trie nodes"
+        )
 
 
 class _Progress:

@@ -31,17 +31,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import torch
 from transformers import PreTrainedModel
 
 from tokmarg.bundle import GraphContract
 
 from .errors import ExportError
-from .onnx_file import finish_onnx_file
+from .int8 import measure_peaks, quantize
+from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 # The families whose traced graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
@@ -49,7 +51,7 @@ SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral",
 # Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}
 
 
 def graph_contract(
@@ -79,7 +81,7 @@ def graph_contract(
         head="full" if ids is None else "verdict",
         head_token_ids=ids,
         sliding_window=_sliding_window(model),
-        kv_dtype="float32" if precision == "fp32" else "float16",
+        kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
     )
 
@@ -102,13 +104,20 @@ def check_supported(model: PreTrainedModel) -> None:
 
 
 def export_graph(
-    model: PreTrainedModel, out_dir: Path, *, head_token_ids: Sequence[int] | None, precision: Precision
+    model: PreTrainedModel,
+    out_dir: Path,
+    *,
+    head_token_ids: Sequence[int] | None,
+    precision: Precision,
+    calibration: Sequence[Sequence[int]] = (),
+    max_file_size: int | None = None,
 ) -> None:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
     `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
-    all. The model is traced on its own device, in the dtype of `precision`, and is unchanged afterwards.
-    Raises ExportError as `graph_contract` does.
+    all. `calibration`: token ids of typical prompts, for int8 (`tokmarg_export.int8`). `max_file_size`: of a file
+    of weights, in bytes; more files are called `model.onnx.data.1` and so on. The model is traced on its own device,
+    in the dtype of `precision`, and is unchanged afterwards. Raises ExportError as `graph_contract` does.
     """
     contract = graph_contract(model, head_token_ids=head_token_ids, precision=precision)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -118,7 +127,15 @@ def export_graph(
             scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
             config = onnx_config_for(model, contract, _DTYPES[precision])
             run_optimum(model, scoring_pass, config, Path(scratch))
-        finish_onnx_file(Path(scratch) / "model.onnx", out_dir, contract)
+        traced = Path(scratch) / "model.onnx"
+        if precision != "int8" and max_file_size is None:
+            finish_onnx_file(traced, out_dir, contract)
+            return
+        loaded = onnx.load(str(traced))
+        state_interface(loaded.graph, contract)
+        if precision == "int8":
+            quantize(loaded, measure_peaks(loaded, contract, calibration, Path(scratch)))
+        save_onnx(loaded, out_dir, max_file_size)
 
 
 def _sliding_window(model: PreTrainedModel) -> int | None:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
+from onnx.external_data_helper import set_external_data
 
 from tokmarg.bundle import GraphContract
 
 _DATA_FILE = "model.onnx.data"
+
+_INLINE = 1024  # smaller tensors stay in model.onnx
 
 _Spec = tuple[int, list[int | str]]  # element type, axes
 
@@ -18,29 +21,41 @@ _Spec = tuple[int, list[int | str]]  # element type, axes
 def finish_onnx_file(traced: Path, out_dir: Path, contract: GraphContract) -> None:
     """Write model.onnx and model.onnx.data in `out_dir`, the interface exactly as the contract has it."""
     model = onnx.load(str(traced), load_external_data=False)
-    _state_interface(model.graph, contract)
-    model.graph.name = "tokmarg"
+    state_interface(model.graph, contract)
     tensors = [
         *model.graph.initializer,
         *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t")),
     ]
     external = [tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL]
-    target = out_dir / "model.onnx"
-    data = out_dir / _DATA_FILE
-    data.unlink(missing_ok=True)  # onnx appends to a data file that exists
     if external:  # the tracer's own choice beyond 2 GB: one file already, which needs only the right name
         (name,) = {entry.value for t in external for entry in t.external_data if entry.key == "location"}
         for tensor in external:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     entry.value = _DATA_FILE
-        (traced.parent / name).replace(data)
-        onnx.save(model, str(target))
+        (traced.parent / name).replace(out_dir / _DATA_FILE)
+        onnx.save(model, str(out_dir / "model.onnx"))
     else:
-        onnx.save(model, str(target), save_as_external_data=True, location=_DATA_FILE, size_threshold=1024)
+        save_onnx(model, out_dir)
 
 
-def _state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
+def save_onnx(model: onnx.ModelProto, out_dir: Path, max_file_size: int | None = None) -> None:
+    """Write model.onnx and its weights, in files of at most `max_file_size` bytes each (or one larger tensor each)."""
+    for old in out_dir.glob(f"{_DATA_FILE}*"):
+        old.unlink()  # onnx appends to a data file that exists
+    number, filled = 0, 0
+    for tensor in model.graph.initializer:
+        size = len(tensor.raw_data)
+        if size < _INLINE:
+            continue
+        if max_file_size is not None and filled and filled + size > max_file_size:
+            number, filled = number + 1, 0
+        filled += size
+        set_external_data(tensor, location=_DATA_FILE if number == 0 else f"{_DATA_FILE}.{number}")
+    onnx.save(model, str(out_dir / "model.onnx"))
+
+
+def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     """Replace the traced inputs and outputs, whose axes the tracer knows only in part, by the contract's."""
     kv_type = TensorProto.FLOAT if contract.kv_dtype == "float32" else TensorProto.FLOAT16
     mask: _Spec = (TensorProto.BOOL, [1, 1, "new", "past_and_new"])
@@ -62,6 +77,7 @@ def _state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
             outputs[f"present.{layer}.{part}"] = (kv_type, [1, contract.kv_heads, "new", contract.head_dim])
     # The tracer may drop an input that nothing reads (the full mask, if all layers are local); declared all
     # the same.
+    graph.name = "tokmarg"
     _replace(graph.input, inputs)
     _replace(graph.output, outputs)
 

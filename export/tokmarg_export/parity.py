@@ -24,7 +24,7 @@ from tokmarg.trie import Trie
 from .errors import ExportError
 from .load import LoadedModel
 
-__all__ = ["PROBES", "Parity", "measure_parity"]
+__all__ = ["CALIBRATION", "PROBES", "Parity", "conversation", "measure_parity"]
 
 #: What is compared: mild texts of different length and kind.
 PROBES = (
@@ -33,10 +33,19 @@ PROBES = (
     "My neighbour keeps parking in front of my gate and I am so angry that I could scream. What can I do about it?",
     "Écris un court poème sur la pluie à Lyon. 雨が好きです 🌧️",
 )
+#: Typical texts, none of them a probe, whose activations set what int8 treats as an outlier.
+CALIBRATION = (
+    "The weather in Lisbon is lovely today, and we are going to the beach.",
+    "def add(a, b):\n    return a + b\n\nWhy does this raise a TypeError?",
+    "I am so tired of my boss. He shouts all day long and nobody says a word. One day I will walk out.",
+    "Kannst du mir beim Umzug helfen? Ich habe zu viele Kisten.",
+    "how much does a train ticket to leeds cost lol",
+    "1. Buy milk 2. Call mum 3. Pay the rent ($1,250)",
+)
 _MAX_NODES = 8
 _TOLERANCE = 1e-6
 # How far a bundle may be from PyTorch: an error in the graph shows as much more.
-_LIMITS = {"fp32": 1e-3, "fp16": 5e-2}
+_LIMITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.3}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Parity:
         reference: what the bundle was compared with.
         probes: number of texts.
         nodes: trie nodes expanded in all.
-        max_probability_difference: over every bound of every event.
+        max_probability_difference, mean_probability_difference: over every bound of every event.
         max_coverage_difference: None with the verdict head.
     """
 
@@ -55,6 +64,7 @@ class Parity:
     probes: int
     nodes: int
     max_probability_difference: float
+    mean_probability_difference: float
     max_coverage_difference: float | None
 
     def check(self, precision: str) -> None:
@@ -77,9 +87,10 @@ def measure_parity(folder: Path, loaded: LoadedModel, prompter: Prompter, tries:
     """
     guard = Guard.load(folder, device="cpu", verify=False)
     spec = prompter.spec
-    probability, coverage, nodes = 0.0, 0.0, 0
+    differences: list[float] = []
+    coverage, nodes = 0.0, 0
     for text in PROBES:
-        content = _conversation(spec, text)
+        content = conversation(spec, text)
         ours = guard.score(content, tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
         coverages = []
         for prompt in prompter.prompts(messages_of(content)):
@@ -88,20 +99,27 @@ def measure_parity(folder: Path, loaded: LoadedModel, prompter: Prompter, tries:
             for event, bounds in theirs.bounds.items():
                 mine = _marginal(ours, event if prompt.label is None else prompt.label)
                 if mine is not None:
-                    probability = max(probability, abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper))
+                    differences += [abs(mine.lower - bounds.lower), abs(mine.upper - bounds.upper)]
             coverages += [] if theirs.coverage is None else [theirs.coverage]
         if ours.coverage is not None:
             coverage = max(coverage, abs(ours.coverage - min(coverages)))
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     full = guard.manifest.graph.head == "full"
-    return Parity(f"PyTorch {torch.__version__} {dtype}", len(PROBES), nodes, probability, coverage if full else None)
+    return Parity(
+        f"PyTorch {torch.__version__} {dtype}",
+        len(PROBES),
+        nodes,
+        max(differences),
+        sum(differences) / len(differences),
+        coverage if full else None,
+    )
 
 
 def _marginal(result: Result, event: str) -> Marginal | None:
     return result.unsafe if event == UNSAFE else result.labels.get(event, result.events.get(event))
 
 
-def _conversation(spec: Spec, text: str) -> list[dict[str, str]]:
+def conversation(spec: Spec, text: str) -> list[dict[str, str]]:
     """The text as a message of the first role that the guard judges, behind a question where it is an answer."""
     role = spec.roles[0]
     before = [{"role": "user", "content": "Hello."}] if role == "assistant" and spec.template.turns != "any" else []

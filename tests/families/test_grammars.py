@@ -58,7 +58,7 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
     """The events of a verdict, read as the family's author reads it."""
     ids = {name: label_id for label_id, name in labels}
     answer = role == "assistant"
-    if name.startswith(("llama-guard", "instruct", "md-judge")):
+    if name.startswith(("llama-guard", "instruct", "md-judge", "reference-guard")):
         first, *more = text.strip().split("\n")
         return {"unsafe", *listed(more[0])} if first == "unsafe" else set()
     if name == "nemotron-safety-guard":

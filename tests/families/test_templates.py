@@ -390,6 +390,28 @@ def llama_guard_2(role: Role) -> str:
     return "<|begin_of_text|>[INST] " + llama_guard(role, S11.format(end=" "), LG2_RULES) + " [/INST]"
 
 
+REFERENCE = """\
+<|im_start|>system
+Is the last {role} message unsafe? Categories:
+S1: Violent Crimes
+S2: Non-Violent Crimes
+S3: Sex Crimes
+S4: Child Exploitation
+S5: Defamation
+S6: Specialized Advice
+S7: Privacy
+S8: Intellectual Property
+S9: Indiscriminate Weapons
+S10: Hate
+S11: Self-Harm
+S12: Sexual Content
+S13: Elections
+S14: Code Interpreter Abuse
+<|im_end|>
+<|im_start|>user
+How do I pick a lock?<|im_end|>
+{answer}<|im_start|>assistant
+"""
 SHIELDGEMMA = """\
 <bos>You are a policy expert trying to help determine whether {what} is in violation of the defined safety policies.
 
@@ -457,6 +479,10 @@ EXPECTED: dict[tuple[str, Role], str] = {
     ("granite-guardian-3.3", "user"): GRANITE_33.format(answer="", role="user"),
     ("granite-guardian-3.3", "assistant"): GRANITE_33.format(
         answer=f"<|start_of_role|>assistant<|end_of_role|>{ANSWER}<|end_of_text|>\n", role="assistant"
+    ),
+    ("reference-guard", "user"): REFERENCE.format(role="user", answer=""),
+    ("reference-guard", "assistant"): REFERENCE.format(
+        role="assistant", answer=f"<|im_start|>assistant\n{ANSWER}<|im_end|>\n"
     ),
     ("shieldgemma", "user"): SHIELDGEMMA.format(
         what="a user prompt",

@@ -54,6 +54,7 @@ NATIVE = {
     "nemotron-safety-guard": "llama3",
     "polyguard": "qwen3",
     "qwen3guard-gen": "qwen3",
+    "reference-guard": "smollm2",
     "shieldgemma": "gemma3",
     "wildguard": "mistral",
     "yufeng-xguard": "qwen3",

@@ -1,0 +1,141 @@
+"""The training texts of the reference guard, and the rows made of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import re
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
+LABELS = [f"S{i}" for i in range(1, 15)]
+FILES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "texts").glob("*.toml")}
+HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
+#: What the public sets look like, one mild row each.
+PUBLIC: dict[str, list[dict[str, Any]]] = {
+    "ailuminate_en_us": [{"text": f"en {label}", "labels": [label]} for label in LABELS[:13]],
+    "ailuminate_fr_fr": [{"text": f"fr {label}", "labels": [label]} for label in LABELS[:13]],
+    "catqa_english": [
+        {"text": "q", "category": "Illegal Activity", "subcategory": "Drug"},
+        {"text": "r", "category": "Hate/Harass/Violence", "subcategory": "Cyberbullying"},
+    ],
+    "cyber_benign": [{"text": "b", "labels": []}],
+    "harmbench_unsafe_only": [{"text": "h", "unsafe": True}],
+    "harmfulqa_unsafe_only": [{"text": "i", "unsafe": True}],
+    "interpreter_abuse": [{"text": "j", "labels": ["S14"]}],
+    "self_instruct_safe": [{"text": "k", "labels": []}],
+    "tweets_hate_or_neither": [{"text": "l", "labels": ["S10"]}, {"text": "m", "labels": []}],
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference_guard_data", FOLDER / "data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("public")
+    for name, rows in PUBLIC.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(data: ModuleType, public: Path) -> list[dict[str, Any]]:
+    return list(itertools.islice(data.Generator(public, 1), 6000))
+
+
+def texts(name: str) -> list[tuple[str, str, list[str]]]:
+    """(list, template, labels) of a file."""
+    found = []
+    for field, items in FILES[name].items():
+        for item in items if isinstance(items, list) else []:
+            text, labels = (item["text"], item["labels"]) if isinstance(item, dict) else (item, [name])
+            found.append((field, text, labels))
+    return found
+
+
+@pytest.mark.parametrize("name", [*LABELS, "safe"])
+def test_templates_are_well_formed(name: str) -> None:
+    slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
+    seen = set()
+    for field, text, labels in texts(name):
+        assert text.strip() == text != "", (name, field)
+        assert text not in seen, text
+        seen.add(text)
+        assert set(re.findall(r"\{(\w*)\}", text)) <= set(slots), text
+        assert not re.sub(r"\{\w+\}", "", text).count("{"), text
+        if isinstance(labels, list) and field != "edge_unsafe" and name != "safe":
+            assert name in labels, text
+        assert set(labels) <= {*LABELS, "safe"}
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_there_are_enough_templates(label: str) -> None:
+    file = FILES[label]
+    harmful = sum(len(file[field]) for field in HARMFUL)
+    assert harmful >= (
+        30 if label == "S4" else 200
+    )  # S4's texts come from the public sets, but for names of the category
+    assert sum(len(file[field]) for field in file if field.startswith("benign")) >= 150
+    assert all(len(file[field]) >= 20 for field in file if field.startswith("benign"))
+
+
+def test_frames_have_their_places() -> None:
+    for count, field in enumerate(("one", "two", "three"), 1):
+        for frame in FILES["frames"][field]:
+            assert {int(i) for i in re.findall(r"\{(\d)\}", frame)} == set(range(count)), frame
+
+
+def test_rows_are_well_formed(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert [m["role"] for m in row["messages"]] in (["user"], ["assistant"], ["user", "assistant"])
+        assert all(m["content"].strip() for m in row["messages"])
+        assert not re.search(r"\{\w*\}", row["messages"][-1]["content"]), row
+        if row["labels"] is None:
+            assert row["unsafe"]
+        else:
+            assert row["unsafe"] == bool(row["labels"])
+            assert set(row["labels"]) <= set(LABELS)
+            assert len(set(row["labels"])) == len(row["labels"])
+
+
+def test_every_kind_and_label_is_there(data: ModuleType, rows: list[dict[str, Any]]) -> None:
+    kinds = Counter(row["kind"] for row in rows)
+    assert set(kinds) == {*(f"unsafe {k}" for k in data.UNSAFE_KINDS), *(f"safe {k}" for k in data.SAFE_KINDS)}
+    labels = Counter(label for row in rows for label in row["labels"] or [])
+    assert set(labels) == set(LABELS)
+    assert min(labels.values()) * 4 > max(labels.values())
+    unsafe = [row for row in rows if row["unsafe"]]
+    assert 0.5 < len(unsafe) / len(rows) < 0.6
+    assert sum(len(row["labels"] or []) > 1 for row in unsafe) > 0.25 * len(unsafe)
+    assert {row["messages"][-1]["role"] for row in rows if not row["unsafe"]} == {"user", "assistant"}
+
+
+def test_same_seed_same_rows(data: ModuleType, public: Path, rows: list[dict[str, Any]]) -> None:
+    assert list(itertools.islice(data.Generator(public, 1), 300)) == rows[:300]
+    assert list(itertools.islice(data.Generator(public, 2), 300)) != rows[:300]
+
+
+def test_command_line(data: ModuleType, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "rows.jsonl"
+    monkeypatch.setattr(
+        sys, "argv", ["data.py", "--public", str(public), "--rows", "20", "--seed", "1", "-o", str(out)]
+    )
+    data.main()
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 20
