@@ -16,7 +16,10 @@ from tokmarg_export.specs import list_specs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-COMMANDS = ["tokmarg score", "tokmarg inspect", "tokmarg verify", "tokmarg bundles", "tokmarg-export"]
+COMMANDS = [
+    *(f"tokmarg {name}" for name in ("score", "evaluate", "inspect", "verify", "bundles")),
+    "tokmarg-export",
+]
 
 
 def help_text(command: str) -> str:

@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from .bundles import bundles
+from .evaluate import evaluate
 from .failures import CommandLine
 from .inspect import inspect
 from .score import score
@@ -29,5 +30,5 @@ def main() -> None:
     """
 
 
-for command in (score, bundles, inspect, verify):
+for command in (score, evaluate, bundles, inspect, verify):
     main.add_command(command)
