@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ContentError, SpecError
+from .errors import SpecError
 from .grammar import UNSAFE
+from .logits import allowed_logits
 from .trie import Node, Trie
 
 __all__ = ["FirstLabel"]
@@ -67,14 +68,7 @@ class FirstLabel:
         Raises:
             ContentError: ``non_finite_logits``.
         """
-        if np.isnan(logits).any() or np.isposinf(logits).any():
-            raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
-        tokens = list(self._trie.children(node))
-        columns = tokens if self._columns is None else [self._columns[token] for token in tokens]
-        allowed = logits[columns].astype(np.float64)
-        if not np.isfinite(allowed).any():
-            raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
-        self._logits[node] = allowed
+        self._logits[node] = allowed_logits(self._trie, node, logits, self._columns)
 
     @property
     def evaluated(self) -> int:

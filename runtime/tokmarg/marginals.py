@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ContentError
+from .logits import allowed_logits
 from .trie import Node, Trie
 
 __all__ = ["Bounds", "Marginals", "Search"]
@@ -137,18 +137,14 @@ class Search:
         Raises:
             ContentError: ``non_finite_logits``.
         """
-        if np.isnan(logits).any() or np.isposinf(logits).any():
-            raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
-        tokens = list(self._trie.children(node))
-        columns = tokens if self._columns is None else [self._columns[token] for token in tokens]
-        allowed = logits[columns].astype(np.float64)
-        if not np.isfinite(allowed).any():
-            raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
+        allowed = allowed_logits(self._trie, node, logits, self._columns)
         self._logits[node] = allowed
         if any(u.node is node for u in self._undecided):
             top = float(logits.max())
             total = float(np.exp(logits.astype(np.float64) - top).sum())
-            self._raw[node] = dict(zip(tokens, (np.exp(allowed - top) / total).tolist(), strict=True))
+            self._raw[node] = dict(
+                zip(self._trie.children(node), (np.exp(allowed - top) / total).tolist(), strict=True)
+            )
 
     def result(self) -> Marginals:
         """Bounds of every event; call when :meth:`wanted` is empty."""

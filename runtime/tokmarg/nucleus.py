@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ContentError
+from .logits import check_logits
 
 __all__ = ["nucleus", "probabilities"]
 
@@ -19,8 +19,7 @@ def probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     Raises:
         ContentError: ``non_finite_logits``.
     """
-    if np.isnan(logits).any() or np.isposinf(logits).any():
-        raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
+    check_logits(logits)
     p = np.exp(logits.astype(np.float64) - float(logits.max()))
     return np.asarray(p / p.sum())
 

@@ -1,0 +1,41 @@
+"""What every search asks of the logits that the model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ContentError
+from .trie import Node, Trie
+
+__all__ = ["allowed_logits", "check_logits"]
+
+
+def check_logits(logits: npt.NDArray[np.float32]) -> None:
+    """Raises ContentError ``non_finite_logits`` for NaN or positive infinity; a token may have probability zero."""
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
+
+
+def allowed_logits(
+    trie: Trie, node: Node, logits: npt.NDArray[np.float32], columns: Mapping[int, int] | None
+) -> npt.NDArray[np.float64]:
+    """The logits of the tokens that the trie allows behind a node, in the order of its children, float64.
+
+    Args:
+        trie: of the node.
+        node: where the model was asked.
+        logits: [columns] float32.
+        columns: token id -> column (None = the full vocabulary, column = token id).
+
+    Raises:
+        ContentError: ``non_finite_logits``.
+    """
+    check_logits(logits)
+    tokens = list(trie.children(node))
+    allowed = logits[tokens if columns is None else [columns[token] for token in tokens]].astype(np.float64)
+    if not np.isfinite(allowed).any():
+        raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
+    return allowed
