@@ -13,6 +13,7 @@ alone). A bundle's label is true if any label mapped to it is, and false if all 
 
 from __future__ import annotations
 
+import io
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def read_labelled(
         raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
     found: list[Example] = []
     lines: dict[str, int] = {}
-    with path.open("rb") as stream:
+    with io.BytesIO(raw) as stream:
         records = read_records(stream, "jsonl", role=role, text_field=text_field)
         for number, (record, line) in enumerate(zip(records, raw.split(b"\n"), strict=False), 1):
             where = f"{path}, line {number}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import click
 from ..errors import ContentError, TokmargError
 from ..result import METHODS, Method
 from .progress import Progress
+from .score import Probability
 from .terminal import echo, printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["evaluate"]
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=Probability(0, 1),
     default=0.2,
     show_default=True,
     metavar="X",
@@ -71,12 +71,15 @@ def evaluate(
     """
     from ..guard import Guard
     from ..labelled import read_label_map, read_labelled
+    from ..output import to_json
 
     names = list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")]
     for name in names:
         if name not in METHODS:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}, all", param_hint="--methods")
     guard = Guard.load(bundle, device=cast(Any, device), threads=threads)
+    for name in names:  # before anything is scored
+        guard.check_method(cast(Method, name))
     mapping = None if label_map is None else read_label_map(label_map, guard.labels)
     examples = read_labelled(data, guard.labels, mapping)
     report = {
@@ -90,7 +93,7 @@ def evaluate(
         },
     }
     if as_json:
-        echo(json.dumps(report, ensure_ascii=False))
+        echo(to_json(report))
     else:
         for line in describe(report):
             echo(line)
@@ -101,7 +104,6 @@ def _evaluate(
 ) -> dict[str, Any]:
     from ..metrics import bootstrap, measure
 
-    guard.check_method(method)
     began = time.perf_counter()
     cases, coverage, converged, failed = _cases(guard, examples, method, max_nodes)
     seconds = (time.perf_counter() - began) / len(examples)
