@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..errors import ContentError, TokmargError
 from ..result import METHODS, Method
 from .progress import Progress
 from .score import Probability
@@ -103,21 +101,22 @@ def _evaluate(
     guard: Guard, examples: Sequence[Example], method: Method, threshold: float, max_nodes: int, samples: int
 ) -> dict[str, Any]:
     from ..metrics import bootstrap, measure
+    from ..scored import score_examples
 
-    began = time.perf_counter()
-    cases, coverage, converged, failed = _cases(guard, examples, method, max_nodes)
-    seconds = (time.perf_counter() - began) / len(examples)
-    if failed == len(examples):
-        raise TokmargError("no record could be scored")
-    found = measure(cases, threshold)
-    intervals = bootstrap(cases, _headline(threshold), samples) if samples else None
+    progress = Progress(sys.stderr if sys.stderr.isatty() else None, len(examples))
+    try:
+        scored = score_examples(
+            guard, examples, method=method, max_nodes=max_nodes, progress=lambda done: progress.update(done, done)
+        )
+    finally:
+        progress.clear()
     return {
-        **found,
-        "intervals": intervals,
-        "coverage": coverage,
-        "converged": converged,
-        "failed": failed,
-        "seconds_per_item": seconds,
+        **measure(scored.cases, threshold),
+        "intervals": bootstrap(scored.cases, _headline(threshold), samples) if samples else None,
+        "coverage": scored.coverage,
+        "converged": scored.converged,
+        "failed": scored.failed,
+        "seconds_per_item": scored.seconds_per_item,
     }
 
 
@@ -137,54 +136,6 @@ def _headline(threshold: float) -> dict[str, Any]:
         "micro_auc": pooled(auc),
         "unsafe_auc": unsafe,
     }
-
-
-def _cases(
-    guard: Guard, examples: Sequence[Example], method: Method, max_nodes: int
-) -> tuple[Cases, float | None, float | None, int]:
-    """The truths and scores, the mean coverage, the share that converged, and how many records failed."""
-    import numpy as np
-
-    from ..metrics import Cases
-    from ..result import Result
-
-    labels = guard.labels
-    truth = np.full((len(examples), len(labels)), np.nan)
-    score = np.full_like(truth, np.nan)
-    unsafe_truth, unsafe_score = np.full(len(examples), np.nan), np.full(len(examples), np.nan)
-    coverages: list[float] = []
-    converged = failed = 0
-    progress = Progress(sys.stderr if sys.stderr.isatty() else None, len(examples))
-    results = guard.score_many(
-        (example.record for example in examples), method=method, max_nodes=max_nodes, on_error="return"
-    )
-    for i, (example, result) in enumerate(zip(examples, results, strict=True)):
-        progress.update(i + 1, i + 1)
-        for k, label in enumerate(labels):
-            if label in example.labels:
-                truth[i, k] = example.labels[label]
-        if example.unsafe is not None:
-            unsafe_truth[i] = example.unsafe
-        if isinstance(result, ContentError):
-            failed += 1
-            continue
-        converged += result.converged
-        if isinstance(result, Result):
-            values = {k: None if m is None else m.probability for k, m in result.labels.items()}
-            unsafe_score[i] = result.unsafe.probability
-            coverages += [] if result.coverage is None else [result.coverage]
-        else:
-            values = dict(result.scores)
-            unsafe_score[i] = values["unsafe"]
-        score[i] = [np.nan if values[label] is None else values[label] for label in labels]
-    progress.clear()
-    scored = len(examples) - failed
-    return (
-        Cases(labels, truth, score, unsafe_truth, unsafe_score),
-        float(np.mean(coverages)) if coverages else None,
-        converged / scored if scored else None,
-        failed,
-    )
 
 
 def describe(report: dict[str, Any]) -> list[str]:
