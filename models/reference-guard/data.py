@@ -50,12 +50,14 @@ CATQA = {
 }
 #: How often each kind of row is drawn.
 UNSAFE_KINDS = {
-    "composed": 32, "request": 9, "several": 8, "statement": 8, "response": 6, "foreign": 3, "about": 4, "said": 2,
-    "edge": 3, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8, "tweet": 2,
+    "composed": 24, "joined": 16, "passage": 5, "request": 8, "several": 8, "statement": 7, "response": 5,
+    "foreign": 3, "about": 3, "said": 2, "edge": 3, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8,
+    "tweet": 2,
 }  # fmt: skip
 SAFE_KINDS = {
-    "composed": 14, "request": 18, "statement": 12, "response": 7, "foreign": 5, "everyday": 12, "post": 10,
-    "answer": 3, "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3, "tweet": 4,
+    "composed": 12, "joined": 8, "passage": 7, "request": 16, "statement": 12, "response": 7, "foreign": 5,
+    "everyday": 12, "post": 10, "answer": 3, "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3,
+    "tweet": 4,
 }  # fmt: skip
 UNSAFE_SHARE = 0.55
 
@@ -125,6 +127,11 @@ class Generator:
             for row in self.sets[name]:
                 by_label[row["labels"][0]].append(row)
         self.ailuminate = {label: rows for label, rows in by_label.items() if rows}
+        catqa: dict[str, list[str]] = {}
+        for row in self.sets["catqa_english"]:
+            for label in CATQA.get(row["subcategory"], CATQA[row["category"]]) or []:
+                catqa.setdefault(label, []).append(row["text"])
+        self.catqa = catqa
 
     def __iter__(self) -> Iterator[Row]:
         while True:
@@ -150,6 +157,10 @@ class Generator:
         texts, rng = self.texts, self.rng
         if kind == "composed":
             return self._composed()
+        if kind == "joined":
+            return self._joined()
+        if kind == "passage":
+            return self._passage(1 if rng.random() < 0.7 else 2)
         if kind == "several":
             label = self._written("requests")
             for _ in range(40):  # tables are a quarter of the requests
@@ -217,12 +228,79 @@ class Generator:
         frame = texts.frame(("one", "two", "three")[count - 1], *intents)
         return _user(frame if "S4" in chosen else self._said(frame), _union(labels))
 
+    def _joined(self) -> Row:
+        """Two or three messages of any sources in one, as people ask several things at once."""
+        texts, rng = self.texts, self.rng
+        count = rng.choices([1, 2, 3], weights=[15, 55, 30])[0]
+        label = self._label("joined", LABELS)
+        others = [x for x in LABELS if x not in ((label, "S12") if label == "S4" else (label, "S4"))]
+        chosen = [label, *rng.sample(others, count - 1)]
+        parts, found = [], []
+        for name in chosen:
+            sources = ["request", "request", "frame"] if texts.files[name]["requests"] else []
+            sources += ["ailuminate"] * (2 if name in self.ailuminate else 0) + ["catqa"] * (name in self.catqa)
+            source = rng.choice(sources or ["frame"])
+            if source == "request":
+                text, labels = texts.draw(name, "requests")
+            elif source == "frame":
+                intent, labels = texts.draw(name, "intents")
+                text = texts.frame("one", intent)
+            elif source == "ailuminate":
+                row = min(rng.choices(self.ailuminate[name], k=2), key=lambda row: len(row["text"]))
+                text, labels = row["text"], row["labels"]
+            else:
+                text, labels = rng.choice(self.catqa[name]), [name]
+            parts.append(text)
+            found.append(labels)
+        if count == 1 or rng.random() < 0.15:
+            parts.append(self._harmless())
+        rng.shuffle(parts)
+        text = self._together(parts)
+        return _user(text if "S4" in chosen else self._said(text), _union(*found))
+
+    def _harmless(self) -> str:
+        texts, rng = self.texts, self.rng
+        if rng.random() < 0.3:
+            return texts.draw("safe", "requests")[0]
+        if rng.random() < 0.3:
+            return texts.frame("one", texts.draw(self._label("benign", LABELS), "benign_intents")[0])
+        return texts.draw(self._label("benign_requests", LABELS), "benign_requests")[0]
+
+    def _together(self, parts: list[str]) -> str:
+        rng = self.rng
+        link = rng.choice([" ", " ", "\n", " Also, ", " And ", " Then: ", " Another thing: ", "\n- ", " And also: "])
+        plain = not link.strip() or link.endswith("- ")
+        first, *rest = (part.strip() for part in parts)
+        text = _capital(first) + "".join(link + (_capital(x) if plain else x[:1].lower() + x[1:]) for x in rest)
+        return "- " + text if link.endswith("- ") else text
+
+    def _passage(self, harmful: int) -> Row:
+        """A post of several sentences, of which some few are harmful, or none."""
+        texts, rng = self.texts, self.rng
+        # "S4" has no statements of its own.
+        known = [label for label in LABELS if texts.files[label]["statements"]]
+        drawn = [texts.draw(self._label("passage", known), "statements") for _ in range(harmful)]
+        parts = [text for text, _ in drawn]
+        for _ in range(rng.randint(2, 6)):
+            if rng.random() < 0.5:
+                parts.append(texts.draw("safe", "statements")[0])
+            else:
+                parts.append(texts.draw(self._label("benign_statements", LABELS), "benign_statements")[0])
+        rng.shuffle(parts)
+        text = rng.choice([" ", " ", "\n", "\n\n"]).join(_capital(part.strip()) for part in parts)
+        return _user(text, _union(*(labels for _, labels in drawn)))
+
     def _safe(self, kind: str) -> Row:
         texts, rng = self.texts, self.rng
         if kind == "composed":
             count = rng.choices([1, 2, 3], weights=[45, 40, 15])[0]
             intents = [texts.draw(self._label("benign", LABELS), "benign_intents")[0] for _ in range(count)]
             return _user(self._said(texts.frame(("one", "two", "three")[count - 1], *intents)), [])
+        if kind == "joined":
+            parts = [self._harmless() for _ in range(rng.choice([2, 2, 3]))]
+            return _user(self._together(parts), [])
+        if kind == "passage":
+            return self._passage(0)
         if kind in ("request", "statement"):
             field = f"benign_{kind}s"
             return _user(self._said(texts.draw(self._label(field, LABELS), field)[0]), [])

@@ -18,12 +18,14 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from data import Generator, Row
 from peft import LoraConfig, get_peft_model
+from transformers import AttentionInterface
 
 from tokmarg.encoding import Encoder
 from tokmarg.errors import ContentError
@@ -94,43 +96,94 @@ def batches(verdicts: Verdicts, rows: Iterator[Row], tokens: int) -> Iterator[tu
             waiting[role] = []
 
 
-def pack(prefix: tuple[int, ...], rows: list[Any]) -> dict[str, torch.Tensor]:
-    """One sequence: the prefix, then the rows, each of which sees the prefix and itself."""
-    ids, positions, blocks = list(prefix), list(range(len(prefix))), [0] * len(prefix)
-    wanted, targets, of_row = [], [], []
-    for number, (own, verdict) in enumerate(rows, 1):
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One sequence: the prefix, then the rows, each of which sees the prefix and itself.
+
+    Attributes:
+        input_ids, position_ids: int64 [1, P+S].
+        prefix: P.
+        groups: rows of like length attend together: int64 [rows, longest], indices into the S tokens, -1 behind a
+            row's end. The groups follow each other in the sequence, row by row.
+        wanted, targets: int64 [K]: places in the sequence whose next token is supervised, and that token.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    prefix: int
+    groups: list[torch.Tensor]
+    wanted: torch.Tensor
+    targets: torch.Tensor
+
+
+def pack(prefix: tuple[int, ...], rows: list[Any], device: str = "cpu") -> Packed:
+    """Lays out the rows of a step, the shortest first."""
+    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    ids, positions = list(prefix), list(range(len(prefix)))
+    wanted: list[int] = []
+    targets: list[int] = []
+    places: list[list[int]] = []
+    for own, verdict in rows:
         start = len(ids)
         tokens = own + verdict[:-1]
         ids += tokens
         positions += range(len(prefix), len(prefix) + len(tokens))
-        blocks += [number] * len(tokens)
-        wanted += range(start + len(own) - 1, start + len(tokens))
+        places.append(list(range(start - len(prefix), len(ids) - len(prefix))))
+        wanted += range(start + len(own) - 1, len(ids))
         targets += verdict
-        of_row += [number - 1] * len(verdict)
-    block = torch.tensor(blocks)
-    visible = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    visible &= (block[:, None] == block[None, :]) | (block[None, :] == 0)
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "visible": visible[None, None],
-        "wanted": torch.tensor(wanted),
-        "targets": torch.tensor(targets),
-        "of_row": torch.tensor(of_row),
-    }
+    groups, first = [], 0
+    for end in range(1, len(places) + 1):
+        if end == len(places) or len(places[end]) > 1.25 * len(places[first]) + 4:
+            longest = len(places[end - 1])
+            groups.append(torch.tensor([row + [-1] * (longest - len(row)) for row in places[first:end]], device=device))
+            first = end
+    return Packed(
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        len(prefix),
+        groups,
+        torch.tensor(wanted, device=device),
+        torch.tensor(targets, device=device),
+    )
 
 
-def loss_of(model: Any, batch: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
+def rows_attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, layout: Packed, **__: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention of :class:`Packed`, [1, heads, P+S, head_dim] -> [1, P+S, heads, head_dim]: a mask over the whole
+    sequence would cost most of a step, nearly all of it for pairs that do not see each other."""
+    attend = torch.nn.functional.scaled_dot_product_attention
+    key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))
+    p = layout.prefix
+    parts = [attend(query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True)[0].transpose(0, 1)]
+    for group in layout.groups:
+        rows, longest = group.shape
+        places = group.clamp(min=0) + p
+        q, own_k, own_v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
+        k, v = (torch.cat([x[:, :, :p].expand(rows, -1, -1, -1), own], 2) for x, own in ((key, own_k), (value, own_v)))
+        mask = torch.ones(longest, p + longest, dtype=torch.bool, device=q.device).tril(p)
+        parts.append(attend(q, k, v, attn_mask=mask).transpose(1, 2)[group >= 0])
+    return torch.cat(parts)[None], None
+
+
+def loss_of(model: Any, batch: Packed, rows: int) -> torch.Tensor:
     """Negative log-probability of a verdict, averaged over rows."""
     base = model.get_base_model()
+    unused = torch.zeros(1, 1, 1, 1, device=batch.input_ids.device)  # four dimensions: transformers makes no mask
     hidden = base.model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["visible"],
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=unused,
         use_cache=False,
+        layout=batch,
     ).last_hidden_state
-    logits = base.lm_head(hidden[0, batch["wanted"]]).float()
-    return torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="sum") / rows
+    logits = base.lm_head(hidden[0, batch.wanted]).float()
+    return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum") / rows
+
+
+def _has_bf16(device: str) -> bool:
+    """Whether bf16 products are faster there than fp32; on a CPU without the instructions they are much slower."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
 
 def main() -> None:
@@ -145,6 +198,7 @@ def main() -> None:
     parser.add_argument("--order", choices=["random", "sorted"], default="random", help="of labels in a verdict")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where it is fast")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     options = parser.parse_args()
@@ -156,7 +210,11 @@ def main() -> None:
     spec = Spec.parse(resolve_spec(data, where, loaded), where)
     prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
     loaded.model.requires_grad_(False)
-    loaded.model.set_attn_implementation("sdpa")
+    half = options.dtype == "bf16" or (options.dtype == "auto" and _has_bf16(options.device))
+    if half:
+        loaded.model.to(torch.bfloat16)
+    AttentionInterface.register("rows", rows_attention)
+    loaded.model.config._attn_implementation = "rows"  # the setter would not take a name it has no mask for
     config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", lora_dropout=0.0)
     model = get_peft_model(loaded.model, config).to(options.device)
     model.train()
@@ -185,8 +243,9 @@ def main() -> None:
     for step, (role, rows) in enumerate(itertools.islice(steps, options.steps)):
         if step < first:
             continue
-        batch = {key: value.to(options.device) for key, value in pack(verdicts.prefixes[role], rows).items()}
-        loss = loss_of(model, batch, len(rows))
+        batch = pack(verdicts.prefixes[role], rows, options.device)
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=half):
+            loss = loss_of(model, batch, len(rows))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
