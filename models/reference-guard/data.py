@@ -13,6 +13,7 @@ not explain any. Texts of label S4 come from the public sets alone, but for bare
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import re
@@ -59,6 +60,11 @@ SAFE_KINDS = {
     "everyday": 12, "post": 10, "answer": 3, "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3,
     "tweet": 4,
 }  # fmt: skip
+#: From this row on there are posts on charged subjects as well, and tweets come several in one text, too: with requests
+#: alone a guard learns that harm is asked for, and finds it in every dark story.
+POSTS_FROM = 8000
+POSTS = ("argument", "past", "fiction", "forum", "news", "hardship")
+SAFE_POSTS = {"charged": 22, "thread": 6}
 UNSAFE_SHARE = 0.55
 
 
@@ -113,6 +119,7 @@ class Generator:
 
     def __init__(self, public: Path, seed: int) -> None:
         self.rng = rng = random.Random(seed)
+        self.drawn = 0
         self.texts = Texts(rng)
         self.sets = {
             name: [json.loads(line) for line in (public / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -134,13 +141,17 @@ class Generator:
         self.catqa = catqa
 
     def __iter__(self) -> Iterator[Row]:
-        while True:
+        for self.drawn in itertools.count():
             unsafe = self.rng.random() < UNSAFE_SHARE
-            kinds = UNSAFE_KINDS if unsafe else SAFE_KINDS
+            kinds = UNSAFE_KINDS if unsafe else SAFE_KINDS | (SAFE_POSTS if self._posts else {})
             kind = self.rng.choices(list(kinds), weights=list(kinds.values()))[0]
             row = self._unsafe(kind) if unsafe else self._safe(kind)
             row |= {"kind": f"{'unsafe' if unsafe else 'safe'} {kind}", "unsafe": unsafe}
             yield row
+
+    @property
+    def _posts(self) -> bool:
+        return self.drawn >= POSTS_FROM
 
     # One label after the other, shuffled anew each time: no label is drawn much more often than another.
     def _label(self, purpose: str, known: list[str]) -> str:
@@ -281,7 +292,9 @@ class Generator:
         known = [label for label in LABELS if texts.files[label]["statements"]]
         drawn = [texts.draw(self._label("passage", known), "statements") for _ in range(harmful)]
         parts = [text for text, _ in drawn]
-        for _ in range(rng.randint(2, 6)):
+        if self._posts and harmful and rng.random() < 0.6:
+            parts += self._charged()
+        for _ in range(0 if len(parts) > harmful else rng.randint(2, 6)):
             if rng.random() < 0.5:
                 parts.append(texts.draw("safe", "statements")[0])
             else:
@@ -289,6 +302,12 @@ class Generator:
         rng.shuffle(parts)
         text = rng.choice([" ", " ", "\n", "\n\n"]).join(_capital(part.strip()) for part in parts)
         return _user(text, _union(*(labels for _, labels in drawn)))
+
+    def _charged(self) -> list[str]:
+        """Sentences of one post, in one register or two."""
+        rng = self.rng
+        banks = rng.sample(POSTS, 1 if rng.random() < 0.7 else 2)
+        return [self.texts.draw("posts", rng.choice(banks))[0] for _ in range(rng.choice([1, 1, 2, 3, 4, 5, 7]))]
 
     def _safe(self, kind: str) -> Row:
         texts, rng = self.texts, self.rng
@@ -301,6 +320,11 @@ class Generator:
             return _user(self._together(parts), [])
         if kind == "passage":
             return self._passage(0)
+        if kind == "charged":
+            return _user(self._said(rng.choice([" ", " ", "\n\n"]).join(self._charged())), [])
+        if kind == "thread":
+            tweets = [r["text"] for r in self.sets["tweets_hate_or_neither"] if not r["labels"]]
+            return _user("\n".join(rng.choices(tweets, k=rng.randint(2, 5))), [])
         if kind in ("request", "statement"):
             field = f"benign_{kind}s"
             return _user(self._said(texts.draw(self._label(field, LABELS), field)[0]), [])

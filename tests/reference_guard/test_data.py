@@ -57,7 +57,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(data: ModuleType, public: Path) -> list[dict[str, Any]]:
-    return list(itertools.islice(data.Generator(public, 1), 6000))
+    return list(itertools.islice(data.Generator(public, 1), 12000))
 
 
 def texts(name: str) -> list[tuple[str, str, list[str]]]:
@@ -70,7 +70,7 @@ def texts(name: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*LABELS, "safe"])
+@pytest.mark.parametrize("name", [*LABELS, "safe", "posts"])
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
     seen = set()
@@ -82,7 +82,7 @@ def test_templates_are_well_formed(name: str) -> None:
         assert not re.sub(r"\{\w+\}", "", text).count("{"), text
         if isinstance(labels, list) and field != "edge_unsafe" and name != "safe":
             assert name in labels, text
-        assert set(labels) <= {*LABELS, "safe"}
+        assert set(labels) <= {*LABELS, "safe", "posts"}
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -117,7 +117,10 @@ def test_rows_are_well_formed(rows: list[dict[str, Any]]) -> None:
 
 def test_every_kind_and_label_is_there(data: ModuleType, rows: list[dict[str, Any]]) -> None:
     kinds = Counter(row["kind"] for row in rows)
-    assert set(kinds) == {*(f"unsafe {k}" for k in data.UNSAFE_KINDS), *(f"safe {k}" for k in data.SAFE_KINDS)}
+    assert set(kinds) == {
+        *(f"unsafe {k}" for k in data.UNSAFE_KINDS),
+        *(f"safe {k}" for k in data.SAFE_KINDS | data.SAFE_POSTS),
+    }
     labels = Counter(label for row in rows for label in row["labels"] or [])
     assert set(labels) == set(LABELS)
     assert min(labels.values()) * 4 > max(labels.values())
