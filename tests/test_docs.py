@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tokmarg.errors import ERROR_TYPES
+from tokmarg.suspicion import SUSPICIONS
 from tokmarg_export.specs import list_specs
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +38,7 @@ def generated() -> dict[str, str]:
     blocks = {f"help: {command}": f"```text\n$ {command} --help\n{help_text(command)}\n```" for command in COMMANDS}
     blocks["families"] = families()
     blocks["error types"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in ERROR_TYPES.items())[:-1] + "."
+    blocks["suspicions"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in SUSPICIONS.items())[:-1] + "."
     return blocks
 
 
@@ -75,7 +77,7 @@ def test_every_spec_is_in_the_table() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), f"{document}: {target}"
 

@@ -12,7 +12,6 @@ Loading checks the manifest, sizes and sha256 sums, and refuses files outside th
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from .errors import BundleError, BundleNotFoundError
-from .fields import Fields
+from .fields import Fields, strict_json
 from .spec import Spec
 
 __all__ = ["DEFAULT_BUNDLE", "MANIFEST", "Bundle", "GraphContract", "Manifest", "find_bundle", "installed_bundles"]
@@ -186,10 +185,12 @@ class Bundle:
         manifest = folder / MANIFEST
         if not os.path.isfile(manifest):
             raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
+        if _leaves(manifest, folder):
+            raise BundleError(f"{manifest}: is a link that leaves the bundle")
         try:
             if manifest.stat().st_size > _MAX_MANIFEST:
                 raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
-            data = json.loads(manifest.read_bytes())
+            data = strict_json(manifest.read_bytes())
         except OSError as error:
             raise BundleError(f"{manifest}: cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:
@@ -206,8 +207,10 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.path / MANIFEST}: files.{name}: is missing")
         if not path.is_file():
+            if path.exists():
+                raise BundleError(f"{path}: is no file, but a folder or a device")
             raise BundleError(f"{path}: is missing; export the bundle again or copy it whole")
-        if path.resolve().parent != self.path.resolve():
+        if _leaves(path, self.path):
             raise BundleError(f"{path}: is a link that leaves the bundle")
         size = self.manifest.files[name][1]
         if path.stat().st_size != size:
@@ -233,6 +236,14 @@ class Bundle:
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
         if found != self.manifest.files[name][0]:
             raise BundleError(f"{path}: sha256 differs from the manifest; copy or export the bundle again")
+
+
+def _leaves(path: Path, folder: Path) -> bool:
+    """Whether a file is a link to somewhere else than the folder."""
+    try:
+        return path.resolve().parent != folder.resolve()
+    except (OSError, RuntimeError):  # links that lead to each other
+        return True
 
 
 def installed_bundles() -> dict[str, Path]:

@@ -29,6 +29,7 @@ ERROR_TYPES: dict[str, str] = {
     "empty_text": "the text is empty or blank",
     "unknown_role": "a message role is not one of user, assistant",
     "unsupported_conversation": "the guard's template cannot hold this conversation",
+    "not_encodable": "the guard's tokenizer fails on the text",
     "content_too_long": "prompt and verdict do not fit the model's context window",
     "non_finite_logits": "the model returned NaN or infinite logits",
 }

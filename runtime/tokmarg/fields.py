@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import TokmargError
 
-__all__ = ["Fields", "has_surrogate"]
+__all__ = ["Fields", "has_surrogate", "strict_json"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -45,6 +47,8 @@ class Fields:
             value = float(value)
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise self.fail(key, f"must be {_NAMES.get(kind, kind.__name__)}, not {_shown(value)}")
+        if kind is int and abs(cast(int, value)) >= 2**63:
+            raise self.fail(key, "is a number beyond 64 bits")
         return self._valid(key, value)
 
     def table(self, key: str, default: Any = _REQUIRED) -> Fields:
@@ -96,4 +100,37 @@ def has_surrogate(text: str) -> bool:
 
 def _shown(value: object) -> str:
     """A wrong value for a message: never long, and never as deep as the document."""
+    if type(value) is int and abs(value) >= 2**63:
+        return "a number beyond 64 bits"
     return "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else f"{value!r:.60}"
+
+
+def strict_json(text: str | bytes) -> Any:
+    """Parses JSON as the standard has it: no NaN, no infinity, and no field twice, of which readers differ in which
+    they take.
+
+    Raises:
+        ValueError: it is not that.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"field {twice!r:.60} is there twice")
+    return found
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"number {digits:.60} is too large")
+    return number

@@ -22,6 +22,7 @@ from .result import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
 from .scoring import Asked, Exact, Guarded, Other, Way
 from .session import Device, Session
 from .spec import Role, Spec
+from .suspicion import Suspicions
 from .trie import Trie
 
 __all__ = ["Guard", "Record"]
@@ -29,6 +30,8 @@ __all__ = ["Guard", "Record"]
 #: Room kept behind the prompt for the verdict, in tokens: at least this many, and this many more than the longest
 #: verdict takes (terminators and alternative spellings take a few).
 VERDICT_ROOM, _SPARE_ROOM = MAX_DEPTH, 8
+#: Bytes of a tokenizer.json at most; Gemma 3's, with 262,144 tokens, has 33 million.
+_MAX_TOKENIZER = 2**28
 
 
 class _Options(TypedDict, total=False):
@@ -58,6 +61,8 @@ class Guard:
         self.spec = spec or bundle.manifest.spec
         graph = bundle.manifest.graph
         tokenizer = bundle.file("tokenizer.json")
+        if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
+            raise BundleError(f"{tokenizer}: is {size:,} bytes, more than {_MAX_TOKENIZER:,}")
         try:
             self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
         except (OSError, UnicodeDecodeError) as error:
@@ -73,7 +78,8 @@ class Guard:
             for trie in self._tries.values():
                 trie.check(samples=20)  # the exporter has done so for the bundle's own policy
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
-        self._packer = Packer(self._prompter, self._prefixes, Engine(session, self._prefixes))
+        suspicions = Suspicions(self.spec, self._encoder)
+        self._packer = Packer(self._prompter, suspicions, self._prefixes, Engine(session, self._prefixes))
         self._guarded = Guarded(self.labels, self.events, bundle.manifest.model_id)
 
     @classmethod
@@ -330,6 +336,7 @@ class Guard:
         """Refuses a policy that leaves no room for content, and tokens that the graph does not know."""
         graph, spec, where = self.manifest.graph, self.spec, self.path / MANIFEST
         ends = [token for text in spec.verdict.terminators if (token := self._encoder.token_id(text)) is not None]
+        ends += self._prompter.specials()
         for (role, _), trie in self._tries.items():
             prefix = self._prompter.prefix_ids(role)
             if len(prefix) >= self._prompter.max_tokens:

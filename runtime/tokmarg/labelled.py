@@ -69,7 +69,7 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
         targets = (value,) if isinstance(value, str) else table.strings(name)
         for target in targets:
             if target not in labels:
-                raise table.fail(name, f"{target!r:.60} is no label of the bundle ({', '.join(labels)})")
+                raise table.fail(name, f"{target!r:.60} is no label of the bundle ({', '.join(labels):.300})")
         found[name] = targets
     if not found:
         raise document.fail("map", "is empty")
@@ -156,7 +156,7 @@ def _names(row: Mapping[str, Any], field: str, sources: Mapping[str, Sequence[st
     for name in value:
         if name not in sources:
             raise TokmargError(
-                f"{where}: {field}: {name!r:.60} is none of {', '.join(sources)}; a label map (--label-map FILE) joins "
-                "another taxonomy"
+                f"{where}: {field}: {name!r:.60} is none of {', '.join(sources):.300}; a label map (--label-map FILE) "
+                "joins another taxonomy"
             )
     return set(value)

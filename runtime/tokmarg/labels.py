@@ -12,6 +12,8 @@ __all__ = ["ROLES", "Label", "Role", "parse_labels", "read_labels"]
 
 Role = Literal["user", "assistant"]
 ROLES: tuple[Role, ...] = ("user", "assistant")
+#: Labels of a policy at most: the work per content grows with their square.
+MAX_LABELS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,10 @@ def parse_labels(f: Fields) -> tuple[Label, ...]:
 def read_labels(f: Fields) -> tuple[Label, ...]:
     """Reads the ``labels`` of a table; there may be none."""
     labels: list[Label] = []
-    for item in f.tables("labels"):
+    ids: set[str] = set()
+    if len(items := f.tables("labels")) > MAX_LABELS:
+        raise f.fail("labels", f"are {len(items):,}, more than {MAX_LABELS:,}")
+    for item in items:
         item.only(["id", "name", "title", "definition", "roles"])
         name = item.get("name", str)
         roles = item.strings("roles", list(ROLES))
@@ -47,8 +52,9 @@ def read_labels(f: Fields) -> tuple[Label, ...]:
         label_id = item.get("id", str)
         if not label_id.strip() or not name.strip():
             raise item.fail("id" if not label_id.strip() else "name", "is blank")
-        if any(label_id == other.id for other in labels):
+        if label_id in ids:
             raise item.fail("id", f"{label_id!r:.60} is used twice")
+        ids.add(label_id)
         labels.append(
             Label(
                 label_id,

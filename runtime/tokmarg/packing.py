@@ -12,6 +12,7 @@ from .errors import ContentError
 from .labels import Role
 from .prefix import Prefix, shared_tokens
 from .prompt import Content, Message, Prompt, Prompter, messages_of
+from .suspicion import Suspicions
 from .windows import longest, windows
 
 __all__ = ["OnOverflow", "Packer", "Ready", "Record"]
@@ -35,6 +36,7 @@ class Ready:
     id: object
     windows: tuple[tuple[Prompt, ...], ...]
     truncated: bool
+    suspicious: tuple[str, ...] = ()
 
     @property
     def role(self) -> Role:
@@ -47,12 +49,15 @@ class Packer:
 
     Args:
         prompter: makes the prompts.
+        suspicions: looks at the contents.
         prefixes: role mode -> stored policy prefix.
         engine: runs them.
     """
 
-    def __init__(self, prompter: Prompter, prefixes: Mapping[Role, Prefix], engine: Engine) -> None:
-        self._prompter, self._prefixes, self._engine = prompter, prefixes, engine
+    def __init__(
+        self, prompter: Prompter, suspicions: Suspicions, prefixes: Mapping[Role, Prefix], engine: Engine
+    ) -> None:
+        self._prompter, self._suspicions, self._prefixes, self._engine = prompter, suspicions, prefixes, engine
 
     def ready(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> Ready | ContentError:
         """Encodes a record; the error of one that cannot be scored."""
@@ -78,14 +83,14 @@ class Packer:
 
     def _encoded(self, record: Record, messages: Sequence[Message], on_overflow: OnOverflow) -> Ready:
         try:
-            return Ready(record.id, (self.whole(messages),), False)
+            return Ready(record.id, (self.whole(messages),), False, self._suspicions.of(messages))
         except ContentError as error:
             if on_overflow != "window" or error.type != "content_too_long":
                 raise
         found = tuple(windows(self._prompter, messages))
         if not found:  # a tokenizer may drop every character of a text
             raise ContentError("empty_text", "the last message has no tokens")
-        return Ready(record.id, found, True)
+        return Ready(record.id, found, True, self._suspicions.of(messages))
 
     def packs(self, records: Iterable[Ready | ContentError]) -> Iterator[list[Ready | ContentError]]:
         """Consecutive records that share passes. Where a pack ends depends on the records alone."""

@@ -30,6 +30,11 @@ __all__ = ["Choice", "LabelList", "Option", "Part", "label_lists", "parse_parts"
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 #: Choices inside choices, at most: parsing and walking a grammar recurse.
 _MAX_DEPTH = 32
+#: Parts along one verdict, and moves between which one decision chooses (label lists counted once), at most: a grammar
+#: of a few lines could have more verdict beginnings than there is memory.
+_MAX_PARTS, _MAX_MOVES = 128, 2000
+#: Characters of one literal, and separators of one label list, at most.
+_MAX_TEXT, _MAX_SEPARATORS = 2000, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,36 @@ def parse_parts(parts: object, where: str, path: str) -> tuple[Part, ...]:
     if not parsed:
         raise SpecError(f"{where}: {path}: is empty")
     _check_lists(parsed, where, path)
+    if _length(parsed) > _MAX_PARTS:
+        raise SpecError(f"{where}: {path}: one verdict has more than {_MAX_PARTS} parts")
+    if _most_moves(parsed, 1)[1] > _MAX_MOVES:
+        raise SpecError(f"{where}: {path}: more than {_MAX_MOVES:,} texts may come next at one place")
     return parsed
+
+
+def _length(parts: Sequence[Part]) -> int:
+    """The most parts that one verdict can have."""
+    return sum(
+        1 + max((_length(option.then) for option in part.options), default=0) if isinstance(part, Choice) else 1
+        for part in parts
+    )
+
+
+def _most_moves(parts: Sequence[Part], behind: int) -> tuple[int, int]:
+    """How many moves there are where the parts begin (``behind``: where they end), and the most anywhere in them."""
+    moves = most = behind
+    for part in reversed(parts):
+        if isinstance(part, LabelList):
+            moves += 1 + len(part.separators)
+        elif isinstance(part, Choice):
+            inside = [_most_moves(option.then, moves) for option in part.options]
+            most = max(most, *(found for _, found in inside))
+            pairs = zip(part.options, inside, strict=True)
+            moves = sum(1 if option.text else first for option, (first, _) in pairs)
+        most = max(most, moves)
+        if most > _MAX_MOVES:
+            break
+    return moves, most
 
 
 def _check_lists(parts: Sequence[Part], where: str, path: str) -> set[str | None]:
@@ -132,6 +166,8 @@ def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
     if isinstance(part, str):
         if not part or has_surrogate(part):
             raise SpecError(f"{where}: {path}: {'holds a lone surrogate' if part else 'empty text'}")
+        if len(part) > _MAX_TEXT:
+            raise SpecError(f"{where}: {path}: has {len(part):,} characters, more than {_MAX_TEXT:,}")
         return part
     fields = Fields(part, where, SpecError, path)
     if "choice" in fields.data:
@@ -146,6 +182,8 @@ def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
 def _parse_option(option: Fields, depth: int) -> Option:
     option.only(["text", "event", "events", "then", "alternatives"])
     text, event = option.get("text", str), option.get("event", str, None)
+    if len(text) > _MAX_TEXT:
+        raise option.fail("text", f"has {len(text):,} characters, more than {_MAX_TEXT:,}")
     if event is not None and "events" in option.data:
         raise option.fail("events", "excludes event")
     if event is not None and not event.strip():
@@ -181,4 +219,6 @@ def _parse_labels(fields: Fields) -> LabelList:
     separators = fields.strings("separators", *([[]] if most == 1 else []))
     if not all(separators) or (not separators and most != 1):
         raise fields.fail("separators", "needs at least one text, none of them empty")
+    if len(separators) > _MAX_SEPARATORS or max(map(len, separators), default=0) > _MAX_TEXT:
+        raise fields.fail("separators", f"must be {_MAX_SEPARATORS} at most, each of {_MAX_TEXT:,} characters at most")
     return LabelList(spelling, separators, namespace, most)

@@ -68,7 +68,8 @@ def apply_policy(spec: Spec, policy: Policy) -> Spec:
     exclude = f.strings("exclude", [])
     for name in exclude:
         if name not in {label.id for label in labels}:
-            raise f.fail("exclude", f"{name!r} is no label (labels: {', '.join(label.id for label in labels)})")
+            known = ", ".join(label.id for label in labels)
+            raise f.fail("exclude", f"{name!r:.60} is no label (labels: {known:.300})")
     changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude))
     changed.check(where)
     return changed

@@ -24,6 +24,7 @@ from .bundle import GraphContract, Manifest
 from .errors import BundleError
 from .prompt import Prompter
 from .session import KeyValues, Session
+from .shield import PanicError, first_line, shielded
 from .spec import Role
 
 __all__ = [
@@ -81,24 +82,35 @@ def read_prefixes(path: Path, roles: Iterable[Role], graph: GraphContract) -> di
     Raises:
         BundleError: a tensor is missing or of the wrong shape; names file and tensor.
     """
-    found: dict[Role, Prefix] = {}
     try:
-        with safe_open(path, framework="numpy") as stored:
-            for role in roles:
-                ids = stored.get_tensor(f"{role}.token_ids")
-                if ids.ndim != 1 or ids.dtype != np.int64:
-                    raise BundleError(f"{path}: {role}.token_ids: is {ids.dtype} {list(ids.shape)}, not int64 [P]")
-                shape = (1, graph.kv_heads, len(ids), graph.head_dim)
-                tensors = []
-                for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
-                    tensor = stored.get_tensor(name)
-                    if tensor.shape != shape:
-                        raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
-                    tensors.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
-                cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
-                found[role] = Prefix(tuple(int(i) for i in ids), cache)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(f"{path}: {error}") from error
+        return shielded(lambda: _read(path, roles, graph))
+    except BundleError:
+        raise
+    # A hostile header: sizes that do not add up, types that numpy lacks, and whatever else the library trips over.
+    except (Exception, PanicError) as error:
+        raise BundleError(f"{path}: {first_line(error)}") from error
+
+
+def _read(path: Path, roles: Iterable[Role], graph: GraphContract) -> dict[Role, Prefix]:
+    found: dict[Role, Prefix] = {}
+    with safe_open(path, framework="numpy") as stored:
+        for role in roles:
+            ids = stored.get_tensor(f"{role}.token_ids")
+            if ids.ndim != 1 or ids.dtype != np.int64:
+                raise BundleError(f"{path}: {role}.token_ids: is {ids.dtype} {list(ids.shape)}, not int64 [P]")
+            if len(ids) and not 0 <= ids.min() <= ids.max() < graph.vocab_size:
+                raise BundleError(f"{path}: {role}.token_ids: holds ids that are not below {graph.vocab_size:,}")
+            shape = (1, graph.kv_heads, len(ids), graph.head_dim)
+            tensors = []
+            for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
+                tensor = stored.get_tensor(name)
+                if tensor.shape != shape:
+                    raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
+                if tensor.dtype not in (np.float32, np.float16):
+                    raise BundleError(f"{path}: {name}: is {tensor.dtype}, not float32 or float16")
+                tensors.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
+            cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
+            found[role] = Prefix(tuple(int(i) for i in ids), cache)
     return found
 
 

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .encoding import Encoder, Encoding, Piece
-from .errors import ContentError
+from .errors import BundleError, ContentError
 from .spec import ROLES, Role, Spec
 
 __all__ = ["Content", "Message", "Prompt", "Prompter", "messages_of"]
+
+#: Longer contents are counted in parts of so many characters before they are encoded as a whole.
+PART = 2**16
 
 #: What can be scored: one text, or the messages of a conversation ({"role": ..., "content": ...}).
 Content = str | Sequence[Mapping[str, str]]
@@ -153,13 +156,18 @@ class Prompter:
         role = self.check(messages)
         # Cheaper than tokenising megabytes to find out: no token is longer than `longest_token` characters.
         characters = sum(len(m.content) for m in messages)
-        if characters > self.max_tokens * self.encoder.longest_token:
+        if characters > self.max_tokens * self.encoder.longest_token or self._overflows(messages, characters):
             raise self.too_long(f"{characters:,} characters")
+        if len(messages) > self.max_tokens:
+            raise self.too_long(f"{len(messages):,} messages")
         return tuple(self._prompt(messages, role, label) for label in self.asked(role))
 
     def _prompt(self, messages: Sequence[Message], role: Role, label: str | None) -> Prompt:
         pieces, spans = self._pieces(messages, self._scaffolds[role][label])
-        encoding = self.encoder.encode(pieces)
+        try:
+            encoding = self.encoder.encode(pieces)
+        except BundleError as error:  # the scaffold went through when the bundle was loaded: it is the content
+            raise ContentError("not_encodable", str(error)) from None
         span = (spans[0][0], spans[-1][1])
         return Prompt(
             token_ids=tuple(encoding.ids),
@@ -170,6 +178,21 @@ class Prompter:
             role=role,
             label=label,
         )
+
+    def _overflows(self, messages: Sequence[Message], characters: int) -> bool:
+        """Whether a content is certainly too long, at the price of a part of it only.
+
+        Cut in parts, a text has some more tokens than as a whole, at most a few at each cut; hence the margin.
+        """
+        if characters <= 2 * PART:
+            return False
+        count = 0
+        for message in messages:
+            for at in range(0, len(message.content), PART):
+                count += self.encoder.count(message.content[at : at + PART])
+                if count > 1.25 * self.max_tokens + PART // 256:
+                    return True
+        return False
 
     def too_long(self, size: str) -> ContentError:
         """The error for a content of ``size`` that does not fit."""
@@ -188,6 +211,11 @@ class Prompter:
         first: Role = "user" if "user" in self.spec.template.messages else "assistant"
         head = self.spec.template.messages[first].split("{{content}}")[0]
         return tuple(self.encoder.encode([Piece(before + head, False)]).ids)
+
+    def specials(self) -> set[int]:
+        """Ids of the special tokens that prompts can hold."""
+        texts = [text for prompts in self._scaffolds.values() for pair in prompts.values() for text in pair]
+        return {i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.specials(text)}
 
     def tail(self, role: Role, label: str | None = None) -> str:
         """Scaffold text behind the prompt's last special token: what the verdict may merge with."""

@@ -66,6 +66,7 @@ class Result:
         evaluated_nodes: trie nodes at which the model was evaluated.
         events: what else the guard's verdict says, such as ``refusal`` -> marginal; None where the role mode has no
             such event. Empty for most guards.
+        suspicious: what is odd about the content, from :data:`tokmarg.suspicion.SUSPICIONS`; it changes no number.
     """
 
     id: object
@@ -80,9 +81,11 @@ class Result:
     calibrated: bool = False
     evaluated_nodes: int = 0
     events: Mapping[str, Marginal | None] = field(default_factory=dict)
+    suspicious: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
-        """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any."""
+        """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any, and
+        ``suspicious`` only where there is something to say."""
         others = {**self.labels, **self.events}
         events = {k: None if m is None else m.probability for k, m in self.events.items()}
         return {
@@ -102,6 +105,7 @@ class Result:
             "model": self.model,
             "truncated": self.truncated,
             "calibrated": self.calibrated,
+            **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
         }
 
 
@@ -122,6 +126,7 @@ class MethodResult:
         verdict: the generated text, of the methods that generate one.
         uncertainty: of the methods that have one; NaN where the formula has no value.
         evaluated_nodes: token paths at which the model was evaluated.
+        suspicious: as in :class:`Result`.
     """
 
     id: object
@@ -134,6 +139,7 @@ class MethodResult:
     verdict: str | None = None
     uncertainty: float | None = None
     evaluated_nodes: int = 0
+    suspicious: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row: the fields of :meth:`Result.to_dict`, null where the method has none, and its own."""
@@ -154,4 +160,5 @@ class MethodResult:
             "scores": dict(self.scores),
             "verdict": self.verdict,
             "uncertainty": self.uncertainty if uncertain else None,
+            **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
         }

@@ -102,6 +102,7 @@ class Exact:
             truncated=ready.truncated,
             evaluated_nodes=marginals.evaluated,
             events=events,
+            suspicious=ready.suspicious,
         )
 
 
@@ -162,4 +163,5 @@ class Other:
             verdict=scores.verdict,
             uncertainty=scores.uncertainty,
             evaluated_nodes=scores.evaluated,
+            suspicious=ready.suspicious,
         )

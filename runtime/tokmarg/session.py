@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ import onnxruntime as ort
 
 from .bundle import Bundle, GraphContract
 from .errors import BundleError, DeviceError
+from .graphfile import read_references
+from .shield import first_line
 
 __all__ = ["Device", "KeyValues", "Session"]
 
@@ -66,6 +69,7 @@ class Session:
         for name in bundle.manifest.files:  # the graph's external data among them
             bundle.file(name)
         path = bundle.path / "model.onnx"
+        _check_references(bundle, path)
         available = ort.get_available_providers()
         if device == "cuda" and _CUDA not in available:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
@@ -78,7 +82,7 @@ class Session:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=wanted)
         except Exception as error:  # onnxruntime raises its own types, none of them public
-            raise BundleError(f"{path}: onnxruntime cannot load the graph: {_first_line(error)}") from error
+            raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
         active = self._session.get_providers()[0]
         if device == "cuda" and active != _CUDA:
             raise DeviceError("CUDA was asked for, but onnxruntime could not start it: check driver and CUDA libraries")
@@ -124,7 +128,7 @@ class Session:
             outputs = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
         except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
             raise DeviceError(
-                f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {_first_line(error)}"
+                f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {first_line(error)}"
             ) from error
         return outputs[0][0], KeyValues(tuple(outputs[1:]), positions)
 
@@ -158,7 +162,7 @@ class Session:
             wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
         masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
         found = [m for m in masks if m in inputs]
-        if not found:
+        if masks[-1] not in found:
             raise BundleError(f"{where}: graph input {masks[-1]} is missing")
         wanted += [(inputs, name, "tensor(bool)", {}) for name in found]
         for table, name, kind, dims in wanted:
@@ -176,5 +180,11 @@ class Session:
         self._outputs = ["logits", *(f"present.{name}" for name in self._kv_names)]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:1000]
+def _check_references(bundle: Bundle, path: Path) -> None:
+    """Refuses a graph that reads a file which the manifest does not vouch for, or that may never end."""
+    references = read_references(path)
+    for name in sorted(references.files):
+        if name not in bundle.manifest.files:
+            raise BundleError(f"{path}: has weights in {name!r:.100}, which the manifest's files do not list")
+    for name in sorted(references.loops):
+        raise BundleError(f"{path}: has a {name}, but a pass must end: export the model without loops")

@@ -31,6 +31,10 @@ _TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
 Aggregate = Literal["verdict", "max"]
 _AGGREGATES: tuple[Aggregate, ...] = ("verdict", "max")
 T = TypeVar("T", str, tuple[object, ...])
+#: Characters of a prompt without its content, at most: placeholders could multiply a short text beyond any memory.
+_MAX_SCAFFOLD = 2**20
+#: Leads and terminators at most, and characters of each.
+_MAX_LEADS, _MAX_ENDS, _MAX_TEXT = 16, 64, 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +141,27 @@ class Spec:
                 none = f"none is for {role} messages, which template.roles says can be judged"
                 empty = "is empty, but the verdict grammar lists labels"
                 raise SpecError(f"{where}: spec.policy.labels: {none if self.labels else empty}")
+            if role in self.roles:
+                self._check_size(role, where)
             if self.aggregate == "max":
                 self._check_separate(role, any(label_lists(parts)), where)
             else:
                 self.grammar(role, where)
+
+    def _check_size(self, role: Role, where: str) -> None:
+        """Adds up what the scaffold will be before it is made."""
+        item = self.template.policy_item
+        ids, names, texts = (item.count(f"{{{{{key}}}}}") for key in ("id", "name", "definition"))
+        size = sum(
+            len(item) + ids * len(x.id) + names * len(x.name) + texts * len(_of_role(x.definition, role))
+            for x in self.labels_of(role)
+        )
+        text, name = _of_role(self.template.text, role), self.template.roles[role]
+        size = len(text) + text.count("{{policy}}") * size + text.count("{{role}}") * len(name)
+        size += max(map(len, self.template.messages.values()))
+        if size > _MAX_SCAFFOLD:
+            what = f"the prompt has {size:,} characters before any content, more than {_MAX_SCAFFOLD:,}"
+            raise SpecError(f"{where}: spec.template.text: with the policy {what}")
 
     def _check_separate(self, role: Role, lists_labels: bool, where: str) -> None:
         """What a verdict on one label may be, and where its policy stands."""
@@ -263,6 +284,9 @@ def _parse_verdict(f: Fields) -> Verdict:
         raise f.fail("leads", 'needs at least one text ("" for none), each once')
     if not verdict.terminators or not all(verdict.terminators):
         raise f.fail("terminators", "needs at least one token, none of them empty")
+    for key, texts, most in (("leads", verdict.leads, _MAX_LEADS), ("terminators", verdict.terminators, _MAX_ENDS)):
+        if len(texts) > most or max(map(len, texts)) > _MAX_TEXT:
+            raise f.fail(key, f"must be {most} at most, each of {_MAX_TEXT:,} characters at most")
     return verdict
 
 

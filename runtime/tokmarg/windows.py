@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .encoding import Piece
+from .encoding import Encoder, Piece
+from .errors import BundleError, ContentError
 from .marginals import Bounds, Marginals
-from .prompt import Message, Prompt, Prompter
+from .prompt import PART, Message, Prompt, Prompter
 
 __all__ = ["join", "longest", "windows"]
 
+#: Tokens at the end of a part whose borders depend on what follows.
+_LOOSE = 64
 #: Share of a window that the next one repeats.
 OVERLAP = 0.25
 
@@ -21,12 +24,12 @@ def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[tuple[P
     Stretches of white space that fill a whole window are left out.
 
     Raises:
-        ContentError: ``content_too_long`` when the earlier messages alone leave no room.
+        ContentError: ``content_too_long`` when the earlier messages alone leave no room; ``not_encodable``.
     """
     *earlier, last = messages
     overhead = longest(prompter.prompts([*earlier, Message(last.role, ".")]))
     room = prompter.max_tokens - overhead
-    offsets = prompter.encoder.encode([Piece(last.content, True)]).offsets
+    offsets = list(_borders(prompter.encoder, last.content))
     start = 0
     while start < len(offsets):
         size = min(room, len(offsets) - start)
@@ -44,6 +47,20 @@ def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[tuple[P
         if start + size == len(offsets):
             return
         start += max(1, int(size * (1 - OVERLAP)))
+
+
+def _borders(encoder: Encoder, text: str) -> Iterator[tuple[int, int]]:
+    """Where the tokens of a text start and end; long texts are encoded in parts."""
+    at = 0
+    while at < len(text):
+        try:
+            offsets = encoder.encode([Piece(text[at : at + PART], True)]).offsets
+        except BundleError as error:
+            raise ContentError("not_encodable", str(error)) from None
+        if at + PART < len(text):
+            offsets = offsets[:-_LOOSE]
+        yield from ((at + start, at + end) for start, end in offsets)
+        at += max(offsets[-1][1] if offsets else PART, 1)
 
 
 def longest(prompts: Sequence[Prompt]) -> int:

@@ -77,6 +77,10 @@ def write(folder: Path) -> Path:
     return write_manifest(folder)
 
 
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def write_manifest(folder: Path) -> Path:
     """Writes the manifest that fits the files as they are now."""
     names = ["model.onnx", "tokenizer.json", "prefix.safetensors"]
@@ -100,7 +104,7 @@ def write_manifest(folder: Path) -> Path:
         "parity": {"max_abs_logit_difference": 0.0},
         "files": {
             name: {
-                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+                "sha256": sha256(folder / name),
                 "size": (folder / name).stat().st_size,
             }
             for name in names

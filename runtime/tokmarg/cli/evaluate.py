@@ -11,6 +11,7 @@ import click
 
 from ..result import METHODS, Method
 from .progress import Progress
+from .quiet import quiet
 from .score import Probability
 from .terminal import echo, printable
 
@@ -75,7 +76,8 @@ def evaluate(
     for name in names:
         if name not in METHODS:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}, all", param_hint="--methods")
-    guard = Guard.load(bundle, device=cast(Any, device), threads=threads)
+    with quiet():
+        guard = Guard.load(bundle, device=cast(Any, device), threads=threads)
     for name in names:  # before anything is scored
         guard.check_method(cast(Method, name))
     mapping = None if label_map is None else read_label_map(label_map, guard.labels)

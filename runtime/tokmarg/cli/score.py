@@ -15,6 +15,7 @@ import click
 from ..errors import ContentError, TokmargError
 from ..result import MAX_DEPTH, METHODS
 from .progress import Progress
+from .quiet import quiet
 from .sink import Sink
 from .source import Input, Source
 from .summary import Tally
@@ -160,7 +161,8 @@ def score(
     notes: Notes = deque()
     with ExitStack() as stack:
         given = source.open(stack, role)
-        guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
+        with quiet():
+            guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
         guard.check_method(method)
         thresholds = _thresholds(guard, threshold, thresholds_file)
         # Opened last: what fails before here leaves an older output as it was.

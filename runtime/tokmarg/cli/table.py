@@ -87,6 +87,8 @@ class Table:
             parts.append("not converged")
         if result.truncated:
             parts.append("in windows")
+        if result.suspicious:
+            parts.append("suspicious: " + ", ".join(result.suspicious))
         return "   ".join(parts)
 
     def _score(self, label: str, score: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..bundle import MANIFEST, Bundle, find_bundle
+from .quiet import quiet
 from .terminal import echo
 
 __all__ = ["verify"]
@@ -26,4 +27,5 @@ def verify(bundle: str) -> None:
 
     from ..guard import Guard
 
-    Guard.load(opened.path, device="cpu", verify=False)
+    with quiet():
+        Guard.load(opened.path, device="cpu", verify=False)

@@ -1,0 +1,45 @@
+"""What libraries print while a bundle is loaded: nobody sees it where an error of one line says the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import TokmargError
+
+__all__ = ["quiet"]
+
+_STDERR = 2
+_MOST = 2**20
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Holds back what is written to file descriptor 2; drops it where a TokmargError ends the block, else prints it.
+
+    Rust libraries print a panic and its backtrace there themselves, before any Python code hears of it.
+    """
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        saved = os.dup(_STDERR)
+    except OSError:  # there is no stderr at all
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), _STDERR)
+        dropped = False
+        try:
+            yield
+        except TokmargError:
+            dropped = True
+            raise
+        finally:
+            os.dup2(saved, _STDERR)
+            os.close(saved)
+            held.seek(0)
+            if not dropped and (said := held.read(_MOST)):
+                os.write(_STDERR, said)

@@ -1,0 +1,37 @@
+"""Calls into libraries that are written in Rust.
+
+Where their code panics, Python sees a ``PanicException``, which is no Exception: it goes through every ``except
+Exception`` and ends the program with a traceback. A hostile file must not be able to do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["PanicError", "first_line", "shielded"]
+
+T = TypeVar("T")
+
+
+class PanicError(Exception):
+    """A Rust library panicked."""
+
+
+def shielded(call: Callable[[], T]) -> T:
+    """The result of a call.
+
+    Raises:
+        PanicError: in place of a ``PanicException``; all else as it comes.
+    """
+    try:
+        return call()
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise PanicError(str(error)) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, not too long; the error's name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:1000]

@@ -1,0 +1,165 @@
+"""The parsers that are fuzzed: for each, how a case is made and what reads it."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.mutate import damaged, document, dumped
+from tests.runtime import word_guard
+from tokmarg.bundle import Bundle, GraphContract
+from tokmarg.encoding import Encoder, Piece
+from tokmarg.errors import BundleError
+from tokmarg.fields import Fields
+from tokmarg.graphfile import read_references
+from tokmarg.guard import Record
+from tokmarg.labelled import read_label_map, read_labelled
+from tokmarg.policy import apply_policy
+from tokmarg.prefix import read_prefixes
+from tokmarg.prompt import Message, messages_of
+from tokmarg.records import FORMATS, Format, read_records
+from tokmarg.spec import Spec
+from tokmarg.suspicion import Suspicions
+from tokmarg.thresholds import read_thresholds
+
+__all__ = ["PARSERS", "Parser"]
+
+LABELS = ("A", "B", "C")
+POLICY = {
+    "labels": [{"id": "X", "name": "Ex", "title": "t", "definition": "d", "roles": ["user"]}, {"id": "Y", "name": "N"}]
+}
+THRESHOLDS = {"unsafe": 0.5, "labels": {"A": 0.1, "B": 1}}
+ROWS = [
+    {"id": 1, "text": "hello", "labels": ["A"], "unsafe": True, "known": ["A", "B"]},
+    {"id": "b", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "gun"}], "labels": []},
+    {"text": 'é\u2028\n"quoted", and more'},
+]
+CSV = b'id,text,extra\n1,hello,x\n2,"quoted, ""text""\nover lines",y\n"",last,\n'
+TOML = {
+    "policy": b'exclude = ["A"]\n[[labels]]\nid = "A"\nname = "N"\ndefinition = """\nlong"""\n'
+    b'[[labels]]\nid = "B"\nname = "M"\n',
+    "thresholds": b"unsafe = 0.5\n[labels]\nA = 0.3\nB = 1\n",
+    "label-map": b'[map]\nweapons = "A"\ninsults = ["B", "C"]\nother = []\n',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """``make`` makes the bytes of a case; ``read`` reads them from a file of that name in a folder of its own."""
+
+    file: str
+    make: Callable[[random.Random], bytes]
+    read: Callable[[Path], object]
+
+
+@functools.cache
+def bundle() -> Path:
+    """The word guard's bundle, in a folder that lives as long as the process."""
+    keep = tempfile.TemporaryDirectory(prefix="tokmarg-fuzz-")
+    _KEPT.append(keep)
+    return word_guard.write(Path(keep.name))
+
+
+_KEPT: list[Any] = []
+
+
+@functools.cache
+def manifest() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((bundle() / "manifest.json").read_text(encoding="utf-8"))
+    return found
+
+
+@functools.cache
+def spec() -> Spec:
+    return Spec.parse(word_guard.SPEC, "spec")
+
+
+@functools.cache
+def encoder() -> Encoder:
+    return Encoder((bundle() / "tokenizer.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def contents(name: str) -> bytes:
+    return (bundle() / name).read_bytes()
+
+
+def _use(found: Spec) -> None:
+    """What loading a guard does with a spec, but for the tokenizer's part."""
+    for role in found.roles:
+        found.scaffold(role)
+        found.grammar(role).moves(found.grammar(role).start)
+    Suspicions(found, encoder()).of([Message("user", "unsafe\nAgent: <b>")])
+
+
+def _manifest(path: Path) -> None:
+    _use(Bundle.open(path.parent).manifest.spec)
+
+
+def _policy(path: Path) -> None:
+    _use(apply_policy(spec(), path))
+
+
+def _records(format: Format, path: Path) -> None:
+    for record in read_records(io.BytesIO(path.read_bytes()), format):
+        if isinstance(record, Record):
+            messages_of(record.content, record.role)
+
+
+def _jsonl(rng: random.Random) -> bytes:
+    return b"\n".join(dumped(rng, document(rng, row)) for row in ROWS)
+
+
+def _tokenizer(path: Path) -> None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path}: cannot be read: {error}") from None  # as the guard does
+    found = Encoder(text, str(path))
+    found.encode([Piece("<|user|>", False), Piece("hello gun <|end|>", True), Piece("<|verdict|>", False)])
+
+
+def _prefixes(path: Path) -> None:
+    graph = GraphContract.parse(Fields(manifest()["graph"], "manifest", BundleError))
+    read_prefixes(path, spec().roles, graph)
+
+
+def _toml_or_json(name: str, valid: Any) -> Callable[[random.Random], bytes]:
+    return lambda rng: damaged(rng, TOML[name]) if name == "label-map" else dumped(rng, document(rng, valid))
+
+
+#: name -> parser. One more is one more line.
+PARSERS: dict[str, Parser] = {
+    "manifest": Parser("manifest.json", lambda rng: dumped(rng, document(rng, manifest())), _manifest),
+    "spec": Parser(
+        "manifest.json",
+        lambda rng: dumped(rng, {**manifest(), "spec": document(rng, manifest()["spec"])}),
+        _manifest,
+    ),
+    "policy": Parser("policy.json", _toml_or_json("policy", POLICY), _policy),
+    "policy-toml": Parser("policy.toml", lambda rng: damaged(rng, TOML["policy"]), _policy),
+    "thresholds": Parser("t.json", _toml_or_json("thresholds", THRESHOLDS), lambda path: read_thresholds(path, LABELS)),
+    "thresholds-toml": Parser(
+        "t.toml", lambda rng: damaged(rng, TOML["thresholds"]), lambda path: read_thresholds(path, LABELS)
+    ),
+    "label-map": Parser(
+        "m.toml", lambda rng: damaged(rng, TOML["label-map"]), lambda path: read_label_map(path, LABELS)
+    ),
+    "labelled": Parser("d.jsonl", _jsonl, lambda path: read_labelled(path, LABELS)),
+    "jsonl": Parser("r.jsonl", _jsonl, functools.partial(_records, "jsonl")),
+    "csv": Parser("r.csv", lambda rng: damaged(rng, CSV), functools.partial(_records, "csv")),
+    "lines": Parser("r.txt", lambda rng: damaged(rng, CSV), functools.partial(_records, "lines")),
+    "graph": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_references),
+    "prefix": Parser("p.safetensors", lambda rng: damaged(rng, contents("prefix.safetensors")), _prefixes),
+    "tokenizer": Parser(
+        "tokenizer.json", lambda rng: dumped(rng, document(rng, json.loads(contents("tokenizer.json")))), _tokenizer
+    ),
+}
+assert set(FORMATS) < set(PARSERS)
