@@ -87,6 +87,8 @@ class Table:
             parts.append("not converged")
         if result.truncated:
             parts.append("in windows")
+        if isinstance(result, Result) and result.calibrated:
+            parts.append("calibrated")
         return "   ".join(parts)
 
     def _score(self, label: str, score: float | None) -> str:
