@@ -171,7 +171,7 @@ class Calibration:
             raise f.fail("method", f"must be one of {', '.join(CALIBRATIONS)}, not {method!r:.60}")
         table = f.table("labels")
         return cls(
-            cast(CalibrationMethod, method),
+            method,
             Origin.parse(f.table("bundle")),
             Data.parse(f.table("data")),
             Search.parse(f.table("search")),

@@ -103,8 +103,8 @@ class _Fit:
             raise TokmargError(f"too few records: a calibrator takes {LEAST} positives and {LEAST} negatives")
         overall: dict[str, object] = {"ece": None, "brier": None}
         if len(seen.labels):
-            parts = (a[:, :-1].ravel() for a in (seen.truth, seen.score, after, self.known))
-            overall = _compare(*parts)
+            truth, before, mapped = (a[:, :-1].ravel() for a in (seen.truth, seen.score, after))
+            overall = _compare(truth, before, mapped, self.known[:, :-1].ravel())
         return Fitted(entries, overall | self._flagged(entries), self.warnings)
 
     def _check_classes(self) -> None:

@@ -49,7 +49,7 @@ class Observed:
 
 
 def observe(
-    guard: Guard, examples: Sequence[Example], search: Search, progress: Callable[[int], None] | None = None
+    guard: Guard, examples: Sequence[Example], search: Search, progress: Callable[[int], object] | None = None
 ) -> tuple[Observed, int]:
     """Scores labelled records.
 

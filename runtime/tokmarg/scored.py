@@ -48,7 +48,7 @@ def score_examples(
     tolerance: float = 1e-3,
     thresholds: Thresholds | None = None,
     on_overflow: OnOverflow = "error",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Scored:
     """Scores labelled records.
 

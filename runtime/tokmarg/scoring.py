@@ -72,9 +72,9 @@ class Exact:
 
     def search(self, prompt: Prompt) -> Search:
         own = self._limits.labels
-        thresholds = {**own, UNSAFE: self._limits.unsafe}
-        if prompt.label is not None:  # `unsafe` is that label there
-            thresholds = {UNSAFE: own.get(prompt.label, self._limits.unsafe)}
+        thresholds: dict[str, float | tuple[float, ...]] = {**own, UNSAFE: self._limits.unsafe}
+        if prompt.label is not None:  # `unsafe` is that label there, and the highest label is the content's `unsafe`
+            thresholds = {UNSAFE: (self._limits.unsafe, own.get(prompt.label, self._limits.unsafe))}
         return Search(
             self._tries[prompt.role, prompt.label],
             tolerance=self._tolerance,

@@ -154,7 +154,7 @@ def describe(calibration: Calibration) -> list[str]:
         scope = f"all {proofs} thresholds together" if promise.simultaneous else "each threshold by itself"
         lines.append(
             f"certified (*): {promise.risk} <= {promise.level:g} on unseen records of the same source, with confidence "
-            f"{promise.confidence:g} for {scope}"
+            f"{promise.confidence:g} for {scope}; a record's `flagged` is any of them"
         )
     width = max(6, *(len(printable(label)) for label in calibration.labels), 6)
     lines += [
