@@ -264,7 +264,9 @@ def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> N
     """A calibrated threshold that lies in the raw interval makes no search; its raw counterpart does."""
     raw = Guard.load(word_bundle, device="cpu", threads=1)
     calibration = fit(raw, data)
-    shifted = replace(calibration, unsafe=replace(calibration.unsafe, calibrator=Sigmoid(1.0, 1.0, -5.0), threshold=None))
+    shifted = replace(
+        calibration, unsafe=replace(calibration.unsafe, calibrator=Sigmoid(1.0, 1.0, -5.0), threshold=None)
+    )
     guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=shifted)
     wide = {"tolerance": 1.0, "max_nodes": 64}
     assert raw.score("gun", **wide, thresholds=Thresholds(0.0)).evaluated_nodes == 0
@@ -292,12 +294,16 @@ def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, t
     calibration = fit(Guard.load(word_bundle, device="cpu", threads=1), data)
     manifest = Bundle.open(word_bundle).manifest
     policy = {"exclude": ["B"]}
-    with pytest.raises(TokmargError, match=r"calibration: bundle\.policy: was fitted on another policy than that of tes"):
+    with pytest.raises(
+        TokmargError, match=r"calibration: bundle\.policy: was fitted on another policy than that of tes"
+    ):
         Guard.load(word_bundle, device="cpu", policy=policy, calibration=calibration)
     for part in ("model", "spec"):
         other = replace(calibration, origin=replace(calibration.origin, **{part: "0" * 64}))
         other.write(tmp_path / "c.json")
-        with pytest.raises(TokmargError, match=rf"c\.json: bundle\.{part}: was fitted on another {part} than") as caught:
+        with pytest.raises(
+            TokmargError, match=rf"c\.json: bundle\.{part}: was fitted on another {part} than"
+        ) as caught:
             Guard.load(word_bundle, device="cpu", calibration=tmp_path / "c.json")
         assert "calibration=False" in str(caught.value)
     short = replace(calibration, labels={"A": calibration.labels["A"]})

@@ -53,7 +53,9 @@ def test_figures_out_of_fold_are_those_of_unseen_rows() -> None:
     entry = fitted.entries["A"]
     raw, mapped = unseen.score[:, 0], entry.calibrator(unseen.score[:, 0])
     truth = unseen.truth[:, 0]
-    assert entry.figures["brier"] == pytest.approx([np.mean((truth - raw) ** 2), np.mean((truth - mapped) ** 2)], abs=0.02)
+    assert entry.figures["brier"] == pytest.approx(
+        [np.mean((truth - raw) ** 2), np.mean((truth - mapped) ** 2)], abs=0.02
+    )
     seen = observed(3, 1000)
     inside = np.mean((seen.truth[:, 0] - entry.calibrator(seen.score[:, 0])) ** 2)
     assert entry.figures["brier"][1] > inside  # what was fitted looks better than it is
@@ -107,7 +109,10 @@ def test_unsafe_is_calibrated_on_its_own_or_not_at_all() -> None:
     fitted = fit_observed(data, target=Target.parse("max-f1"))
     assert (fitted.entries["unsafe"].calibrator, fitted.entries["unsafe"].fitted_on) == (IDENTITY, "none")
     assert fitted.entries["unsafe"].threshold is None
-    assert any(re.match("unsafe: 5 positives and 595 negatives are too few .* raw probabilities stay", w) for w in fitted.warnings)
+    assert any(
+        re.match("unsafe: 5 positives and 595 negatives are too few .* raw probabilities stay", w)
+        for w in fitted.warnings
+    )
     data.truth[:, 3] = np.nan
     assert fit_observed(data).warnings == ["unsafe: no record says whether it is unsafe; its raw probabilities stay"]
 
@@ -144,7 +149,7 @@ def test_one_class_only(truth: float) -> None:
     with pytest.raises(TokmargError, match=f"one class only: every scored record is {'unsafe' if truth else 'safe'}"):
         fit_observed(data)
     data.truth[:, :3], data.truth[:, 3] = truth, np.nan
-    with pytest.raises(TokmargError, match="one class only: every scored record is (posi|nega)tive"):
+    with pytest.raises(TokmargError, match=r"one class only: every scored record is (posi|nega)tive"):
         fit_observed(data)
 
 
@@ -169,7 +174,11 @@ def test_rows_without_score_or_truth_do_not_count() -> None:
 
 def test_targets_are_reached_on_the_data_and_nearly_out_of_fold() -> None:
     data = observed(14, 2000)
-    for text, figure in (("fpr<=0.1", "false_positive_rate"), ("recall>=0.9", "recall"), ("precision>=0.4", "precision")):
+    for text, figure in (
+        ("fpr<=0.1", "false_positive_rate"),
+        ("recall>=0.9", "recall"),
+        ("precision>=0.4", "precision"),
+    ):
         target = Target.parse(text)
         fitted = fit_observed(data, target=target)
         for k, entry in enumerate(fitted.entries.values()):
@@ -203,9 +212,7 @@ def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
     weight = frequency(grid) if risk == "fnr" else 1 - frequency(grid)
     kept = 0
     for seed in range(200):
-        fitted = fit_observed(
-            observed(seed, 150, ()), method, guarantee=Guarantee(risk, 0.2, 0.95), folds=2
-        )
+        fitted = fit_observed(observed(seed, 150, ()), method, guarantee=Guarantee(risk, 0.2, 0.95), folds=2)
         entry = fitted.entries["unsafe"]
         wrong = grid < entry.threshold.raw if risk == "fnr" else grid >= entry.threshold.raw
         kept += weight[wrong].sum() / weight.sum() <= 0.2

@@ -90,7 +90,7 @@ def test_text_form(text: str) -> None:
      "recall>=inf", "fpr<=-0.1", "fpr<=0.1<=2", "max-f1>=0.5"],
 )  # fmt: skip
 def test_refused(text: str) -> None:
-    with pytest.raises(TokmargError, match="^target ") as caught:
+    with pytest.raises(TokmargError, match=r"^target ") as caught:
         Target.parse(text)
     assert repr(text) in str(caught.value)
 
