@@ -18,7 +18,7 @@ from tokmarg_export.specs import list_specs
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS = [
-    *(f"tokmarg {name}" for name in ("score", "evaluate", "inspect", "verify", "bundles")),
+    *(f"tokmarg {name}" for name in ("score", "evaluate", "calibrate", "inspect", "verify", "bundles")),
     "tokmarg-export",
 ]
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 from .bundle import MANIFEST, Bundle, find_bundle
+from .calibration import Calibration, find_calibration
 from .encoding import Encoder
 from .engine import Engine
 from .errors import BundleError, ContentError, SpecError, TokmargError
@@ -51,14 +52,18 @@ class Guard:
 
     Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
     unless a policy was given), ``guard.device`` where it runs, ``guard.events`` what results tell beyond ``unsafe`` and
-    the labels.
+    the labels, ``guard.calibration`` what exact results go through (or None).
     """
 
-    def __init__(self, bundle: Bundle, session: Session, spec: Spec | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, spec: Spec | None = None, calibration: Calibration | None = None
+    ) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
         self.device = session.device
         self.spec = spec or bundle.manifest.spec
+        self.calibration = calibration
+        self._limits = Thresholds() if calibration is None else calibration.thresholds()
         graph = bundle.manifest.graph
         tokenizer = bundle.file("tokenizer.json")
         if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
@@ -91,6 +96,7 @@ class Guard:
         threads: int | None = None,
         verify: bool = True,
         policy: Policy | None = None,
+        calibration: str | os.PathLike[str] | Calibration | Literal[False] | None = None,
     ) -> Guard:
         """Loads a bundle.
 
@@ -101,9 +107,12 @@ class Guard:
             verify: check the sha256 of every file first.
             policy: labels in place of the bundle's (a TOML or JSON file, or the parsed document, see
                 :mod:`tokmarg.policy`). Its prefix is computed once and kept in the user's cache folder.
+            calibration: a file (see :mod:`tokmarg.calibration`) or what was read from one; None takes the bundle's
+                own where it has one, False takes none.
 
         Raises:
             BundleNotFoundError, BundleError: no bundle, or a broken one; names file and field.
+            TokmargError: the calibration is broken, or was fitted on another model or policy.
             SpecError: the spec or the policy is broken, or does not fit the tokenizer.
             DeviceError: the device is not available.
         """
@@ -111,7 +120,8 @@ class Guard:
         if verify:
             opened.verify()
         spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
-        return cls(opened, Session(opened, device, threads), spec)
+        found = find_calibration(opened, spec or opened.manifest.spec, calibration)
+        return cls(opened, Session(opened, device, threads), spec, found)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -189,7 +199,8 @@ class Guard:
             eps: ``any-place``: least mass of a path that is followed.
             max_depth: ``any-place``: most tokens of a path that is followed; ``greedy``, ``token``, ``fixed-place``:
                 most tokens to generate. 64 at most.
-            thresholds: when the content counts as flagged (default: unsafe >= 0.5).
+            thresholds: when the content counts as flagged (default: the calibration's, else unsafe >= 0.5), on the
+                probabilities that the result shows.
             on_overflow: what to do with content beyond the context window.
 
         Raises:
@@ -284,10 +295,9 @@ class Guard:
                 f"not {top_p!r}, {eps!r} and {max_depth!r}"
             )
         self.check_method(method)
-        limits = thresholds or Thresholds()
-        if unknown := sorted(set(limits.labels) - set(self.labels)):
+        if thresholds and (unknown := sorted(set(thresholds.labels) - set(self.labels))):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
-        way: Way[Any] = self._way(method, limits, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
+        way: Way[Any] = self._way(method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
         records = (self._packer.ready(content, on_overflow) for content in contents)
         for pack in self._packer.packs(records):
             for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
@@ -319,13 +329,24 @@ class Guard:
                     raise SpecError(f"{self.path}: method {method}: {error} ({role} messages)") from None
 
     def _way(
-        self, method: Method, limits: Thresholds, tolerance: float, max_nodes: int, **settings: Any
+        self, method: Method, thresholds: Thresholds | None, tolerance: float, max_nodes: int, **settings: Any
     ) -> Exact | Other:
-        if method == "exact":
-            return Exact(
-                self._guarded, self._tries, limits, tolerance=tolerance, max_nodes=max_nodes, columns=self._columns
-            )
-        return Other(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
+        if method != "exact":
+            limits = thresholds or Thresholds()
+            return Other(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
+        if thresholds is None:
+            limits = self._limits
+        else:
+            limits = thresholds if self.calibration is None else self.calibration.raw_thresholds(thresholds)
+        return Exact(
+            self._guarded,
+            self._tries,
+            limits,
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            columns=self._columns,
+            calibration=self.calibration,
+        )
 
     @cached_property
     def _readers(self) -> dict[Asked, Reader]:

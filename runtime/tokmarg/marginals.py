@@ -66,8 +66,8 @@ class Search:
         trie: the verdict trie of the content's role mode.
         tolerance: stop when the widest interval is at most this wide.
         max_nodes: stop after this many expanded nodes.
-        thresholds: event name -> flagging threshold; while one lies strictly inside its event's interval, the
-            expansion goes on within the budget.
+        thresholds: event name -> flagging threshold, or several; while one lies strictly inside its event's interval,
+            the expansion goes on within the budget.
         columns: token id -> column of the logits (None = the full vocabulary, column = token id). With a partial
             head there is no coverage.
     """
@@ -78,13 +78,18 @@ class Search:
         *,
         tolerance: float,
         max_nodes: int,
-        thresholds: Mapping[str, float],
+        thresholds: Mapping[str, float | tuple[float, ...]],
         columns: Mapping[int, int] | None = None,
     ) -> None:
         self._trie, self._tolerance, self._max_nodes = trie, tolerance, max_nodes
         self._columns = columns
         self.root = trie.root
-        self._thresholds = {event: value for event, value in thresholds.items() if event in trie.events}
+        self._thresholds = [
+            (event, value)
+            for event, values in thresholds.items()
+            if event in trie.events
+            for value in (values if isinstance(values, tuple) else (values,))
+        ]
         self._undecided = trie.undecided(self.root) if columns is None else []
         self._logits: dict[Node, Floats] = {}  # of the allowed tokens only
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
@@ -156,13 +161,13 @@ class Search:
             upper = math.fsum(mass for mass, node in nodes if (node.certain | node.possible) >> i & 1)
             bounds[event] = Bounds(min(1.0, lower), min(1.0, upper))
         narrow = all(b.upper - b.lower <= self._tolerance + 1e-12 for b in bounds.values())
-        decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds.items())
+        decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds)
         return Marginals(bounds, self._coverage(), narrow and decided, self._expanded)
 
     def _settled(self) -> bool:
         if float(self._pending.max()) > self._tolerance:
             return False
-        for event, threshold in self._thresholds.items():
+        for event, threshold in self._thresholds:
             i = self._trie.events.index(event)
             if self._lower[i] < threshold < self._lower[i] + self._pending[i]:
                 return False

@@ -92,15 +92,18 @@ class OpenAI:
 
     def _result(self, result: Result | MethodResult) -> dict[str, object]:
         scores = _probabilities(result)
-        limits = self.thresholds
         return {
             "flagged": result.flagged,
-            "categories": {
-                label: p is not None and p >= limits.labels.get(label, limits.unsafe) for label, p in scores.items()
-            },
+            "categories": {label: self._applies(result, label, p) for label, p in scores.items()},
             "category_scores": {label: 0.0 if p is None else p for label, p in scores.items()},
             "category_applied_input_types": {label: [] if p is None else ["text"] for label, p in scores.items()},
         }
+
+    def _applies(self, result: Result | MethodResult, label: str, p: float | None) -> bool:
+        if isinstance(result, Result) and result.calibrated and label in self.thresholds.labels:
+            marginal = result.labels[label]  # thresholds of a calibration are decided on raw probabilities
+            return marginal is not None and marginal.flagged
+        return p is not None and p >= self.thresholds.labels.get(label, self.thresholds.unsafe)
 
 
 def _probabilities(result: Result | MethodResult) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-__all__ = ["MAX_DEPTH", "METHODS", "Marginal", "Method", "MethodResult", "Result", "Thresholds"]
+__all__ = ["MAX_DEPTH", "METHODS", "Marginal", "Method", "MethodResult", "Raw", "Result", "Thresholds"]
 
 Method = Literal[
     "exact",
@@ -48,6 +48,25 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class Raw:
+    """What the guard itself says, before calibration: see :class:`Result`."""
+
+    unsafe: Marginal
+    labels: Mapping[str, Marginal | None]
+
+    def to_dict(self) -> dict[str, object]:
+        """``unsafe``, ``labels`` and ``bounds`` as in :meth:`Result.to_dict`."""
+        return {
+            "unsafe": self.unsafe.probability,
+            "labels": {k: None if m is None else m.probability for k, m in self.labels.items()},
+            "bounds": {
+                "unsafe": [self.unsafe.lower, self.unsafe.upper],
+                **{k: None if m is None else [m.lower, m.upper] for k, m in self.labels.items()},
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The scores of one content.
 
@@ -62,11 +81,12 @@ class Result:
         method: scoring method.
         model: name of the model in the bundle's manifest.
         truncated: the content was scored in overlapping windows.
-        calibrated: probabilities went through the bundle's calibrator.
+        calibrated: ``unsafe`` and ``labels`` went through a calibration (:mod:`tokmarg.calibration`).
         evaluated_nodes: trie nodes at which the model was evaluated.
         events: what else the guard's verdict says, such as ``refusal`` -> marginal; None where the role mode has no
-            such event. Empty for most guards.
+            such event. Empty for most guards. Never calibrated.
         suspicious: what is odd about the content, from :data:`tokmarg.suspicion.SUSPICIONS`; it changes no number.
+        raw: ``unsafe`` and ``labels`` before calibration; None where there is none.
     """
 
     id: object
@@ -82,10 +102,11 @@ class Result:
     evaluated_nodes: int = 0
     events: Mapping[str, Marginal | None] = field(default_factory=dict)
     suspicious: tuple[str, ...] = ()
+    raw: Raw | None = None
 
     def to_dict(self) -> dict[str, object]:
-        """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any, and
-        ``suspicious`` only where there is something to say."""
+        """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any,
+        ``suspicious`` only where there is something to say, and ``raw`` only with a calibration."""
         others = {**self.labels, **self.events}
         events = {k: None if m is None else m.probability for k, m in self.events.items()}
         return {
@@ -106,6 +127,7 @@ class Result:
             "truncated": self.truncated,
             "calibrated": self.calibrated,
             **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
+            **({} if self.raw is None else {"raw": self.raw.to_dict()}),
         }
 
 

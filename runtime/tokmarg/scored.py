@@ -12,7 +12,8 @@ from .errors import ContentError, TokmargError
 from .guard import Guard
 from .labelled import Example
 from .metrics import Cases
-from .result import Method, MethodResult, Result
+from .packing import OnOverflow
+from .result import Method, MethodResult, Result, Thresholds
 
 __all__ = ["Scored", "score_examples"]
 
@@ -44,14 +45,17 @@ def score_examples(
     *,
     method: Method = "exact",
     max_nodes: int = 256,
-    progress: Callable[[int], None] | None = None,
+    tolerance: float = 1e-3,
+    thresholds: Thresholds | None = None,
+    on_overflow: OnOverflow = "error",
+    progress: Callable[[int], object] | None = None,
 ) -> Scored:
     """Scores labelled records.
 
     Args:
         guard: what to score with.
         examples: from :func:`tokmarg.labelled.read_labelled`.
-        method, max_nodes: as for :meth:`tokmarg.Guard.score`.
+        method, max_nodes, tolerance, thresholds, on_overflow: as for :meth:`tokmarg.Guard.score`.
         progress: called with the number of records done.
 
     Raises:
@@ -65,7 +69,13 @@ def score_examples(
     found: list[Result | MethodResult | ContentError] = []
     began = time.perf_counter()
     results = guard.score_many(
-        (example.record for example in examples), method=method, max_nodes=max_nodes, on_error="return"
+        (example.record for example in examples),
+        method=method,
+        max_nodes=max_nodes,
+        tolerance=tolerance,
+        thresholds=thresholds,
+        on_overflow=on_overflow,
+        on_error="return",
     )
     for i, (example, result) in enumerate(zip(examples, results, strict=True)):
         if progress is not None:

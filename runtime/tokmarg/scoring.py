@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from . import methods, separate, windows
+from .calibration import Calibration
 from .freepath import Reader
 from .grammar import UNSAFE
 from .labels import Role
@@ -49,9 +50,10 @@ class Exact:
     Args:
         guarded: the guard.
         tries: verdict tries.
-        limits: when a content counts as flagged.
+        limits: when a content counts as flagged; on raw probabilities, which are what is searched.
         tolerance, max_nodes: see :class:`tokmarg.marginals.Search`.
         columns: token id -> column of the logits (None = the full vocabulary).
+        calibration: what results go through.
     """
 
     def __init__(
@@ -63,15 +65,16 @@ class Exact:
         tolerance: float,
         max_nodes: int,
         columns: Mapping[int, int] | None,
+        calibration: Calibration | None = None,
     ) -> None:
-        self._guarded, self._tries, self._limits = guarded, tries, limits
+        self._guarded, self._tries, self._limits, self._calibration = guarded, tries, limits, calibration
         self._tolerance, self._max_nodes, self._columns = tolerance, max_nodes, columns
 
     def search(self, prompt: Prompt) -> Search:
         own = self._limits.labels
-        thresholds = {**own, UNSAFE: self._limits.unsafe}
-        if prompt.label is not None:  # `unsafe` is that label there
-            thresholds = {UNSAFE: own.get(prompt.label, self._limits.unsafe)}
+        thresholds: dict[str, float | tuple[float, ...]] = {**own, UNSAFE: self._limits.unsafe}
+        if prompt.label is not None:  # `unsafe` is that label there, and the highest label is the content's `unsafe`
+            thresholds = {UNSAFE: (self._limits.unsafe, own.get(prompt.label, self._limits.unsafe))}
         return Search(
             self._tries[prompt.role, prompt.label],
             tolerance=self._tolerance,
@@ -90,7 +93,7 @@ class Exact:
         unsafe = _marginal(bounds[UNSAFE], limits.unsafe)
         labels = {k: _marginal(bounds[k], limits.labels.get(k)) if k in bounds else None for k in self._guarded.labels}
         events = {k: _marginal(bounds[k], None) if k in bounds else None for k in self._guarded.events}
-        return Result(
+        result = Result(
             id=ready.id,
             flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
             unsafe=unsafe,
@@ -104,6 +107,7 @@ class Exact:
             events=events,
             suspicious=ready.suspicious,
         )
+        return result if self._calibration is None else self._calibration.apply(result, limits)
 
 
 def _marginal(bounds: Bounds, threshold: float | None) -> Marginal:

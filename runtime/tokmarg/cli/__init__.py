@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from .bundles import bundles
+from .calibrate import calibrate
 from .evaluate import evaluate
 from .failures import CommandLine
 from .inspect import inspect
@@ -30,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (score, evaluate, bundles, inspect, verify):
+for command in (score, evaluate, calibrate, bundles, inspect, verify):
     main.add_command(command)

@@ -57,8 +57,19 @@ class Probability(click.FloatRange):
     type=click.Choice(["table", "jsonl", "openai"]),
     help="[default: table on a terminal, else jsonl]",
 )
-@click.option("--threshold", type=Probability(0, 1), metavar="X", help="Flag where P(unsafe) >= X. [default: 0.5]")
+@click.option(
+    "--threshold",
+    type=Probability(0, 1),
+    metavar="X",
+    help="Flag where P(unsafe) >= X. [default: the calibration's, else 0.5]",
+)
 @click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
+@click.option(
+    "--calibration",
+    "calibration_file",
+    metavar="FILE|none",
+    help="From tokmarg calibrate; none for raw probabilities. [default: the bundle's, if any]",
+)
 @click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
 @click.option(
     "--method",
@@ -130,6 +141,7 @@ def score(
     output_format: str | None,
     threshold: float | None,
     thresholds_file: str | None,
+    calibration_file: str | None,
     fail_on_flagged: bool,
     method: Any,
     tolerance: float,
@@ -150,6 +162,8 @@ def score(
     """
     if threshold is not None and thresholds_file is not None:
         raise click.UsageError("--threshold and --thresholds exclude each other.")
+    if calibration_file not in (None, "none") and method != "exact":
+        raise click.UsageError(f"--calibration is for --method exact, not {method}.")
     source = Source.choose(texts, path, input_format, text_field)
     if source.is_file(output):
         raise click.UsageError(f"--output: {output}: is the input file.")
@@ -162,13 +176,22 @@ def score(
     with ExitStack() as stack:
         given = source.open(stack, role)
         with quiet():
-            guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
+            guard = Guard.load(
+                bundle,
+                device=device,
+                threads=threads,
+                verify=not no_verify,
+                calibration=False if calibration_file == "none" else calibration_file,
+            )
         guard.check_method(method)
         thresholds = _thresholds(guard, threshold, thresholds_file)
+        if thresholds is None and method == "exact":
+            _check_search(guard, tolerance, max_nodes, on_overflow)
         # Opened last: what fails before here leaves an older output as it was.
         sink = stack.enter_context(Sink(output))
         output_format = output_format or ("table" if sink.is_terminal else "jsonl")
-        renderer = _renderer(output_format, guard, thresholds, sink)
+        shown_thresholds = thresholds or _default_thresholds(guard, method)
+        renderer = _renderer(output_format, guard, shown_thresholds, sink)
         # On a terminal that shows the rows the progress line would stand among them.
         shown = sys.stderr is not None and sys.stderr.isatty() and not sink.is_terminal
         progress = Progress(sys.stderr if shown else None, given.size)
@@ -188,7 +211,7 @@ def score(
         counted = _counted(outcomes, tally, progress)
         if source.texts and output_format == "openai":
             results = [_result(outcome) for outcome in counted]
-            sink.write(OpenAI(thresholds).response(results, [note for note, _ in notes]))
+            sink.write(OpenAI(shown_thresholds).response(results, [note for note, _ in notes]))
         else:
             for outcome in counted:
                 note, end = notes.popleft()
@@ -200,13 +223,33 @@ def score(
     ctx.exit(tally.exit_code(fail_on_flagged))
 
 
-def _thresholds(guard: Guard, threshold: float | None, file: str | None) -> Thresholds:
+def _thresholds(guard: Guard, threshold: float | None, file: str | None) -> Thresholds | None:
     from ..result import Thresholds
     from ..thresholds import read_thresholds
 
     if file is not None:
         return read_thresholds(file, guard.labels)
-    return Thresholds() if threshold is None else Thresholds(threshold)
+    return None if threshold is None else Thresholds(threshold)
+
+
+def _default_thresholds(guard: Guard, method: str) -> Thresholds:
+    from ..result import Thresholds
+
+    calibrated = guard.calibration is not None and method == "exact"
+    return guard.calibration.shown_thresholds() if calibrated and guard.calibration else Thresholds()
+
+
+def _check_search(guard: Guard, tolerance: float, max_nodes: int, on_overflow: str) -> None:
+    """Warns where the calibration's guarantee does not cover what is asked for."""
+    if guard.calibration is None or guard.calibration.guarantee is None:
+        return
+    certified = guard.calibration.search
+    if tolerance > certified.tolerance or max_nodes < certified.max_nodes or on_overflow != certified.on_overflow:
+        click.echo(
+            f"Warning: the calibration's guarantee is for --tolerance {certified.tolerance:g}, --max-nodes "
+            f"{certified.max_nodes} and --on-overflow {certified.on_overflow}, or a further search",
+            err=True,
+        )
 
 
 def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink) -> Renderer:

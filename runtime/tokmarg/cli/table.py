@@ -89,6 +89,8 @@ class Table:
             parts.append("in windows")
         if result.suspicious:
             parts.append("suspicious: " + ", ".join(result.suspicious))
+        if isinstance(result, Result) and result.calibrated:
+            parts.append("calibrated")
         return "   ".join(parts)
 
     def _score(self, label: str, score: float | None) -> str:
