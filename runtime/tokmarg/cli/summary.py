@@ -63,7 +63,7 @@ class Tally:
         first = self.first_error and {"type": self.first_error.type, "message": str(self.first_error)}
         return {
             **asdict(replace(self, errors=Counter(), first_error=None)),
-            "errors": self.errors,
+            "errors": dict(self.errors),
             "first_error": first,
         }
 
