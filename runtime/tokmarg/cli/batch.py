@@ -68,11 +68,11 @@ class Batch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._part is not None:
-            self._part.close()
-            if self._journal.run is None:  # its journal could not be begun
-                os.unlink(self._part_path)
-        self._journal.close()
+        with self._journal:
+            if self._part is not None:
+                self._part.close()
+                if self._journal.run is None:  # its journal could not be begun
+                    os.unlink(self._part_path)
 
     @property
     def wanted(self) -> list[int]:

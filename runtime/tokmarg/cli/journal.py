@@ -141,6 +141,12 @@ class Journal:
         if sync:
             os.fsync(self._stream.fileno())
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Lets go of it. A journal of nothing is removed."""
         if self._stream.closed:
@@ -151,8 +157,8 @@ class Journal:
             self._stream.close()
             os.unlink(self.path)
         else:  # while it is locked: the next process that opens it would lose it
-            os.unlink(self.path)
-            self._stream.close()
+            with self._stream:
+                os.unlink(self.path)
 
     def remove(self) -> None:
         """Removes it: the output is whole."""
