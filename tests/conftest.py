@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
 
 CACHE = Path(__file__).parent / ".cache"
 TOKENIZERS = {  # family -> npm package

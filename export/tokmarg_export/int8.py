@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tokmarg.bundle import GraphContract
+from tokmarg.onnx_runtime import ort
 
 __all__ = ["measure_peaks", "quantize"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, Literal, TypedDict, Unpack, cast, overload
+from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 
 from .bundle import MANIFEST, Bundle, find_bundle
 from .calibration import Calibration, find_calibration
@@ -48,7 +48,7 @@ class _Options(TypedDict, total=False):
 
 
 class Guard:
-    """A loaded bundle. Safe to use from many threads.
+    """A loaded bundle. Safe to use from many threads, in the process that loaded it; it cannot be pickled or copied.
 
     Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
     unless a policy was given), ``guard.device`` where it runs, ``guard.events`` what results tell beyond ``unsafe`` and
@@ -60,6 +60,7 @@ class Guard:
     ) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
+        self._session = session
         self.device = session.device
         self.spec = spec or bundle.manifest.spec
         self.calibration = calibration
@@ -123,6 +124,12 @@ class Guard:
         found = find_calibration(opened, spec or opened.manifest.spec, calibration)
         return cls(opened, Session(opened, device, threads), spec, found)
 
+    def __reduce__(self) -> NoReturn:
+        raise TokmargError(
+            f"a Guard cannot be pickled or copied: hand its folder on instead, {str(self.path)!r}, and call "
+            "Guard.load in the other process"
+        )
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Label ids in the policy's order."""
@@ -140,6 +147,7 @@ class Guard:
             ContentError: the content cannot be scored.
             SpecError: there is no prompt for that label.
         """
+        self._session.check_process()
         prompts = self._packer.whole(messages_of(content, role))
         if label is None:
             return prompts[0]
@@ -285,7 +293,49 @@ class Guard:
 
         Raises:
             ContentError: with ``on_error="raise"``.
-            TokmargError: the method does not go with the bundle.
+            TokmargError: the method does not go with the bundle, or the guard was loaded in another process.
+        """
+        for pack in self.score_packs(
+            contents,
+            method=method,
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            top_p=top_p,
+            eps=eps,
+            max_depth=max_depth,
+            thresholds=thresholds,
+            on_overflow=on_overflow,
+        ):
+            for outcome in pack:
+                if isinstance(outcome, ContentError) and on_error == "raise":
+                    raise outcome
+                yield outcome
+
+    def score_packs(
+        self,
+        contents: Iterable[Content | Record | ContentError],
+        *,
+        method: Method = "exact",
+        tolerance: float = 1e-3,
+        max_nodes: int = 256,
+        top_p: float = 0.99,
+        eps: float = 0.01,
+        max_depth: int = 20,
+        thresholds: Thresholds | None = None,
+        on_overflow: OnOverflow = "error",
+    ) -> Iterator[list[Result | MethodResult | ContentError]]:
+        """Scores a stream, pack by pack: what shared passes comes out together.
+
+        Where a pack ends depends on the contents from the end of the pack before on, and on nothing else. So a run that
+        was cut off and goes on behind a whole pack makes the same packs, and the same numbers to the last bit, as one
+        that was left alone.
+
+        Args:
+            contents, method, tolerance, max_nodes, top_p, eps, max_depth, thresholds, on_overflow: as for
+                :meth:`score_many`; a content that cannot be scored has its ContentError in its place.
+
+        Raises:
+            TokmargError: the method does not go with the bundle, or the guard was loaded in another process.
         """
         if not tolerance > 0 or max_nodes < 1:
             raise ValueError(f"tolerance must be > 0 and max_nodes >= 1, not {tolerance!r} and {max_nodes!r}")
@@ -294,19 +344,20 @@ class Guard:
                 f"top_p must lie in (0, 1], eps in [0, 1] and max_depth in [1, {MAX_DEPTH}], "
                 f"not {top_p!r}, {eps!r} and {max_depth!r}"
             )
+        self._session.check_process()
         self.check_method(method)
         if thresholds and (unknown := sorted(set(thresholds.labels) - set(self.labels))):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
         way: Way[Any] = self._way(method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
         records = (self._packer.ready(content, on_overflow) for content in contents)
         for pack in self._packer.packs(records):
+            outcomes: list[Result | MethodResult | ContentError] = []
             for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
                 if isinstance(ready, Ready) and not isinstance(searches, ContentError):
-                    yield way.result(ready, searches)
-                elif on_error == "return":
-                    yield cast(ContentError, searches)
+                    outcomes.append(way.result(ready, searches))
                 else:
-                    raise cast(ContentError, searches)
+                    outcomes.append(cast(ContentError, searches))
+            yield outcomes
 
     def check_method(self, method: Method) -> None:
         """Checks that a method goes with the bundle.

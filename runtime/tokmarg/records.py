@@ -9,6 +9,8 @@ its place, and bytes that are not UTF-8 spoil their own record only.
 
 Every line is a record, a blank one too; the newline that ends the last line starts none. ``id`` is passed
 through as it is; a record without one (an empty CSV cell counts as none) has its 1-based number for id.
+
+Reading can start behind any record (:class:`Place`), and then gives what reading from the start would have given.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO, Literal
 
@@ -24,7 +27,7 @@ from .errors import ContentError, TokmargError
 from .guard import Record
 from .spec import Role
 
-__all__ = ["FORMATS", "Format", "format_of", "read_records", "read_texts"]
+__all__ = ["FORMATS", "START", "Format", "Place", "format_of", "read_records", "read_texts"]
 
 Format = Literal["jsonl", "csv", "lines"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "lines")
@@ -36,6 +39,18 @@ _FIELD_LIMIT = 2**31 - 1
 _DEPTH = 100
 #: What the ``surrogateescape`` decoder makes of bytes that are not UTF-8.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place between two records: how many records, bytes and lines (their newlines) of the input lie before it."""
+
+    records: int
+    bytes: int
+    lines: int
+
+
+START = Place(0, 0, 0)
 
 
 def format_of(path: str) -> Format | None:
@@ -54,7 +69,7 @@ def read_texts(texts: Sequence[str], role: Role | None = None) -> Iterator[Recor
 
 
 def read_records(
-    stream: BinaryIO, format: Format, *, role: Role | None = None, text_field: str = "text"
+    stream: BinaryIO, format: Format, *, role: Role | None = None, text_field: str = "text", start: Place = START
 ) -> Iterator[Record | ContentError]:
     """Reads records lazily; of a CSV file the header is read at once.
 
@@ -63,28 +78,33 @@ def read_records(
         format: how they are laid out.
         role: role of bare texts; beside ``messages`` it makes the record an error when it is scored.
         text_field: JSONL field or CSV column that holds the text.
+        start: where to start; other places than the beginning need a stream that can seek.
 
     Raises:
         TokmargError: a CSV file without the text column.
     """
+    if format == "csv":
+        return _read_csv(stream, role, text_field, start)
+    if start.bytes:
+        stream.seek(start.bytes)
     if format == "lines":
-        return _read_lines(stream, role)
-    if format == "jsonl":
-        return _read_jsonl(stream, role, text_field)
-    return _read_csv(stream, role, text_field)
+        return _read_lines(stream, role, start)
+    return _read_jsonl(stream, role, text_field, start)
 
 
-def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+def _raw_lines(stream: BinaryIO, start: Place = START) -> Iterator[bytes]:
     """Lines with their ends. Only a newline ends a line: text may hold any other separator."""
-    first = stream.readline().removeprefix(_BOM)
+    first = stream.readline()
+    if not start.bytes:
+        first = first.removeprefix(_BOM)
     if first:  # nothing but a byte order mark is an empty file
         yield first
         yield from stream
 
 
-def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: BinaryIO, start: Place) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without their ends."""
-    for number, line in enumerate(_raw_lines(stream), 1):
+    for number, line in enumerate(_raw_lines(stream, start), start.records + 1):
         yield number, line.removesuffix(b"\n").removesuffix(b"\r")
 
 
@@ -96,16 +116,16 @@ def _decode(line: bytes, number: int) -> str:
         raise ContentError("invalid_encoding", message, number) from None
 
 
-def _read_lines(stream: BinaryIO, role: Role | None) -> Iterator[Record | ContentError]:
-    for number, line in _lines(stream):
+def _read_lines(stream: BinaryIO, role: Role | None, start: Place) -> Iterator[Record | ContentError]:
+    for number, line in _lines(stream, start):
         try:
             yield Record(_decode(line, number), number, role)
         except ContentError as error:
             yield error
 
 
-def _read_jsonl(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[Record | ContentError]:
-    for number, line in _lines(stream):
+def _read_jsonl(stream: BinaryIO, role: Role | None, text_field: str, start: Place) -> Iterator[Record | ContentError]:
+    for number, line in _lines(stream, start):
         try:
             yield _json_record(_decode(line, number), number, role, text_field)
         except ContentError as error:
@@ -171,7 +191,7 @@ def _is_finite(id: object) -> bool:
     return True
 
 
-def _read_csv(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[Record | ContentError]:
+def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place) -> Iterator[Record | ContentError]:
     rows = _csv_rows(stream)
     header = next(rows, None)
     if header is None:
@@ -182,15 +202,18 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[
     if (found := header.count(text_field)) != 1:
         has = f"{found} columns" if found else "no column"
         raise TokmargError(f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)")
-    return _csv_records(rows, header, role, text_field)
+    if start.bytes:  # the csv module reads no further than the row it returns
+        stream.seek(start.bytes)
+        rows = _csv_rows(stream, start)
+    return _csv_records(rows, header, role, text_field, start.records)
 
 
 def _csv_records(
-    rows: Iterator[list[str] | str], header: list[str], role: Role | None, text_field: str
+    rows: Iterator[list[str] | str], header: list[str], role: Role | None, text_field: str, before: int
 ) -> Iterator[Record | ContentError]:
     text_at = header.index(text_field)
     id_at = header.index("id") if "id" in header else None
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, before + 1):
         if isinstance(row, str):
             yield ContentError("invalid_record", row, number)
         elif not row:
@@ -206,13 +229,13 @@ def _csv_records(
             yield Record(row[text_at], id, role)
 
 
-def _csv_rows(stream: BinaryIO) -> Iterator[list[str] | str]:
+def _csv_rows(stream: BinaryIO, place: Place = START) -> Iterator[list[str] | str]:
     """Rows, or the message of the row that cannot be read."""
-    text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream))
+    text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream, place))
     # strict: a quote that is never closed would swallow the rest of the file without a word.
     reader = csv.reader(text, strict=True)
     while True:
-        start = reader.line_num + 1
+        start = place.lines + reader.line_num + 1
         # The csv module's limit (131,072 characters) is global to the process, so it is raised for a row at a time.
         limit = csv.field_size_limit(_FIELD_LIMIT)
         row: list[str] | str

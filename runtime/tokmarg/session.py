@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from .bundle import Bundle, GraphContract
 from .errors import BundleError, DeviceError
 from .graphfile import read_references
+from .onnx_runtime import ort
 from .shield import first_line
 
 __all__ = ["Device", "KeyValues", "Session"]
@@ -48,7 +50,7 @@ class KeyValues:
 
 
 class Session:
-    """The graph of a bundle on one device. Safe to call from several threads.
+    """The graph of a bundle on one device. Safe to call from several threads of the process that made it.
 
     Args:
         bundle: whose ``model.onnx`` to load.
@@ -65,6 +67,7 @@ class Session:
             raise DeviceError(f"onnxruntime {ort.__version__} has known faults: install another release")
         if device not in ("auto", "cpu", "cuda"):
             raise DeviceError(f"device must be auto, cpu or cuda, not {device!r}")
+        self._process = os.getpid()
         self.graph: GraphContract = bundle.manifest.graph
         for name in bundle.manifest.files:  # the graph's external data among them
             bundle.file(name)
@@ -110,8 +113,9 @@ class Session:
             logits float32 [K, columns of the head] and the new tokens' keys and values.
 
         Raises:
-            DeviceError: onnxruntime cannot run the pass.
+            DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
+        self.check_process()
         feeds: dict[str, Any] = {
             "input_ids": np.asarray(input_ids, dtype=np.int64)[None],
             "position_ids": positions[None],
@@ -131,6 +135,24 @@ class Session:
                 f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {first_line(error)}"
             ) from error
         return outputs[0][0], KeyValues(tuple(outputs[1:]), positions)
+
+    def check_process(self) -> None:
+        """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
+
+        Raises:
+            DeviceError: this is not the process that made the session.
+        """
+        if (here := os.getpid()) != self._process:
+            raise DeviceError(
+                f"this guard was loaded in process {self._process} and cannot be used in process {here}, forked from "
+                "it: onnxruntime's threads stay behind; call Guard.load in the child, or start it with the spawn method"
+            )
+
+    def __del__(self) -> None:
+        # onnxruntime's destructor waits for its threads, which a forked child does not have: the child could never end.
+        # There the session stays where it is, for good.
+        if os.getpid() != getattr(self, "_process", os.getpid()) and hasattr(self, "_session"):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def empty(self) -> KeyValues:
         """A cache of no tokens."""

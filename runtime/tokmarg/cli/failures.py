@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..errors import TokmargError
+from .interrupt import INTERRUPTED, Interrupts
 from .terminal import printable
 
 __all__ = ["DEBUG", "CommandLine"]
@@ -17,7 +18,6 @@ __all__ = ["DEBUG", "CommandLine"]
 #: Environment variable that adds the traceback to an unexpected error.
 DEBUG = "TOKMARG_DEBUG"
 FAILED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PIPE_CLOSED = 141  # 128 + SIGPIPE: what `yes | head` leaves behind
 
 
@@ -29,25 +29,33 @@ class CommandLine(click.Group):
         # On Windows click would take a TEXT with a question mark for a file pattern.
         kwargs |= {"standalone_mode": False, "windows_expand_args": False}
         try:
-            code = super().main(*args, **kwargs)
+            with Interrupts() as interrupts:
+                code = self._run(interrupts, *args, **kwargs)
+        except KeyboardInterrupt:  # once more, while the first was dealt with
+            code = INTERRUPTED
+        sys.exit(code)
+
+    def _run(self, interrupts: Interrupts, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, obj=interrupts, **kwargs)
         except click.ClickException as error:
             error.show()
-            code = error.exit_code
+            return error.exit_code
         except click.Abort:
-            click.echo("Aborted!", err=True)
-            code = INTERRUPTED
+            return _aborted(interrupts)
         except TokmargError as error:
-            code = _fail(str(error))
+            return _fail(str(error))
         except OSError as error:
             _drop_output()
             name = "" if error.filename is None else f"{error.filename}: "
-            code = _fail(f"{name}{error.strerror or error}")
+            return _fail(f"{name}{error.strerror or error}")
         except Exception as error:
+            if interrupts.seen:  # code that was interrupted may make an error of its own of it
+                return _aborted(interrupts)
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             what = f"{type(error).__name__}: {error}"
-            code = _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
-        sys.exit(code)
+            return _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a reader that has gone away, as `head` does, ends it without a word."""
@@ -56,6 +64,11 @@ class CommandLine(click.Group):
         except BrokenPipeError:
             _drop_output()
             ctx.exit(PIPE_CLOSED)
+
+
+def _aborted(interrupts: Interrupts) -> int:
+    click.echo(interrupts.message(), err=True)
+    return INTERRUPTED
 
 
 def _fail(message: str) -> int:

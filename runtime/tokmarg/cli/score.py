@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ import click
 
 from ..errors import ContentError, TokmargError
 from ..result import MAX_DEPTH, METHODS
+from .batch import takes
+from .filerun import FileRun
 from .progress import Progress
 from .quiet import quiet
 from .sink import Sink
@@ -51,6 +53,7 @@ class Probability(click.FloatRange):
 @click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
 @click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
 @click.option("--output", metavar="FILE", help="Write there instead of stdout.")
+@click.option("--resume", is_flag=True, help="Go on where the last run of --input to --output ended.")
 @click.option(
     "--format",
     "output_format",
@@ -138,6 +141,7 @@ def score(
     text_field: str | None,
     role: Any,
     output: str | None,
+    resume: bool,
     output_format: str | None,
     threshold: float | None,
     thresholds_file: str | None,
@@ -168,13 +172,18 @@ def score(
     if source.is_file(output):
         raise click.UsageError(f"--output: {output}: is the input file.")
 
+    batch = output if output is not None and source.is_resumable and takes(output) else None
+    if resume and batch is None:
+        raise click.UsageError("--resume needs --input FILE and --output FILE: two files, no pipe, stdin or device.")
+
     from ..guard import Guard
     from ..output import OpenAI
 
     tally = Tally()
     notes: Notes = deque()
     with ExitStack() as stack:
-        given = source.open(stack, role)
+        run = None if batch is None else stack.enter_context(FileRun(source, batch, resume))
+        given = None if run is not None else source.open(stack, role)
         with quiet():
             guard = Guard.load(
                 bundle,
@@ -188,15 +197,18 @@ def score(
         if thresholds is None and method == "exact":
             _check_search(guard, tolerance, max_nodes, on_overflow)
         # Opened last: what fails before here leaves an older output as it was.
-        sink = stack.enter_context(Sink(output))
+        sink: Sink | FileRun = run or stack.enter_context(Sink(output))
         output_format = output_format or ("table" if sink.is_terminal else "jsonl")
         shown_thresholds = thresholds or _default_thresholds(guard, method)
+        if run is not None:
+            given, tally = run.start(ctx, guard, shown_thresholds, output_format, role)
+        assert given is not None
         renderer = _renderer(output_format, guard, shown_thresholds, sink)
         # On a terminal that shows the rows the progress line would stand among them.
         shown = sys.stderr is not None and sys.stderr.isatty() and not sink.is_terminal
         progress = Progress(sys.stderr if shown else None, given.size)
         stack.callback(progress.clear)
-        outcomes = guard.score_many(
+        packs = guard.score_packs(
             _noted(given, renderer, notes),
             method=method,
             tolerance=tolerance,
@@ -206,17 +218,20 @@ def score(
             max_depth=max_depth,
             thresholds=thresholds,
             on_overflow=on_overflow,
-            on_error="return",
         )
-        counted = _counted(outcomes, tally, progress)
         if source.texts and output_format == "openai":
-            results = [_result(outcome) for outcome in counted]
-            sink.write(OpenAI(shown_thresholds).response(results, [note for note, _ in notes]))
+            results = [_result(outcome) for pack in packs for outcome in _counted(pack, tally, progress)]
+            sink.write(OpenAI(shown_thresholds).response(results, [note for note, _ in notes]), tally, 0)
         else:
-            for outcome in counted:
-                note, end = notes.popleft()
-                sink.write(renderer.render(outcome, note))
-                progress.update(tally.records, end)
+            for pack in packs:
+                rows, end = [], 0
+                for outcome in _counted(pack, tally, progress):
+                    note, end = notes.popleft()
+                    rows.append(renderer.render(outcome, note))
+                    progress.update(tally.records, end)
+                sink.write("".join(rows), tally, end)
+        if run is not None:
+            run.finish(tally)
     click.echo(tally.summary(), err=True)
     if failure := tally.failure():
         click.echo(f"Error: {printable(failure)}", err=True)
@@ -252,7 +267,7 @@ def _check_search(guard: Guard, tolerance: float, max_nodes: int, on_overflow: s
         )
 
 
-def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink) -> Renderer:
+def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink | FileRun) -> Renderer:
     from ..output import JsonLines, OpenAI
     from .table import Table
 
@@ -271,7 +286,7 @@ def _noted(given: Input, renderer: Renderer, notes: Notes) -> Iterator[Record | 
 
 
 def _counted(
-    outcomes: Iterator[Result | MethodResult | ContentError], tally: Tally, progress: Progress
+    outcomes: Iterable[Result | MethodResult | ContentError], tally: Tally, progress: Progress
 ) -> Iterator[Result | MethodResult | ContentError]:
     for outcome in outcomes:
         if warning := tally.add(outcome):

@@ -45,8 +45,8 @@ class Sink:
             with self._named():
                 self._stream.close()
 
-    def write(self, text: str) -> None:
-        """Writes a row. A reader that waits for it gets it now, and a run that is cut off keeps it."""
+    def write(self, text: str, *_: object) -> None:
+        """Writes rows. A reader that waits for them gets them now, and a run that is cut off keeps them."""
         with self._named():
             rest = memoryview(text.encode("utf-8", "backslashreplace"))
             while rest:  # python -u makes stdout a raw stream, which may take less than it is given

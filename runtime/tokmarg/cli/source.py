@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from ..errors import ContentError
     from ..guard import Record
-    from ..records import Format
+    from ..records import Format, Place
     from ..spec import Role
 
 __all__ = ["STDIN", "Input", "Source"]
@@ -65,6 +65,11 @@ class Source:
             raise click.UsageError("--text-field goes with csv and jsonl input, not with plain lines.")
         return cls((), path, format, text_field)
 
+    @property
+    def is_resumable(self) -> bool:
+        """Whether it can be read again from any place: a regular file that was named."""
+        return self.path not in (None, STDIN) and os.path.isfile(str(self.path))
+
     def open(self, stack: ExitStack, role: Role | None) -> Input:
         """Opens it; the stack closes it.
 
@@ -72,14 +77,25 @@ class Source:
             OSError: the file cannot be read.
             TokmargError: a CSV file without the text column.
         """
-        from ..records import read_records, read_texts
+        from ..records import START, read_texts
 
-        if self.path is None or self.format is None:
+        if self.path is None:
             return Input(read_texts(self.texts, role), None, lambda: 0)
         stream: BinaryIO = sys.stdin.buffer
         if self.path != STDIN:
             stream = stack.enter_context(open(self.path, "rb"))  # noqa: SIM115 (closed by the stack)
-        records = read_records(stream, self.format, role=role, text_field=self.text_field or "text")
+        return self.read(stream, role, START)
+
+    def read(self, stream: BinaryIO, role: Role | None, start: Place) -> Input:
+        """The records of opened input from a place on.
+
+        Raises:
+            TokmargError: a CSV file without the text column.
+        """
+        from ..records import read_records
+
+        assert self.format is not None
+        records = read_records(stream, self.format, role=role, text_field=self.text_field or "text", start=start)
         size = _size(stream)
         return Input(records, size, (lambda: 0) if size is None else stream.tell)
 

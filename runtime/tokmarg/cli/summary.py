@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from ..errors import ContentError
 from ..result import MethodResult, Result
@@ -55,6 +57,21 @@ class Tally:
             f"coverage of record {outcome.id!r:.40} is {outcome.coverage:.2g}, below {LOW_COVERAGE}: "
             "wrong template, wrong model, or an attack (said once; the summary counts)"
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts as JSON."""
+        first = self.first_error and {"type": self.first_error.type, "message": str(self.first_error)}
+        return {
+            **asdict(replace(self, errors=Counter(), first_error=None)),
+            "errors": dict(self.errors),
+            "first_error": first,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Tally:
+        """The counts of :meth:`to_dict`."""
+        first = data["first_error"] and ContentError(**data["first_error"])
+        return cls(**{**data, "errors": Counter(data["errors"]), "first_error": first})
 
     def summary(self) -> str:
         """The closing line."""

@@ -1,0 +1,67 @@
+"""Ctrl-C within a second, whatever the process is busy with.
+
+Python raises KeyboardInterrupt between two steps of its own; a pass of onnxruntime, or loading a large graph, is one
+step that can take minutes. So a thread waits for the signal, too. If the command has not ended by itself half a second
+later, the thread ends the process. That loses nothing: rows are out when they are written, and a run on files can be
+gone on with after any end (:mod:`.batch`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+__all__ = ["INTERRUPTED", "Interrupts"]
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_GRACE = 0.5  # seconds
+
+
+class Interrupts:
+    """A context manager; does nothing outside the main thread, or where SIGINT means something else or nothing.
+
+    Attributes:
+        seen: whether the signal came.
+        hint: what people should know about what is left, asked for when it came.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self.hint: Callable[[], str] = str
+        self._ended = threading.Event()
+        self._pipe: tuple[int, int] | None = None
+
+    def __enter__(self) -> Interrupts:
+        mine = threading.current_thread() is threading.main_thread()
+        if mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._pipe = os.pipe()
+            os.set_blocking(self._pipe[1], False)
+            self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            self._thread = threading.Thread(target=self._wait, args=(self._pipe[0],), daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pipe is not None:
+            self._ended.set()
+            signal.set_wakeup_fd(self._before)
+            os.close(self._pipe[1])
+            self._thread.join()
+            os.close(self._pipe[0])
+
+    def message(self) -> str:
+        """The line that says so."""
+        hint = self.hint()
+        return f"Aborted! {hint}." if hint else "Aborted!"
+
+    def _wait(self, read: int) -> None:
+        while received := os.read(read, 16):
+            if signal.SIGINT in received:
+                self.seen = True
+                if not self._ended.wait(_GRACE):
+                    try:
+                        os.write(2, f"\n{self.message()}\n".encode())
+                    finally:
+                        os._exit(INTERRUPTED)
