@@ -24,7 +24,7 @@ from .errors import ContentError, TokmargError
 from .guard import Record
 from .spec import Role
 
-__all__ = ["FORMATS", "Format", "format_of", "read_records", "read_texts"]
+__all__ = ["FORMATS", "Format", "csv_rows", "format_of", "read_records", "read_texts"]
 
 Format = Literal["jsonl", "csv", "lines"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "lines")
@@ -172,7 +172,7 @@ def _is_finite(id: object) -> bool:
 
 
 def _read_csv(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[Record | ContentError]:
-    rows = _csv_rows(stream)
+    rows = csv_rows(stream)
     header = next(rows, None)
     if header is None:
         return iter(())
@@ -206,8 +206,8 @@ def _csv_records(
             yield Record(row[text_at], id, role)
 
 
-def _csv_rows(stream: BinaryIO) -> Iterator[list[str] | str]:
-    """Rows, or the message of the row that cannot be read."""
+def csv_rows(stream: BinaryIO) -> Iterator[list[str] | str]:
+    """Rows of a CSV file, the header first; in place of one that cannot be read, the message that says why."""
     text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream))
     # strict: a quote that is never closed would swallow the rest of the file without a word.
     reader = csv.reader(text, strict=True)
