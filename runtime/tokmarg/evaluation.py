@@ -165,7 +165,7 @@ def evaluate(
     max_nodes: int = 256,
     on_overflow: OnOverflow = "error",
     data: str = "records",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Scores labelled records and measures the scores.
 

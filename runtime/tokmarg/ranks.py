@@ -116,4 +116,6 @@ class Ranked:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    out = np.full(len(below), np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    return out

@@ -184,7 +184,7 @@
     const area = el("td");
     name.addEventListener("click", () => { $("target").value = column; choose(); });
     for (const input of [range, number]) input.addEventListener("input", () => { if (input.value !== "") set([column], +input.value, input); });
-    return { column, range, number, cells, area, row: el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, range, " ", number), ...cells, area) };
+    return { column, range, number, cells, area, row: el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "set" }, range, " ", number), ...cells, area) };
   });
   $("explorer").append(
     el("thead", {}, el("tr", {}, ...["Label", "Threshold", "True pos.", "False pos.", "False neg.", "True neg.", "Precision", "Recall", "False-pos. rate", "F1", "AUC"]

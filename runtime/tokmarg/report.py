@@ -51,7 +51,7 @@ _OTHERS: tuple[tuple[str, Any], ...] = (
     ("Below 0.5", lambda run: _share(run.scored.low_coverage)),
     ("Converged", lambda run: _share(run.scored.converged)),
     ("Failed", lambda run: f"{run.scored.failed:,}"),
-    ("Seconds per item", lambda run: f"{run.scored.seconds_per_item:.3g}"),
+    ("s/item", lambda run: f"{run.scored.seconds_per_item:.3g}"),
 )
 
 
@@ -117,8 +117,12 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _range(interval: list[float] | None, sign: str = "") -> str:
-    return "" if not interval else f"<small>{interval[0]:{sign}.3f} … {interval[1]:{sign}.3f}</small>"
+def _range(interval: list[float] | None) -> str:
+    return f"<small>{interval[0]:.3f}–{interval[1]:.3f}</small>" if interval else ""
+
+
+def _signed_range(interval: list[float] | None) -> str:
+    return f"<small>{interval[0]:+.3f} … {interval[1]:+.3f}</small>" if interval else ""
 
 
 def _table(headings: list[str], rows: Iterator[tuple[str, list[str]]]) -> str:
@@ -147,7 +151,7 @@ def _summary(runs: tuple[Run, ...]) -> str:
             cells += [_fixed(before.get(key)) for key in ("ece", "brier")] if calibrated else []
             yield _name(run, several), cells + [value(run) for _, value in _OTHERS]
 
-    extra = ["ECE before calibration", "Brier before calibration"] if calibrated else []
+    extra = ["ECE before", "Brier before"] if calibrated else []
     headings = ["Bundle, method" if several else "Method", *(name for name, _, _ in _COLUMNS), *extra]
     return _table(headings + [name for name, _ in _OTHERS], rows())
 
@@ -165,7 +169,7 @@ def _differences(runs: tuple[Run, ...]) -> str:
                 found = run.differences[key]
                 sure = found.interval is not None and (found.interval[0] > 0 or found.interval[1] < 0)
                 value = "–" if found.value is None else f"{found.value:+.3f}"
-                cells.append((f"<strong>{value}</strong>" if sure else value) + _range(found.interval, "+"))
+                cells.append((f"<strong>{value}</strong>" if sure else value) + _signed_range(found.interval))
             yield _name(run, several), cells
 
     table = _table(["Run", "minus", *(name for name, _, _ in _COLUMNS)], rows())

@@ -189,7 +189,9 @@ class _Prepared:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(len(below), np.nan), where=below > 0)
+    out = np.full(len(below), np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    return out
 
 
 def _mean(values: Mapping[str, Floats], weightings: int) -> Floats:

@@ -17,7 +17,7 @@ from .guard import Guard
 from .labelled import Example
 from .metrics import Cases
 from .packing import OnOverflow
-from .result import Marginal, Method, MethodResult, Result
+from .result import Marginal, Method, MethodResult, Result, Thresholds
 
 __all__ = ["LOW_COVERAGE", "Scored", "score_examples"]
 
@@ -54,17 +54,18 @@ def score_examples(
     examples: Sequence[Example],
     *,
     method: Method = "exact",
-    tolerance: float = 1e-3,
     max_nodes: int = 256,
+    tolerance: float = 1e-3,
+    thresholds: Thresholds | None = None,
     on_overflow: OnOverflow = "error",
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Scored:
     """Scores labelled records.
 
     Args:
         guard: what to score with.
         examples: from :func:`tokmarg.labelled.read_labelled`.
-        method, tolerance, max_nodes, on_overflow: as for :meth:`tokmarg.Guard.score`.
+        method, max_nodes, tolerance, thresholds, on_overflow: as for :meth:`tokmarg.Guard.score`.
         progress: called with the number of records done.
 
     Raises:
@@ -81,8 +82,9 @@ def score_examples(
     results = guard.score_many(
         (example.record for example in examples),
         method=method,
-        tolerance=tolerance,
         max_nodes=max_nodes,
+        tolerance=tolerance,
+        thresholds=thresholds,
         on_overflow=on_overflow,
         on_error="return",
     )
