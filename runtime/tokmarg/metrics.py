@@ -1,24 +1,35 @@
 """How good scores are: the paper's metrics and the usual ones beside them, over what is known.
 
 The paper (arXiv:2511.22312) reports micro F1 at a threshold, Hamming loss and micro ROC AUC: every (content, label)
-pair is one case. Pairs of which nothing is known are left out. Needs scikit-learn (``tokmarg[eval]``).
+pair is one case. Pairs of which nothing is known are left out. The numbers equal scikit-learn's on the same arrays,
+which the tests check; numpy is enough to compute them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import TokmargError
+from .ranks import BINS, Ranked
 
-__all__ = ["Cases", "auc", "bootstrap", "expected_calibration_error", "f1", "hamming_loss", "measure"]
+__all__ = [
+    "Cases",
+    "auc",
+    "average_precision",
+    "brier",
+    "expected_calibration_error",
+    "f1",
+    "hamming_loss",
+    "measure",
+    "undefined",
+]
 
 Floats = npt.NDArray[np.float64]
-_BINS = 15
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,9 @@ class Cases:
         score: float64 [contents, labels].
         unsafe_truth: 1, 0 or NaN, float64 [contents].
         unsafe_score: float64 [contents].
+        raw: of a calibrated guard, ``score`` before calibration; else None.
+        raw_unsafe: likewise.
+        groups: contents with the same number are the same text, int64 [contents]; None where all differ.
     """
 
     labels: tuple[str, ...]
@@ -38,6 +52,9 @@ class Cases:
     score: Floats
     unsafe_truth: Floats
     unsafe_score: Floats
+    raw: Floats | None = None
+    raw_unsafe: Floats | None = None
+    groups: Ints | None = None
 
     def rows(self, chosen: npt.NDArray[np.int64]) -> Cases:
         """The contents at some indices."""
@@ -47,11 +64,24 @@ class Cases:
             self.score[chosen],
             self.unsafe_truth[chosen],
             self.unsafe_score[chosen],
+            None if self.raw is None else self.raw[chosen],
+            None if self.raw_unsafe is None else self.raw_unsafe[chosen],
+            None if self.groups is None else self.groups[chosen],
         )
+
+    def before(self) -> Cases | None:
+        """The same cases with the scores before calibration; None where there was none."""
+        if self.raw is None or self.raw_unsafe is None:
+            return None
+        return replace(self, score=self.raw, unsafe_score=self.raw_unsafe, raw=None, raw_unsafe=None)
 
     def pooled(self) -> tuple[Floats, Floats]:
         """Truth and score of every pair that has both."""
         return _both(self.truth.ravel(), self.score.ravel())
+
+    def label(self, column: int) -> tuple[Floats, Floats]:
+        """Truth and score of one label, of every content that has both."""
+        return _both(self.truth[:, column], self.score[:, column])
 
     def unsafe(self) -> tuple[Floats, Floats]:
         """Truth and score of every content that has both."""
@@ -63,67 +93,28 @@ def _both(truth: Floats, score: Floats) -> tuple[Floats, Floats]:
     return truth[known], score[known]
 
 
-def _sklearn() -> Any:
-    try:
-        import sklearn.metrics
-    except ImportError:
-        raise TokmargError('scikit-learn is not installed: pip install "tokmarg[eval]"') from None
-    return sklearn.metrics
+def _number(value: Floats) -> float | None:
+    return None if np.isnan(value[0]) else float(value[0])
 
 
 def auc(truth: Floats, score: Floats) -> float | None:
     """ROC AUC, or None where there is one class only."""
-    return float(_sklearn().roc_auc_score(truth, score)) if len(np.unique(truth)) == 2 else None
+    return _number(Ranked(truth, score).masses().roc_auc())
 
 
-def _average_precision(truth: Floats, score: Floats) -> float | None:
-    return float(_sklearn().average_precision_score(truth, score)) if len(np.unique(truth)) == 2 else None
+def average_precision(truth: Floats, score: Floats) -> float | None:
+    """Average precision, or None where there is one class only."""
+    return _number(Ranked(truth, score).masses().average_precision())
 
 
-def expected_calibration_error(truth: Floats, score: Floats, bins: int = _BINS) -> float | None:
+def expected_calibration_error(truth: Floats, score: Floats, bins: int = BINS) -> float | None:
     """ECE over bins of equal mass: the mean distance between score and frequency. None without cases."""
-    if not len(truth):
-        return None
-    order = np.argsort(score, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    return float(sum(abs(score[p].mean() - truth[p].mean()) * len(p) for p in parts) / len(truth))
+    return _number(Ranked(truth, score).masses().calibration_error(bins))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def measure(cases: Cases, threshold: float) -> dict[str, Any]:
-    """Every metric at once; None where it is not defined (no cases, or one class only).
-
-    Args:
-        cases: what to measure.
-        threshold: a label is predicted where its score reaches it.
-
-    Returns:
-        plain types: ``micro_f1``, ``hamming_loss``, ``micro_auc`` as in the paper; ``macro_auc`` and
-        ``macro_average_precision`` over the labels with both classes; ``ece`` (pooled, 15 bins of equal mass) and
-        ``brier``; ``unsafe`` with ``auc``, ``average_precision``, ``ece``, ``brier``, ``positives``, ``negatives`` and,
-        at 0.5, ``recall`` and ``false_positive_rate``; ``labels`` with ``auc``, ``average_precision``, ``f1``,
-        ``positives`` and ``negatives`` for each.
-    """
-    truth, score = cases.pooled()
-    per_label = {
-        label: _of_label(*_both(cases.truth[:, i], cases.score[:, i]), threshold)
-        for i, label in enumerate(cases.labels)
-    }
-    return {
-        "micro_f1": f1(truth, score, threshold),
-        "hamming_loss": hamming_loss(truth, score, threshold),
-        "micro_auc": auc(truth, score),
-        "macro_auc": _mean([entry["auc"] for entry in per_label.values()]),
-        "macro_average_precision": _mean([entry["average_precision"] for entry in per_label.values()]),
-        "ece": expected_calibration_error(truth, score),
-        "brier": float(np.mean((truth - score) ** 2)) if len(truth) else None,
-        "unsafe": _of_unsafe(*cases.unsafe()),
-        "labels": per_label,
-    }
+def brier(truth: Floats, score: Floats) -> float | None:
+    """Mean squared distance between score and truth; None without cases."""
+    return float(np.mean((truth - score) ** 2)) if len(truth) else None
 
 
 def f1(truth: Floats, score: Floats, threshold: float) -> float | None:
@@ -139,11 +130,66 @@ def hamming_loss(truth: Floats, score: Floats, threshold: float) -> float | None
     return float(np.mean(truth != (score >= threshold))) if len(truth) else None
 
 
+def undefined(positives: int, negatives: int) -> str | None:
+    """Why ROC AUC and average precision have no value among so many cases; None where they have one."""
+    if positives and negatives:
+        return None
+    return "no positives" if negatives else "no negatives" if positives else "nothing is known"
+
+
+def measure(cases: Cases, threshold: float) -> dict[str, Any]:
+    """Every metric at once; None where it is not defined (no cases, or one class only).
+
+    Args:
+        cases: what to measure.
+        threshold: a label is predicted where its score reaches it.
+
+    Returns:
+        plain types: ``micro_f1``, ``hamming_loss``, ``micro_auc`` as in the paper; ``macro_auc`` and
+        ``macro_average_precision`` over the labels with both classes; ``ece`` (pooled, 15 bins of equal mass) and
+        ``brier``; ``before_calibration`` with ``ece``, ``brier``, ``unsafe_ece`` and ``unsafe_brier`` of the raw
+        scores, or None; ``unsafe`` with ``auc``, ``average_precision``, ``ece``, ``brier``, ``positives``,
+        ``negatives`` and, at 0.5, ``recall`` and ``false_positive_rate``; ``labels`` with ``auc``,
+        ``average_precision``, ``f1``, ``ece``, ``brier``, ``positives`` and ``negatives`` for each.
+    """
+    truth, score = cases.pooled()
+    per_label = {label: _of_label(*cases.label(i), threshold) for i, label in enumerate(cases.labels)}
+    before = cases.before()
+    return {
+        "micro_f1": f1(truth, score, threshold),
+        "hamming_loss": hamming_loss(truth, score, threshold),
+        "micro_auc": auc(truth, score),
+        "macro_auc": _mean([entry["auc"] for entry in per_label.values()]),
+        "macro_average_precision": _mean([entry["average_precision"] for entry in per_label.values()]),
+        "ece": expected_calibration_error(truth, score),
+        "brier": brier(truth, score),
+        "before_calibration": None if before is None else _before(before),
+        "unsafe": _of_unsafe(*cases.unsafe()),
+        "labels": per_label,
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _before(raw: Cases) -> dict[str, float | None]:
+    return {
+        "ece": expected_calibration_error(*raw.pooled()),
+        "brier": brier(*raw.pooled()),
+        "unsafe_ece": expected_calibration_error(*raw.unsafe()),
+        "unsafe_brier": brier(*raw.unsafe()),
+    }
+
+
 def _of_label(truth: Floats, score: Floats, threshold: float) -> dict[str, Any]:
     return {
         "auc": auc(truth, score),
-        "average_precision": _average_precision(truth, score),
+        "average_precision": average_precision(truth, score),
         "f1": f1(truth, score, threshold) if truth.any() else None,
+        "ece": expected_calibration_error(truth, score),
+        "brier": brier(truth, score),
         "positives": int(truth.sum()),
         "negatives": int((1 - truth).sum()),
     }
@@ -153,37 +199,11 @@ def _of_unsafe(truth: Floats, score: Floats) -> dict[str, Any]:
     positive, flagged = truth == 1, score >= 0.5
     return {
         "auc": auc(truth, score),
-        "average_precision": _average_precision(truth, score),
+        "average_precision": average_precision(truth, score),
         "ece": expected_calibration_error(truth, score),
-        "brier": float(np.mean((truth - score) ** 2)) if len(truth) else None,
+        "brier": brier(truth, score),
         "positives": int(positive.sum()),
         "negatives": int((~positive).sum()),
         "recall": float(flagged[positive].mean()) if positive.any() else None,
         "false_positive_rate": float(flagged[~positive].mean()) if (~positive).any() else None,
-    }
-
-
-def bootstrap(
-    cases: Cases, metrics: Mapping[str, Callable[[Cases], float | None]], samples: int, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """95 % percentile intervals over resampled contents; None where a metric was never defined.
-
-    Args:
-        cases: what to resample.
-        metrics: name -> function of the cases.
-        samples: how many resamples.
-        seed: of the resampling.
-    """
-    rng = np.random.default_rng(seed)
-    count = len(cases.unsafe_truth)
-    found: dict[str, list[float]] = {name: [] for name in metrics}
-    for _ in range(samples):
-        drawn = cases.rows(rng.integers(0, count, count))
-        for name, metric in metrics.items():
-            value = metric(drawn)
-            if value is not None:
-                found[name].append(value)
-    return {
-        name: [float(x) for x in np.percentile(values, [2.5, 97.5])] if values else None
-        for name, values in found.items()
     }

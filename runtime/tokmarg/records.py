@@ -27,7 +27,7 @@ from .errors import ContentError, TokmargError
 from .guard import Record
 from .spec import Role
 
-__all__ = ["FORMATS", "START", "Format", "Place", "format_of", "read_records", "read_texts"]
+__all__ = ["FORMATS", "START", "Format", "Place", "csv_rows", "format_of", "read_records", "read_texts"]
 
 Format = Literal["jsonl", "csv", "lines"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "lines")
@@ -192,7 +192,7 @@ def _is_finite(id: object) -> bool:
 
 
 def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place) -> Iterator[Record | ContentError]:
-    rows = _csv_rows(stream)
+    rows = csv_rows(stream)
     header = next(rows, None)
     if header is None:
         return iter(())
@@ -204,7 +204,7 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place
         raise TokmargError(f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)")
     if start.bytes:  # the csv module reads no further than the row it returns
         stream.seek(start.bytes)
-        rows = _csv_rows(stream, start)
+        rows = csv_rows(stream, start)
     return _csv_records(rows, header, role, text_field, start.records)
 
 
@@ -229,8 +229,8 @@ def _csv_records(
             yield Record(row[text_at], id, role)
 
 
-def _csv_rows(stream: BinaryIO, place: Place = START) -> Iterator[list[str] | str]:
-    """Rows, or the message of the row that cannot be read."""
+def csv_rows(stream: BinaryIO, place: Place = START) -> Iterator[list[str] | str]:
+    """Rows of a CSV file, the header first; in place of one that cannot be read, the message that says why."""
     text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream, place))
     # strict: a quote that is never closed would swallow the rest of the file without a word.
     reader = csv.reader(text, strict=True)

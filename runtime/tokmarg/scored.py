@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .errors import ContentError, TokmargError
+from .grammar import UNSAFE
 from .guard import Guard
 from .labelled import Example
 from .metrics import Cases
 from .packing import OnOverflow
-from .result import Method, MethodResult, Result, Thresholds
+from .result import Marginal, Method, MethodResult, Result, Thresholds
 
-__all__ = ["Scored", "score_examples"]
+__all__ = ["LOW_COVERAGE", "Scored", "score_examples"]
+
+#: Below this the guard hardly answers in its grammar: wrong template, wrong model, or an attack.
+LOW_COVERAGE = 0.5
+_Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Scored:
         cases: truths and scores; NaN where a record could not be scored.
         results: one for each record, the error where it could not be scored.
         coverage: mean coverage; None where results have none.
+        low_coverage: share of the scored records whose coverage is below 0.5; None where results have none.
         converged: share of the scored records.
         failed: how many records could not be scored.
         seconds_per_item: wall-clock time over the records.
@@ -34,6 +43,7 @@ class Scored:
     cases: Cases
     results: tuple[Result | MethodResult | ContentError, ...]
     coverage: float | None
+    low_coverage: float | None
     converged: float
     failed: int
     seconds_per_item: float
@@ -59,14 +69,15 @@ def score_examples(
         progress: called with the number of records done.
 
     Raises:
-        TokmargError: no record could be scored, or the method does not go with the bundle.
+        TokmargError: there are no records, none could be scored, or the method does not go with the bundle.
     """
+    if not examples:
+        raise TokmargError("there are no records to score")
     labels = guard.labels
-    truth = np.full((len(examples), len(labels)), np.nan)
-    score = np.full_like(truth, np.nan)
-    unsafe_truth, unsafe_score = np.full(len(examples), np.nan), np.full(len(examples), np.nan)
-    coverages: list[float] = []
+    names = (*labels, UNSAFE)
+    truth, score, raw = (np.full((len(examples), len(names)), np.nan) for _ in range(3))
     found: list[Result | MethodResult | ContentError] = []
+    calibrated = False
     began = time.perf_counter()
     results = guard.score_many(
         (example.record for example in examples),
@@ -81,30 +92,53 @@ def score_examples(
         if progress is not None:
             progress(i + 1)
         found.append(result)
-        for k, label in enumerate(labels):
-            if label in example.labels:
-                truth[i, k] = example.labels[label]
-        if example.unsafe is not None:
-            unsafe_truth[i] = example.unsafe
+        truth[i] = _row({**example.labels, UNSAFE: example.unsafe}, names)
         if isinstance(result, ContentError):
             continue
-        if isinstance(result, Result):
-            values = {k: None if m is None else m.probability for k, m in result.labels.items()}
-            unsafe_score[i] = result.unsafe.probability
-            coverages += [] if result.coverage is None else [result.coverage]
-        else:
-            values = dict(result.scores)
-            unsafe_score[i] = values["unsafe"]
-        score[i] = [np.nan if values[label] is None else values[label] for label in labels]
+        score[i] = raw[i] = _row(_values(result), names)
+        if (before := getattr(result, "raw", None)) is not None:
+            calibrated = True
+            raw[i] = _row(_values(before), names)
     seconds = (time.perf_counter() - began) / len(examples)
     scored = [result for result in found if not isinstance(result, ContentError)]
     if not scored:
         raise TokmargError("no record could be scored")
+    coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
     return Scored(
-        Cases(labels, truth, score, unsafe_truth, unsafe_score),
+        Cases(
+            labels,
+            truth[:, :-1],
+            score[:, :-1],
+            truth[:, -1],
+            score[:, -1],
+            raw[:, :-1] if calibrated else None,
+            raw[:, -1] if calibrated else None,
+            _groups(examples),
+        ),
         tuple(found),
         float(np.mean(coverages)) if coverages else None,
+        float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
         sum(result.converged for result in scored) / len(scored),
         len(found) - len(scored),
         seconds,
     )
+
+
+def _values(result: Any) -> _Values:
+    """Label, or ``unsafe`` -> score; of a result, or of what it keeps as its raw values."""
+    if isinstance(result, MethodResult):
+        return result.scores
+    values = {**result.labels, UNSAFE: result.unsafe}
+    return {name: value.probability if isinstance(value, Marginal) else value for name, value in values.items()}
+
+
+def _row(values: Mapping[str, float | None], names: Sequence[str]) -> list[float]:
+    found = [values.get(name) for name in names]
+    return [np.nan if value is None else float(value) for value in found]
+
+
+def _groups(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """The same number for the same content, which may stand in the data more than once."""
+    numbers: dict[str, int] = {}
+    keys = [json.dumps([example.record.content, example.record.role], default=str) for example in examples]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)

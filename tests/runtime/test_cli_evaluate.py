@@ -37,7 +37,8 @@ def test_a_guard_that_is_right(tokmarg: Run, tmp_path: Path) -> None:
     assert report["records"] == 6
     assert (found["micro_f1"], found["micro_auc"], found["hamming_loss"], found["failed"]) == (1.0, 1.0, 0.0, 0)
     assert found["labels"]["A"]["positives"] == 3
-    assert found["labels"]["B"] == {"auc": 1.0, "average_precision": 1.0, "f1": 1.0, "positives": 2, "negatives": 2}
+    b = found["labels"]["B"]
+    assert (b["auc"], b["average_precision"], b["f1"], b["positives"], b["negatives"]) == (1.0, 1.0, 1.0, 2, 2)
     assert found["labels"]["C"]["auc"] is None  # exists for assistant messages only
     assert (found["unsafe"]["positives"], found["unsafe"]["negatives"]) == (4, 2)
     assert found["unsafe"]["auc"] == 1.0
@@ -136,3 +137,141 @@ def test_malformed_label_map(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "map.toml").write_text(text, encoding="utf-8")
     with pytest.raises(TokmargError, match=message):
         read_label_map(tmp_path / "map.toml", ["A", "B"])
+
+
+def test_csv_says_the_same_as_jsonl(tokmarg: Run, tmp_path: Path) -> None:
+    rows = [
+        "post,id,labels,known,unsafe",
+        "gun,1,A,,",
+        "idiot,2,B,,",
+        '"gun, idiot",3,A; B,,',
+        "hello,4,,,",  # none applies
+        "hello hello,5,,,false",
+        "gun hello,6,A,A,",
+        "gun gun,7,,,true",  # of its labels nothing is known
+    ]
+    csv = tmp_path / "d.csv"
+    csv.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    found = read_labelled(csv, ["A", "B"], text_field="post")
+    assert [dict(example.labels) for example in found] == [
+        {"A": True, "B": False}, {"A": False, "B": True}, {"A": True, "B": True}, {"A": False, "B": False},
+        {"A": False, "B": False}, {"A": True}, {},
+    ]  # fmt: skip
+    assert [example.unsafe for example in found] == [True, True, True, False, False, True, True]
+    assert found[2].record.content == "gun, idiot"
+    result = tokmarg("evaluate", "--data", csv, "--text-field", "post", "--bootstrap", 0, "--json")
+    assert json.loads(result.stdout)["methods"]["exact"]["micro_f1"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "d.csv: is empty"),
+        ("text,labels\n", "d.csv: is empty"),
+        ("words,labels\nx,A\n", "d.csv: the CSV input has no column 'text' .columns: 'words', 'labels'; --text-field"),
+        ("text,labels\nx,A;Z\n", "d.csv, record 1: labels: 'Z' is none of A, B"),
+        ("text,unsafe\nx,maybe\n", 'd.csv, record 1: unsafe must be true or false, not "maybe"'),
+        ("text,id,labels\nx,7,A\ny,7,A\n", 'd.csv, record 2: id "7" was used in record 1 already'),
+        ("text,labels\nx,A\ny\n", "d.csv, record 2: the row has 1 fields, the header 2"),
+        ("text\nx\n", "d.csv: no record says anything"),
+    ],
+)
+def test_malformed_csv(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(TokmargError, match=message):
+        read_labelled(tmp_path / "d.csv", ["A", "B"])
+
+
+def test_formats(tokmarg: Run, tmp_path: Path) -> None:
+    data = write(tmp_path / "d.dat", ROWS)
+    assert "its extension names no format" in tokmarg("evaluate", "--data", data).stderr
+    assert tokmarg("evaluate", "--data", data, "--input-format", "jsonl", "--bootstrap", 0).exit_code == 0
+    (tmp_path / "d.txt").write_text("x\n", encoding="utf-8")
+    assert "plain lines carry no labels" in tokmarg("evaluate", "--data", tmp_path / "d.txt").stderr
+
+
+def test_role_and_overflow(tokmarg: Run, tmp_path: Path) -> None:
+    """C exists for assistant messages only; 200 words do not fit the word guard's context."""
+    rows = [{"text": "gun", "labels": ["A"]}, {"text": "hello", "labels": []}]
+    data = write(tmp_path / "d.jsonl", rows)
+    as_user = json.loads(tokmarg("evaluate", "--data", data, "--json", "--bootstrap", 0).stdout)
+    as_agent = tokmarg("evaluate", "--data", data, "--role", "assistant", "--json", "--bootstrap", 0)
+    assert as_user["methods"]["exact"]["labels"]["C"]["negatives"] == 0
+    assert json.loads(as_agent.stdout)["methods"]["exact"]["labels"]["C"]["negatives"] == 2
+    data = write(tmp_path / "long.jsonl", [*rows, {"text": "hello " * 200 + "gun", "labels": ["A"]}])
+    found = [
+        json.loads(tokmarg("evaluate", "--data", data, "--on-overflow", way, "--json", "--bootstrap", 0).stdout)
+        for way in ("error", "window")
+    ]
+    assert [report["methods"]["exact"]["failed"] for report in found] == [1, 0]
+    assert found[1]["methods"]["exact"]["labels"]["A"]["positives"] == 2
+
+
+def test_tolerance(tokmarg: Run, tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", ROWS)
+    wide, narrow = (
+        json.loads(
+            tokmarg("evaluate", "--data", data, "--json", "--bootstrap", 0, "--tolerance", x, "--max-nodes", 2).stdout
+        )["methods"]["exact"]["converged"]
+        for x in (1, 1e-9)
+    )
+    assert wide > narrow
+
+
+def test_compare(tokmarg: Run, word_bundle: Path, tmp_path: Path) -> None:
+    """The bundle with itself differs in nothing; under a policy without B it has no B to be right about."""
+    data = write(tmp_path / "d.jsonl", ROWS)
+    policy = tmp_path / "no-b.toml"
+    policy.write_text('exclude = ["B"]\n', encoding="utf-8")
+    options = ["--data", data, "--compare", word_bundle, "--compare", policy, "--bootstrap", 20]
+    result = tokmarg("evaluate", *options, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    names = [report["bundle"], *(other["bundle"] for other in report["compared"])]
+    assert len(set(names)) == 3
+    assert names[2] == "no-b.toml"
+    same, fewer = (other["methods"]["exact"] for other in report["compared"])
+    assert same["difference"]["from"] == {"bundle": names[0], "method": "exact"}
+    assert {d["value"] for name, d in same["difference"].items() if name != "from"} <= {0.0, None}
+    assert same["difference"]["micro_f1"]["interval"] == [0.0, 0.0]
+    assert list(fewer["labels"]) == ["A", "C"]
+    assert "auc:B" not in fewer["difference"]
+    lines = tokmarg("evaluate", *options).stdout.splitlines()
+    assert sum("against " in line for line in lines) == 2
+    assert any(line.startswith("no-b.toml  exact") for line in lines)
+
+
+def test_report(tokmarg: Run, tmp_path: Path) -> None:
+    data, report = write(tmp_path / "d.jsonl", ROWS), tmp_path / "r.html"
+    result = tokmarg("evaluate", "--data", data, "--report", report, "--bootstrap", 20)
+    assert (result.exit_code, result.stderr) == (0, f"report: {report}\n")
+    assert report.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_bundle_is_loaded(tokmarg: Run, tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", ROWS)
+    for report, message in [
+        (tmp_path, f"Error: {tmp_path}: Is a directory\n"),
+        (tmp_path / "none" / "r.html", f"Error: {tmp_path}/none/r.html: No such file or directory\n"),
+    ]:
+        result = tokmarg("evaluate", "--data", data, "--bundle", "no-such-bundle", "--report", report)
+        assert (result.exit_code, result.stderr) == (1, message)
+    result = tokmarg("evaluate", "--data", data, "--report", data)
+    assert result.exit_code == 2
+    assert "is the data file" in result.stderr
+    assert len(data.read_text().splitlines()) == 6
+    kept = tmp_path / "old.html"
+    kept.write_text("old")
+    assert tokmarg("evaluate", "--data", data, "--bundle", "no-such-bundle", "--report", kept).exit_code == 1
+    assert kept.read_text() == "old"
+    assert (
+        tokmarg("evaluate", "--data", data, "--bundle", "no-such-bundle", "--report", tmp_path / "new").exit_code == 1
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_class_is_said_in_words(tokmarg: Run, tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", [{"text": "gun", "labels": ["A"]}, {"text": "gun gun", "labels": ["A"]}])
+    result = tokmarg("evaluate", "--data", data, "--bootstrap", 20, "--report", tmp_path / "r.html")
+    assert result.exit_code == 0, result.output
+    assert "  no AUC: no negatives of A, unsafe; no positives of B\n" in result.stdout

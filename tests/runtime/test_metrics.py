@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmarg.errors import TokmargError
-from tokmarg.metrics import Cases, auc, bootstrap, expected_calibration_error, measure
+from tests.conftest import run_python
+from tokmarg.metrics import Cases, expected_calibration_error, measure, undefined
 
 LABELS = ("A", "B", "C")
 
@@ -62,7 +60,10 @@ def test_by_hand() -> None:
     assert found["hamming_loss"] == pytest.approx(2 / 3)
     assert found["micro_auc"] == pytest.approx(0.5)  # 0.9 above 0.3, 0.1 below
     assert found["brier"] == pytest.approx((0.01 + 0.09 + 0.81) / 3)
-    assert found["labels"]["A"] == {"auc": None, "average_precision": None, "f1": 1.0, "positives": 1, "negatives": 0}
+    assert found["labels"]["A"] == {
+        "auc": None, "average_precision": None, "f1": 1.0, "ece": pytest.approx(0.1), "brier": pytest.approx(0.01),
+        "positives": 1, "negatives": 0,
+    }  # fmt: skip
     assert found["unsafe"]["auc"] is None
     assert (found["unsafe"]["recall"], found["unsafe"]["false_positive_rate"]) == (0.5, None)
 
@@ -77,34 +78,36 @@ def test_calibration_error() -> None:
     assert expected_calibration_error(truth[:0], score[:0]) is None
 
 
-def test_bootstrap_intervals_hold_the_value_as_often_as_they_say() -> None:
-    """The AUC of a population whose AUC is known: normal scores one standard deviation apart."""
-    rng = np.random.default_rng(3)
-    expected = 0.7602499389  # Phi(1 / sqrt 2)
-    hits = 0
-    for _ in range(60):
-        truth = rng.integers(0, 2, 150).astype(float)
-        data = Cases((), np.zeros((150, 0)), np.zeros((150, 0)), truth, rng.normal(truth))
-        low, high = bootstrap(data, {"auc": lambda c: auc(*c.unsafe())}, 120)["auc"]
-        hits += low <= expected <= high
-    assert hits >= 51
-
-
-def test_bootstrap_is_seeded_and_undefined_where_the_metric_is() -> None:
-    data = cases(1)
-    metrics = {"auc": lambda c: auc(*c.pooled()), "none": lambda c: None}
-    assert bootstrap(data, metrics, 20) == bootstrap(data, metrics, 20)
-    assert bootstrap(data, metrics, 20)["none"] is None
-
-
 def test_nothing_known() -> None:
     empty = np.full((3, 3), np.nan)
     found = measure(Cases(LABELS, empty, empty, empty[:, 0], empty[:, 0]), 0.2)
     assert all(found[name] is None for name in ("micro_f1", "hamming_loss", "micro_auc", "macro_auc", "ece", "brier"))
 
 
-def test_scikit_learn_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
-    with pytest.raises(TokmargError, match=r'pip install "tokmarg\[eval\]"'):
-        measure(cases(1), 0.2)
+def test_scores_before_calibration() -> None:
+    """Half of what is said is true, and the raw scores said 0.9."""
+    truth, score = np.array([[1.0], [0.0]]), np.array([[0.5], [0.5]])
+    data = Cases(("A",), truth, score, truth[:, 0], score[:, 0], score + 0.4, score[:, 0] + 0.3)
+    found = measure(data, 0.2)
+    assert (found["ece"], found["brier"], found["unsafe"]["ece"]) == pytest.approx((0.0, 0.25, 0.0))
+    assert found["before_calibration"] == pytest.approx(
+        {"ece": 0.4, "brier": (0.01 + 0.81) / 2, "unsafe_ece": 0.3, "unsafe_brier": (0.04 + 0.64) / 2}
+    )
+    assert measure(cases(1), 0.2)["before_calibration"] is None
+
+
+def test_why_there_is_no_auc() -> None:
+    assert [undefined(*counts) for counts in [(1, 1), (0, 3), (3, 0), (0, 0)]] == [
+        None, "no positives", "no negatives", "nothing is known",
+    ]  # fmt: skip
+
+
+def test_scikit_learn_is_not_needed() -> None:
+    code = """
+import sys
+sys.modules["sklearn"] = None
+import tokmarg.cli.evaluate, tokmarg.evaluation, tokmarg.report
+assert not {"scipy", "matplotlib", "torch"} & set(sys.modules)
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
