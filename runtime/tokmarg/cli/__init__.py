@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from .bundles import bundles
 from .evaluate import evaluate
+from .explain import explain
 from .failures import CommandLine
 from .inspect import inspect
 from .score import score
@@ -30,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (score, evaluate, bundles, inspect, verify):
+for command in (score, explain, evaluate, bundles, inspect, verify):
     main.add_command(command)
