@@ -7,6 +7,7 @@ policy in the page forbids scripts and anything from outside, so that an error h
 from __future__ import annotations
 
 import html
+import math
 import unicodedata
 from collections.abc import Iterator
 
@@ -41,7 +42,7 @@ details { border-top: 1px solid var(--line); padding: .4rem 0; } summary { curso
 .heat { background: var(--box); border-radius: .5rem; padding: .7rem .9rem; margin: .5rem 0; line-height: 2.1;
   white-space: pre-wrap; unicode-bidi: isolate; }
 .heat span { border-radius: .25rem; padding: .15rem 0; unicode-bidi: isolate; }
-.heat sub { font-size: .65rem; color: var(--soft); line-height: 1; padding: 0 .2rem; }
+.heat sub { font-size: .65rem; opacity: .75; line-height: 1; padding: 0 .2rem; }
 """
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -133,7 +134,7 @@ def _node(node: VerdictNode, found: Explanation) -> Iterator[str]:
     if node.hesitates:
         yield f' <span class="warn">hesitates: {node.entropy or 0.0:.2f} bits</span>'
     yield "</span></div>"
-    if node.children or node.other >= 0.0005:
+    if node.other >= 0.0005 or [child.text for child in node.children] not in ([], [""]):
         yield "<ul>"
         yield from _below(node, found)
         yield "</ul>"
@@ -161,15 +162,15 @@ def _occlusion(found: Explanation, occlusion: Occlusion) -> Iterator[str]:
         note = _text(title) if largest else f"{_text(title)} ≈0"
         yield f"<details{' open' if event in first else ''}><summary>{_text(event)}"
         yield f' {found.probabilities[event].middle:.3f} <span class="soft">{note}</span></summary>'
-        yield '<div class="heat">'
-        yield "".join(_segment(segment, event, largest) for segment in occlusion.segments) + "</div></details>"
+        heat = "".join(_segment(segment, event) for segment in occlusion.segments)
+        yield f'<div class="heat">{heat}</div></details>'  # one string: white space is shown as it is in there
     for segment in occlusion.segments:
         if segment.inner is not None:
             yield f"<h3>Inside <q>{_text(segment.text.strip()[:200])}</q></h3>"
             yield from _occlusion(found, segment.inner)
 
 
-def _segment(segment: Segment, event: str, largest: float) -> str:
+def _segment(segment: Segment, event: str) -> str:
     if segment.effects is None:
         return f'<span title="{_text(segment.unscored or "")}">{_text(segment.text)}</span>'
     effect = segment.effects[event]
@@ -177,9 +178,10 @@ def _segment(segment: Segment, event: str, largest: float) -> str:
     if effect.is_zero:
         return f'<span title="{exact}: ≈0">{_text(segment.text)}</span>'
     text, space = segment.text.rstrip(), segment.text[len(segment.text.rstrip()) :]
-    return f'<span title="{exact}"{_heat(effect, largest)}>{_text(text)}<sub>{effect.change:+.3f}</sub></span>{space}'
+    return f'<span title="{exact}"{_heat(effect)}>{_text(text)}<sub>{effect.change:+.3f}</sub></span>{_text(space)}'
 
 
-def _heat(effect: Effect, largest: float) -> str:
+def _heat(effect: Effect) -> str:
+    """The same effect has the same colour everywhere; the root lets small ones be seen."""
     hue = "--up" if effect.change > 0 else "--down"
-    return f' style="background:rgba(var({hue}),{0.08 + 0.52 * abs(effect.change) / largest:.2f})"'
+    return f' style="background:rgba(var({hue}),{0.06 + 0.54 * math.sqrt(abs(effect.change)):.2f})"'

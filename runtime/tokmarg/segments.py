@@ -94,7 +94,7 @@ def words(text: str) -> list[Part]:
 
 def grouped(parts: Sequence[Part], most: int) -> list[Part]:
     """Neighbours joined, equally many in each group, so that there are ``most`` groups or fewer."""
-    size = -(-len(parts) // most)
+    size = max(1, -(-len(parts) // most))
     groups = (parts[i : i + size] for i in range(0, len(parts), size))
     return [Part(group[0].start, group[-1].end, "".join(part.text for part in group)) for group in groups]
 

@@ -164,6 +164,10 @@ class Trie:
             return [thread.said for thread in ended]
         return [thread.said for thread in node._threads]
 
+    def has_ended(self, node: Node) -> bool:
+        """Whether nothing but a terminator can follow, or one has."""
+        return node.complete or all(thread.ends for thread in self._opened(node._threads))
+
     def bits(self, mask: int) -> npt.NDArray[np.float64]:
         """A bit set of events as a 0/1 vector [events] float64."""
         found = self._bits.get(mask)

@@ -43,7 +43,7 @@ class VerdictNode:
         probability: constrained probability that the verdict begins like this.
         share: the same, given the parent.
         events: what is certain to happen since here.
-        complete: the verdict ends here.
+        complete: the verdict ends here for certain.
         children: what may follow, most probable first; those below the least mass are left out.
         other: probability of what is left out, and of what the search did not look into.
         unexplored: the part of it that the search did not look into.
@@ -166,7 +166,7 @@ def _draft(trie: Trie, search: Search) -> _Draft:
             draft = draft.children.setdefault(key, _Draft())
             draft.count(mass, node.certain)
             draft.spellings[text] = draft.spellings.get(text, 0.0) + mass
-        (draft.ended if node.complete else draft.unexplored).append(mass)
+        (draft.ended if trie.has_ended(node) else draft.unexplored).append(mass)
     return root
 
 
@@ -192,25 +192,28 @@ def _finished(draft: _Draft, above: str, parent: float, happened: int, trie: Tri
         (child,) = draft.children.values()
         return _finished(child, text, parent, happened, trie, least)
     probability = draft.probability
-    complete = bool(draft.ended) and not draft.children and not draft.unexplored
-    children = []
-    if draft.ended and not complete and ended >= least:
+    children = [
+        _finished(child, "", probability, draft.certain, trie, least)
+        for child in draft.children.values()
+        if child.probability >= max(least, _ROUNDING)
+    ]
+    if ended >= max(least, _ROUNDING):
         children.append(VerdictNode("", ended, _ratio(ended, probability), (), True, (), 0.0, 0.0, None))
-    for child in draft.children.values():
-        if child.probability >= least:
-            children.append(_finished(child, "", probability, draft.certain, trie, least))
     children.sort(key=lambda node: (-node.probability, node.text))
-    rest = 0.0 if complete else probability - math.fsum(node.probability for node in children)
+    rest = probability - math.fsum(node.probability for node in children)
+    complete = rest <= _ROUNDING and [(node.text, node.complete) for node in children] == [("", True)]
     return VerdictNode(
         text=text,
         probability=probability,
         share=_ratio(probability, parent),
         events=trie.grammar.names(draft.certain & ~happened),
         complete=complete,
-        children=tuple(children),
+        children=() if complete else tuple(children),
         other=rest if rest > _ROUNDING else 0.0,
         unexplored=unexplored,
-        entropy=_entropy([*(child.probability for child in draft.children.values()), ended], unexplored),
+        entropy=None
+        if complete
+        else _entropy([*(child.probability for child in draft.children.values()), ended], unexplored),
     )
 
 
@@ -221,6 +224,6 @@ def _ratio(part: float, whole: float) -> float:
 def _entropy(masses: Sequence[float], unexplored: float) -> float | None:
     """Entropy in bits of what follows; see :class:`VerdictNode`."""
     total = math.fsum(masses)
-    if sum(mass > 0 for mass in masses) == 0 or unexplored > total or len(masses) == 1:
+    if total == 0 or unexplored > total:
         return None
     return -math.fsum(mass / total * math.log2(mass / total) for mass in masses if mass > 0) + 0.0

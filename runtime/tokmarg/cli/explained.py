@@ -16,7 +16,7 @@ from .terminal import fit, pad, printable
 
 __all__ = ["Explained"]
 
-_TEXT, _PART, _NAME = 76, 32, 60  # cells
+_TEXT, _PART, _NAME = 76, 30, 60  # cells
 _COLUMN, _COLUMNS = 9, 4
 _BAR = 10
 _ROWS = 24
@@ -74,6 +74,8 @@ class Explained:
     def _children(self, node: VerdictNode, below: str | None, found: Explanation) -> Iterator[str]:
         """The lines under a node; ``below`` is what stands in front of their connectors (None: they need none)."""
         rest = node.other >= 0.0005  # else it would read 0.000
+        if not rest and [child.text for child in node.children] == [""]:
+            return  # it all but certainly ends here
         for i, child in enumerate(node.children):
             last = i == len(node.children) - 1 and not rest
             if below is None:
@@ -110,9 +112,9 @@ class Explained:
 
     def _occlusion(self, found: Explanation, occlusion: Occlusion, inside: str) -> Iterator[str]:
         events = found.leading_events(_COLUMNS)
-        head = f'Inside "{inside}"' if inside else "What drives it"
         joined = f" in groups of {occlusion.per_segment}" if occlusion.per_segment > 1 else ""
-        yield f"{head}: {occlusion.parts:,} {occlusion.unit_name}{joined}, P(text) - P(text without the part)"
+        parts = f"{occlusion.parts:,} {occlusion.unit_name}{joined}"
+        yield f'Inside "{inside}": {parts}' if inside else f"What drives it: P(text) - P(text without a part), {parts}"
         if all(segment.effects is None for segment in occlusion.segments):
             yield "  without its only part nothing is left to judge"
             return
