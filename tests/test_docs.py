@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -11,16 +12,22 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.runtime import word_guard
+from tokmarg.cli.explained import Explained
 from tokmarg.errors import ERROR_TYPES
+from tokmarg.explanation import explain
+from tokmarg.guard import Guard
 from tokmarg.suspicion import SUSPICIONS
 from tokmarg_export.specs import list_specs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS = [
-    *(f"tokmarg {name}" for name in ("score", "evaluate", "calibrate", "inspect", "verify", "bundles")),
+    *(f"tokmarg {name}" for name in ("score", "explain", "evaluate", "calibrate", "inspect", "verify", "bundles")),
     "tokmarg-export",
 ]
+
+EXPLAINED = "hello gun idiot"
 
 
 def help_text(command: str) -> str:
@@ -36,10 +43,18 @@ def help_text(command: str) -> str:
 
 def generated() -> dict[str, str]:
     blocks = {f"help: {command}": f"```text\n$ {command} --help\n{help_text(command)}\n```" for command in COMMANDS}
+    blocks["example: tokmarg explain"] = f"```text\n$ tokmarg explain {EXPLAINED!r}\n{explained()}\n```"
     blocks["families"] = families()
     blocks["error types"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in ERROR_TYPES.items())[:-1] + "."
     blocks["suspicions"] = "\n".join(f"- `{name}`: {meaning};" for name, meaning in SUSPICIONS.items())[:-1] + "."
     return blocks
+
+
+def explained() -> str:
+    """What ``tokmarg explain`` prints, on the guard that counts words."""
+    with tempfile.TemporaryDirectory() as folder:
+        guard = Guard.load(word_guard.write(Path(folder)), device="cpu", threads=1)
+        return Explained(colour=False).render(explain(guard, EXPLAINED)).rstrip()
 
 
 def families() -> str:

@@ -14,6 +14,7 @@ from .engine import Engine
 from .errors import BundleError, ContentError, SpecError, TokmargError
 from .firstlabel import FirstLabel
 from .freepath import Reader
+from .marginals import Search
 from .methods import UNCERTAINTIES, WHOLE_VOCABULARY
 from .packing import OnOverflow, Packer, Ready, Record
 from .policy import Policy, apply_policy
@@ -358,6 +359,23 @@ class Guard:
                 else:
                     outcomes.append(cast(ContentError, searches))
             yield outcomes
+
+    def unfold(
+        self, contents: Iterable[Content | Record], *, tolerance: float = 1e-3, max_nodes: int = 256
+    ) -> Iterator[list[tuple[Prompt, Trie, Search]] | ContentError]:
+        """What stands behind the scores of :meth:`score_many`, packed alike; :mod:`tokmarg.explanation` reads it.
+
+        Yields:
+            for each content its prompts, each with the verdict trie and the search that has expanded it; or the error.
+        """
+        way = self._way("exact", Thresholds(), tolerance, max_nodes)
+        for pack in self._packer.packs(self._packer.ready(content, "error") for content in contents):
+            for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
+                if isinstance(ready, Ready) and not isinstance(searches, ContentError):
+                    found = zip(ready.windows[0], searches[0], strict=True)
+                    yield [(prompt, self._tries[prompt.role, prompt.label], search) for prompt, search in found]
+                else:
+                    yield cast(ContentError, searches)
 
     def check_method(self, method: Method) -> None:
         """Checks that a method goes with the bundle.

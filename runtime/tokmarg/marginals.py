@@ -154,7 +154,7 @@ class Search:
     def result(self) -> Marginals:
         """Bounds of every event; call when :meth:`wanted` is empty."""
         # Summed afresh and exactly rounded, so that no drift of the running sums enters the certified bounds.
-        nodes = self._closed + [(-negative, node) for negative, _, node in self._open]
+        nodes = self.leaves()
         bounds = {}
         for i, event in enumerate(self._trie.events):
             lower = math.fsum(mass for mass, node in nodes if node.certain >> i & 1)
@@ -163,6 +163,10 @@ class Search:
         narrow = all(b.upper - b.lower <= self._tolerance + 1e-12 for b in bounds.values())
         decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds)
         return Marginals(bounds, self._coverage(), narrow and decided, self._expanded)
+
+    def leaves(self) -> list[tuple[float, Node]]:
+        """Where the expansion stands: complete verdicts and open nodes with their constrained mass, 1 in all."""
+        return self._closed + [(-negative, node) for negative, _, node in self._open]
 
     def _settled(self) -> bool:
         if float(self._pending.max()) > self._tolerance:

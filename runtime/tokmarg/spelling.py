@@ -29,13 +29,15 @@ class Place(NamedTuple):
 
 
 class SpeltMove(NamedTuple):
-    """A grammar move with its tokens; ``used`` are the labels it uses up, ``parts`` and ``place`` what lies behind."""
+    """A grammar move with its tokens; ``used`` are the labels it uses up, ``parts`` and ``place`` what lies behind.
+    ``text`` is what it says."""
 
     tokens: tuple[int, ...]
     events: int
     used: int
     parts: tuple[Part, ...] | None
     place: Place
+    text: str
 
 
 class Spelling:
@@ -67,10 +69,10 @@ class Spelling:
             for move in self._grammar.moves(State(parts, 0)):
                 used, behind = (move.state.used, move.state.parts) if move.state else (0, None)
                 tokens, at = self._settled(place, move.text, move.state)
-                found.append(SpeltMove(tokens, move.events, used, behind, at))
+                found.append(SpeltMove(tokens, move.events, used, behind, at, move.text))
                 whole = Place(place.pending + move.text or place.done)
                 for tokens in self._alternatives(place, move):
-                    found.append(SpeltMove(tokens, move.events, used, behind, whole))
+                    found.append(SpeltMove(tokens, move.events, used, behind, whole, move.text))
         return found
 
     def terminator(self, text: str) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from .encoding import Encoder
 from .errors import SpecError
 from .grammar import Grammar, State
-from .spelling import Place, Spelling
+from .spelling import Place, Spelling, SpeltMove
 
 __all__ = ["Node", "Trie", "Undecided"]
 
@@ -45,6 +45,7 @@ class _Thread(NamedTuple):
     place: Place
     lead: bool = False
     ends: bool = False  # `rest` is a terminator: the verdict is complete behind it
+    said: tuple[SpeltMove, ...] = ()  # the moves up to here, this one included
 
 
 class Undecided(NamedTuple):
@@ -156,6 +157,17 @@ class Trie:
         ended = [thread.happened for thread in node._threads if not thread.rest]
         return reduce(or_, ended, before & reduce(or_, (thread.happened for thread in node._threads)))
 
+    def said(self, node: Node) -> list[tuple[SpeltMove, ...]]:
+        """Every reading of the path to ``node`` as moves of the grammar; the last move may still be under way."""
+        if node.complete and node.parent is not None:
+            ended = (t for t in self._opened(node.parent._threads) if t.ends and t.rest[0] == node.token)
+            return [thread.said for thread in ended]
+        return [thread.said for thread in node._threads]
+
+    def has_ended(self, node: Node) -> bool:
+        """Whether nothing but a terminator can follow, or one has."""
+        return node.complete or all(thread.ends for thread in self._opened(node._threads))
+
     def bits(self, mask: int) -> npt.NDArray[np.float64]:
         """A bit set of events as a 0/1 vector [events] float64."""
         found = self._bits.get(mask)
@@ -262,13 +274,14 @@ class Trie:
                 yield thread
             elif thread.state is None:
                 for ids in self._terminators:
-                    yield _Thread(thread.happened, ids, None, thread.place, ends=True)
+                    yield _Thread(thread.happened, ids, None, thread.place, ends=True, said=thread.said)
             else:
                 used = thread.state.used
                 for move in self._spelling.moves(thread.state.parts, thread.place):
                     if not move.used & used:
                         state = None if move.parts is None else State(move.parts, used | move.used)
-                        after = _Thread(thread.happened | move.events, move.tokens, state, move.place)
+                        said = (*thread.said, move)
+                        after = _Thread(thread.happened | move.events, move.tokens, state, move.place, said=said)
                         if move.tokens:
                             yield after
                         else:

@@ -12,6 +12,7 @@ from .. import __version__
 from .bundles import bundles
 from .calibrate import calibrate
 from .evaluate import evaluate
+from .explain import explain
 from .failures import CommandLine
 from .inspect import inspect
 from .score import score
@@ -31,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (score, evaluate, calibrate, bundles, inspect, verify):
+for command in (score, explain, evaluate, calibrate, bundles, inspect, verify):
     main.add_command(command)
