@@ -23,7 +23,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .grammar import Choice, Part, parse_parts
+from .grammar import Choice, Part
+from .parts import parse_parts
 from .spec import Spec
 
 __all__ = ["TAG", "Fences", "fences_of", "fold"]
