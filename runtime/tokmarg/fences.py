@@ -23,8 +23,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .grammar import Choice, Part
-from .parts import parse_parts
+from .parts import Choice, Part, parse_parts
 from .spec import Spec
 
 __all__ = ["TAG", "Fences", "fences_of", "fold"]
