@@ -9,20 +9,28 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from tests.runtime import word_guard
 from tests.runtime.documents import REMOVED, Place, at, edited, places
 from tokmarg import Guard, Result, Thresholds, TokmargError
 from tokmarg.bundle import Bundle
 from tokmarg.calibration import Calibration, fit
 from tokmarg.calibrators import IDENTITY, Isotonic, Sigmoid
+from tokmarg.encoding import Encoder
 from tokmarg.entries import Certificate, Entry, Threshold
+from tokmarg.grammar import Grammar
 from tokmarg.guarantee import Guarantee
 from tokmarg.origin import Data, Origin, Search
+from tokmarg.packing import Ready
+from tokmarg.prompt import Prompt
 from tokmarg.result import Marginal
+from tokmarg.scoring import Exact, Guarded
+from tokmarg.trie import Trie
 
 SCHEMA: dict[str, Any] = json.loads((files("tokmarg") / "calibration.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -288,6 +296,37 @@ def test_windows_are_joined_before_they_are_mapped(word_bundle: Path, data: Path
     for label in ("A", "B"):
         mapped = guard.calibration.labels[label].calibrator(plain.labels[label].probability)
         assert found.labels[label].probability == mapped
+
+
+def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> None:
+    """The highest raw label is the raw `unsafe`, which has a calibrator of its own."""
+    encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
+    grammar = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}], [])
+    trie = Trie(grammar, encoder, "<|verdict|>", [""], ["<|end|>"])
+    prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
+    guarded, tries = Guarded(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
+    way = Exact(
+        guarded, tries, CALIBRATION.thresholds(), tolerance=1.0, max_nodes=8, columns=None, calibration=CALIBRATION
+    )
+    searches = []
+    for prompt, unsafe in zip(prompts, (0.9, 0.3), strict=True):
+        search = way.search(prompt)
+        assert search.wanted(1)
+        while wanted := search.wanted(1):  # A's own threshold is never; that of `unsafe` is searched for all the same
+            for node in wanted:
+                logits = np.full(len(word_guard.VOCAB), -50, dtype=np.float32)
+                logits[word_guard.VOCAB["safe"]], logits[word_guard.VOCAB["unsafe"]] = np.log([1 - unsafe, unsafe])
+                logits[word_guard.VOCAB["<|end|>"]] = 0
+                search.feed(node, logits)
+        assert search.result().evaluated == 1
+        searches.append(search)
+    found = way.result(Ready(1, (prompts,), False), [searches])
+    assert found.raw is not None
+    assert found.raw.unsafe.probability == pytest.approx(0.9)
+    assert found.unsafe.probability == pytest.approx(27 / 28)  # odds 9 times 3
+    assert found.labels["A"].probability == pytest.approx(0.75)
+    assert found.labels["B"].probability == pytest.approx(0.2)
+    assert (found.flagged, found.labels["A"].flagged, found.labels["B"].flagged) == (True, False, False)
 
 
 def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, tmp_path: Path) -> None:
