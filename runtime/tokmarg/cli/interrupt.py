@@ -1,9 +1,9 @@
 """Ctrl-C within a second, whatever the process is busy with.
 
 Python raises KeyboardInterrupt between two steps of its own; a pass of onnxruntime, or loading a large graph, is one
-step that can take minutes. So a thread waits for the signal, too. If the command has not ended by itself half a second
-later, the thread ends the process. That loses nothing: rows are out when they are written, and a run on files can be
-gone on with after any end (:mod:`.batch`).
+step that can take minutes. So a thread waits for the signal, too, and if the command has not ended by itself a moment
+later, ends the process. That loses nothing: rows are out when they are written, and a run on files can be gone on with
+after any end (:mod:`.batch`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 __all__ = ["INTERRUPTED", "Interrupts"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-_GRACE = 0.5  # seconds
+_GRACE = 0.3  # seconds
 
 
 class Interrupts:
