@@ -81,14 +81,14 @@ def _hash(text: str) -> str:
 
 
 def _embedded(data: object) -> str:
-    """JSON that may stand in a script element: nothing in it ends the element, opens a comment, or is not Unicode."""
+    """JSON that may stand in a script element: nothing in it ends the element or opens a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _clean(text: str) -> str:
-    """Half a surrogate pair cannot be written as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """The text with a mark in place of each half of a surrogate pair, which UTF-8 cannot hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def _lead(evaluation: Evaluation) -> str:
@@ -258,4 +258,4 @@ def _shown(example: Example) -> dict[str, str]:
 
 
 def _cut(text: str, characters: int) -> str:
-    return text if len(text) <= characters else text[:characters] + "…"
+    return _clean(text if len(text) <= characters else text[:characters] + "…")
