@@ -78,7 +78,7 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         progress(f"writing the graph ({precision}, {head} head)")
-        export_graph(
+        form = export_graph(
             loaded.model,
             folder,
             head_token_ids=head_ids,
@@ -99,6 +99,7 @@ def build_bundle(
             "spec": resolved,
             "graph": asdict(contract),
             "precision": precision,
+            "graph_form": form,
             "parity": {},
         }
         try:
