@@ -41,12 +41,15 @@ from tokmarg.bundle import GraphContract
 
 from .errors import ExportError
 from .fused import emit_graph, why_not_fused
-from .int8 import measure_peaks, quantize
+from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
+from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
 Precision = Literal["fp32", "fp16", "int8"]
+
+_BITS: dict[str, Bits] = {"int8": 8}
 
 # The families whose graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
@@ -110,20 +113,19 @@ def export_graph(
     *,
     head_token_ids: Sequence[int] | None,
     precision: Precision,
-    calibration: Sequence[Sequence[int]] = (),
     max_file_size: int | None = None,
     fused: bool = True,
 ) -> str:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
     `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
-    all. `calibration`: token ids of typical prompts, for int8 (`tokmarg_export.int8`). `max_file_size`: of a file
-    of weights, in bytes; more files are called `model.onnx.data.1` and so on. The model is unchanged afterwards.
-    `fused=False` traces it whatever its shape. Returns how the graph came about: "fused", or "traced: " and why.
-    Raises ExportError as `graph_contract` does.
+    all. `max_file_size`: of a file of weights, in bytes; more files are called `model.onnx.data.1` and so on. The
+    model is unchanged afterwards. `fused=False` traces it whatever its shape. Returns how the graph came about:
+    "fused", or "traced: " and why. Raises ExportError as `graph_contract` does.
     """
     contract = graph_contract(model, head_token_ids=head_token_ids, precision=precision)
     dtype = torch.float16 if precision == "fp16" else torch.float32
+    bits = _BITS.get(precision)
     out_dir.mkdir(parents=True, exist_ok=True)
     reason = why_not_fused(model) if fused else "as asked for"
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
@@ -135,13 +137,14 @@ def export_graph(
                 scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
                 run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), Path(scratch))
             traced = Path(scratch) / "model.onnx"
-            if precision != "int8" and max_file_size is None:
+            if bits is None and max_file_size is None:
                 finish_onnx_file(traced, out_dir, contract)
                 return f"traced: {reason}"
             written = onnx.load(str(traced))
         state_interface(written.graph, contract)
-        if precision == "int8":
-            quantize(written, measure_peaks(written, contract, calibration, Path(scratch)))
+        if bits is not None:
+            steady_attention(written.graph)
+            quantize(written, bits)
         save_onnx(written, out_dir, max_file_size)
     return "fused" if reason is None else f"traced: {reason}"
 
