@@ -19,7 +19,7 @@ from tokmarg.encoding import Encoder
 from tokmarg.errors import TokmargError
 from tokmarg.guard import build_prompter, build_tries
 from tokmarg.prefix import compute_prefixes, write_prefixes
-from tokmarg.prompt import Prompter, messages_of
+from tokmarg.prompt import Prompter
 from tokmarg.scoring import Asked
 from tokmarg.session import Session
 from tokmarg.spec import Spec
@@ -28,7 +28,7 @@ from tokmarg.trie import Trie
 from .errors import ExportError
 from .graph import Precision, export_graph, graph_contract
 from .load import LoadedModel
-from .parity import CALIBRATION, PROBES, Parity, conversation, measure_parity
+from .parity import PROBES, Parity, measure_parity
 
 __all__ = ["build_bundle"]
 
@@ -78,13 +78,8 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         progress(f"writing the graph ({precision}, {head} head)")
-        export_graph(
-            loaded.model,
-            folder,
-            head_token_ids=head_ids,
-            precision=precision,
-            calibration=_calibration(prompter) if precision == "int8" else (),
-            max_file_size=max_file_size,
+        form = export_graph(
+            loaded.model, folder, head_token_ids=head_ids, precision=precision, max_file_size=max_file_size
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
@@ -99,6 +94,7 @@ def build_bundle(
             "spec": resolved,
             "graph": asdict(contract),
             "precision": precision,
+            "graph_form": form,
             "parity": {},
         }
         try:
@@ -126,11 +122,6 @@ def build_bundle(
             out.unlink()
         folder.rename(out)
     return parity
-
-
-def _calibration(prompter: Prompter) -> list[tuple[int, ...]]:
-    contents = [messages_of(conversation(prompter.spec, text)) for text in CALIBRATION]
-    return [prompt.token_ids for content in contents for prompt in prompter.prompts(content)[:1]]
 
 
 def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, dict[Asked, Trie]]:

@@ -19,9 +19,11 @@ position_q - position_k < sliding_window. Both masks are inputs then, even if al
 with a window) and nothing reads the first. Keys and values have the precision of the graph (float32 or
 float16).
 
-Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. The
-model's own forward is traced, hence what it does after the output layer (Gemma 2 caps logits, Granite scales
-them) is in the graph.
+Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. What a model does
+behind the output layer (Gemma 2 caps logits, Granite scales them) is in the graph.
+
+Models of Llama's shape get a graph that is written operator by operator (`tokmarg_export.fused`); the forward of all
+others is traced (`tokmarg_export.traced`). Same contract, same numbers, more nodes.
 """
 
 from __future__ import annotations
@@ -38,20 +40,22 @@ from transformers import PreTrainedModel
 from tokmarg.bundle import GraphContract
 
 from .errors import ExportError
-from .int8 import measure_peaks, quantize
+from .fused import emit_graph, why_not_fused
+from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
+from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# The families whose traced graph is tested for equality with PyTorch.
+_BITS: dict[str, Bits] = {"int8": 8}
+
+# The families whose graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
 
 # Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.float32}
 
 
 def graph_contract(
@@ -109,33 +113,40 @@ def export_graph(
     *,
     head_token_ids: Sequence[int] | None,
     precision: Precision,
-    calibration: Sequence[Sequence[int]] = (),
     max_file_size: int | None = None,
-) -> None:
+    fused: bool = True,
+) -> str:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
     `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
-    all. `calibration`: token ids of typical prompts, for int8 (`tokmarg_export.int8`). `max_file_size`: of a file
-    of weights, in bytes; more files are called `model.onnx.data.1` and so on. The model is traced on its own device,
-    in the dtype of `precision`, and is unchanged afterwards. Raises ExportError as `graph_contract` does.
+    all. `max_file_size`: of a file of weights, in bytes; more files are called `model.onnx.data.1` and so on. The
+    model is unchanged afterwards. `fused=False` traces it whatever its shape. Returns how the graph came about:
+    "fused", or "traced: " and why. Raises ExportError as `graph_contract` does.
     """
     contract = graph_contract(model, head_token_ids=head_token_ids, precision=precision)
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    bits = _BITS.get(precision)
     out_dir.mkdir(parents=True, exist_ok=True)
+    reason = why_not_fused(model) if fused else "as asked for"
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
-        with as_traceable(model, _DTYPES[precision], contract.head_token_ids, scratch):
-            scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
-            config = onnx_config_for(model, contract, _DTYPES[precision])
-            run_optimum(model, scoring_pass, config, Path(scratch))
-        traced = Path(scratch) / "model.onnx"
-        if precision != "int8" and max_file_size is None:
-            finish_onnx_file(traced, out_dir, contract)
-            return
-        loaded = onnx.load(str(traced))
-        state_interface(loaded.graph, contract)
-        if precision == "int8":
-            quantize(loaded, measure_peaks(loaded, contract, calibration, Path(scratch)))
-        save_onnx(loaded, out_dir, max_file_size)
+        if reason is None:
+            written = emit_graph(model, contract, dtype)
+        else:
+            with as_traceable(model, dtype, contract.head_token_ids, scratch):
+                scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
+                run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), Path(scratch))
+            traced = Path(scratch) / "model.onnx"
+            if bits is None and max_file_size is None:
+                finish_onnx_file(traced, out_dir, contract)
+                return f"traced: {reason}"
+            written = onnx.load(str(traced))
+        state_interface(written.graph, contract)
+        if bits is not None:
+            steady_attention(written.graph)
+            quantize(written, bits)
+        save_onnx(written, out_dir, max_file_size)
+    return "fused" if reason is None else f"traced: {reason}"
 
 
 def _sliding_window(model: PreTrainedModel) -> int | None:

@@ -24,7 +24,7 @@ from tokmarg.trie import Trie
 from .errors import ExportError
 from .load import LoadedModel
 
-__all__ = ["CALIBRATION", "PROBES", "Parity", "conversation", "measure_parity"]
+__all__ = ["PROBES", "Parity", "conversation", "measure_parity"]
 
 #: What is compared: mild texts of different length and kind.
 PROBES = (
@@ -33,19 +33,10 @@ PROBES = (
     "My neighbour keeps parking in front of my gate and I am so angry that I could scream. What can I do about it?",
     "Écris un court poème sur la pluie à Lyon. 雨が好きです 🌧️",
 )
-#: Typical texts, none of them a probe, whose activations set what int8 treats as an outlier.
-CALIBRATION = (
-    "The weather in Lisbon is lovely today, and we are going to the beach.",
-    "def add(a, b):\n    return a + b\n\nWhy does this raise a TypeError?",
-    "I am so tired of my boss. He shouts all day long and nobody says a word. One day I will walk out.",
-    "Kannst du mir beim Umzug helfen? Ich habe zu viele Kisten.",
-    "how much does a train ticket to leeds cost lol",
-    "1. Buy milk 2. Call mum 3. Pay the rent ($1,250)",
-)
 _MAX_NODES = 8
 _TOLERANCE = 1e-6
 # How far a bundle may be from PyTorch: an error in the graph shows as much more.
-_LIMITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": 0.3}
+_LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": 0.3}
 
 
 @dataclass(frozen=True)

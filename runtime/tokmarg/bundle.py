@@ -129,9 +129,11 @@ class Manifest:
         version = f.get("schema_version", int)
         if version != SCHEMA_VERSION:
             raise f.fail("schema_version", f"is {version}; this tokmarg reads {SCHEMA_VERSION}: upgrade or re-export")
-        f.only(["schema_version", "tokmarg_version", "model", "spec", "graph", "precision", "parity", "files"])
+        known = ["schema_version", "tokmarg_version", "model", "spec", "graph", "graph_form", "precision", "parity"]
+        f.only([*known, "files"])
         model = f.table("model")
         model.only(["id", "revision", "licence", "architecture"])
+        f.get("graph_form", str, None)
         parity = f.table("parity", {})
         for name, figure in parity.data.items():
             if isinstance(figure, (bool, dict, list)):

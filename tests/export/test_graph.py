@@ -142,16 +142,20 @@ def reference_logits(model: PreTrainedModel) -> np.ndarray:
     return np.concatenate([plain[0][len(PROMPT) - 1 : len(PROMPT)], *(logits[len(PROMPT) :] for logits in plain)])
 
 
-def exported(model: PreTrainedModel, folder: Path, ids: list[int] | None = None, precision: Any = "fp32") -> Graph:
-    export_graph(model, folder, head_token_ids=ids, precision=precision)
+def exported(
+    model: PreTrainedModel, folder: Path, ids: list[int] | None = None, precision: Any = "fp32", fused: bool = True
+) -> Graph:
+    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused)
     return Graph(folder, graph_contract(model, head_token_ids=ids, precision=precision))
 
 
-@pytest.mark.parametrize("model_type", SUPPORTED_MODEL_TYPES)
-def test_two_branches_in_one_pass_equal_plain_forwards(model_type: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "fused"), [*((name, True) for name in SUPPORTED_MODEL_TYPES), ("llama", False), ("qwen3", False)]
+)
+def test_two_branches_in_one_pass_equal_plain_forwards(model_type: str, fused: bool, tmp_path: Path) -> None:
     model = tiny(model_type)
     expected = reference_logits(model)
-    graph = exported(model, tmp_path)
+    graph = exported(model, tmp_path, fused=fused)
     assert np.abs(expected).max() > 0.3  # otherwise closeness would say nothing
     np.testing.assert_allclose(tree_logits(graph), expected, atol=1e-4, rtol=0)
     np.testing.assert_allclose(tree_logits(graph, split=4), expected, atol=1e-4, rtol=0)
@@ -196,7 +200,7 @@ def test_weights_are_stored_once(tied: bool, tmp_path: Path) -> None:
 def test_tracer_that_writes_external_data_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # what happens beyond 2 GB
     model = tiny("qwen3", head_dim=64)
-    graph = exported(model, tmp_path)
+    graph = exported(model, tmp_path, fused=False)
     np.testing.assert_allclose(tree_logits(graph), reference_logits(model), atol=1e-4, rtol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 

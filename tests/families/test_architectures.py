@@ -192,6 +192,13 @@ def test_scores_equal_brute_force(built: tuple[Path, Guard]) -> None:
             assert marginals(packed)[event].probability == pytest.approx(marginal.probability, abs=1e-5)
 
 
+def test_form_of_the_graph_is_recorded(built: tuple[Path, Guard]) -> None:
+    _, guard = built
+    architecture = guard.manifest.architecture
+    traced = f"traced: model_type {architecture} is not of Llama's shape"
+    assert guard.manifest.data["graph_form"] == (traced if architecture.startswith("gemma") else "fused")
+
+
 def result_role(content: list[dict[str, str]]) -> Role:
     return content[-1]["role"]  # type: ignore[return-value]
 

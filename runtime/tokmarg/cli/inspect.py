@@ -44,6 +44,7 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
             "architecture": manifest.architecture,
         },
         "precision": manifest.precision,
+        "graph_form": manifest.data.get("graph_form"),
         "tokmarg_version": manifest.tokmarg_version,
         "spec": {
             "name": spec.name,
@@ -74,6 +75,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
         _row("revision", model["revision"] or "unknown"),
         _row("licence", model["licence"] or "unknown"),
         _row("precision", summary["precision"]),
+        *([_row("graph", summary["graph_form"])] if summary["graph_form"] else []),
         _row("written by", f"tokmarg {summary['tokmarg_version']}"),
         _row("context", f"{graph['max_positions']:,} tokens{window}"),
         _row("head", head),
