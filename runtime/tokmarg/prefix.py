@@ -66,13 +66,15 @@ def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]
     return found
 
 
-def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix]) -> None:
-    """Writes a prefix file."""
+def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix], *, half: bool = False) -> None:
+    """Writes a prefix file; with ``half`` keys and values as float16, which readers turn into the graph's type."""
     tensors = {}
     for role, prefix in prefixes.items():
         tensors[f"{role}.token_ids"] = np.asarray(prefix.token_ids, dtype=np.int64)
         for i, tensor in enumerate(prefix.cache.tensors):
-            tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(tensor)
+            tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(
+                tensor, np.float16 if half else None
+            )
     save_file(tensors, path)
 
 
