@@ -46,13 +46,6 @@ _COLUMNS: tuple[tuple[str, str, Any], ...] = (
     ("Brier", "brier", lambda run: run.metrics["brier"]),
     ("Unsafe AUC", "unsafe_auc", lambda run: run.metrics["unsafe"]["auc"]),
 )
-_OTHERS: tuple[tuple[str, Any], ...] = (
-    ("Coverage", lambda run: _fixed(run.scored.coverage)),
-    ("Below 0.5", lambda run: _share(run.scored.low_coverage)),
-    ("Converged", lambda run: _share(run.scored.converged)),
-    ("Failed", lambda run: f"{run.scored.failed:,}"),
-    ("s/item", lambda run: f"{run.scored.seconds_per_item:.3g}"),
-)
 
 
 def render(evaluation: Evaluation) -> str:
@@ -113,10 +106,6 @@ def _fixed(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
 def _range(interval: list[float] | None) -> str:
     return f"<small>{interval[0]:.3f}–{interval[1]:.3f}</small>" if interval else ""
 
@@ -141,19 +130,34 @@ def _table(headings: list[str], rows: Iterator[tuple[str, list[str]]]) -> str:
 
 def _summary(runs: tuple[Run, ...]) -> str:
     """The paper's table: runs as rows."""
-    several, calibrated = _several(runs), any(run.metrics["before_calibration"] for run in runs)
+    several = _several(runs)
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         for run in runs:
-            intervals = run.intervals or {}
-            cells = [_fixed(value(run)) + _range(intervals.get(key)) for _, key, value in _COLUMNS]
-            before = run.metrics["before_calibration"] or {}
-            cells += [_fixed(before.get(key)) for key in ("ece", "brier")] if calibrated else []
-            yield _name(run, several), cells + [value(run) for _, value in _OTHERS]
+            intervals, before = run.intervals or {}, run.metrics["before_calibration"] or {}
+            cells = [
+                _fixed(value(run))
+                + _range(intervals.get(key))
+                + (f"<small>before {_fixed(before[key])}</small>" if key in before else "")
+                for _, key, value in _COLUMNS
+            ]
+            scored = run.scored
+            low = "" if scored.low_coverage is None else f"<small>{scored.low_coverage:.1%} below 0.5</small>"
+            failed = f"<small>{scored.failed:,} failed</small>" if scored.failed else ""
+            yield (
+                _name(run, several),
+                [
+                    *cells,
+                    _fixed(scored.coverage) + low,
+                    f"{scored.converged:.1%}{failed}",
+                    f"{scored.seconds_per_item:.3g}",
+                ],
+            )
 
-    extra = ["ECE before", "Brier before"] if calibrated else []
-    headings = ["Bundle, method" if several else "Method", *(name for name, _, _ in _COLUMNS), *extra]
-    return _table(headings + [name for name, _ in _OTHERS], rows())
+    headings = ["Bundle, method" if several else "Method", *(name for name, _, _ in _COLUMNS)]
+    calibrated = any(run.metrics["before_calibration"] for run in runs)
+    note = '<p class="note">“before”: of the scores before calibration.</p>' if calibrated else ""
+    return _table([*headings, "Coverage", "Converged", "s/item"], rows()) + note
 
 
 def _differences(runs: tuple[Run, ...]) -> str:

@@ -149,7 +149,7 @@ def test_before_and_after_calibration() -> None:
     assert other.metrics["before_calibration"] is None
     assert (run.scored.coverage, run.scored.low_coverage, other.scored.low_coverage) == (0.25, 1.0, 0.0)
     page = render(found)
-    assert "ECE before" in page
+    assert "<small>before 0.400</small>" in page
     data = page_data(page)
     assert data["runs"][0]["before"]["*"][0][:2] == [0.9, 0.5]
     assert data["runs"][1]["before"] is None
