@@ -44,7 +44,7 @@ class _Options(TypedDict, total=False):
 
 
 class Guard:
-    """A loaded bundle. Safe to use from many threads, in the process that loaded it; it cannot be pickled or copied.
+    """A loaded bundle. Safe to use from many threads, in the process that loaded it; it cannot be pickled.
 
     Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
     unless a policy was given), ``guard.device`` where it runs, ``guard.events`` what results tell beyond ``unsafe`` and
@@ -108,9 +108,14 @@ class Guard:
         spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
         return cls(opened, Session(opened, device, threads), spec)
 
+    def __copy__(self) -> Guard:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # the session is shared
+        return twin
+
     def __reduce__(self) -> NoReturn:
         raise TokmargError(
-            f"a Guard cannot be pickled or copied: hand its folder on instead, {str(self.path)!r}, and call "
+            f"a Guard cannot be pickled or copied deeply: hand its folder on instead, {str(self.path)!r}, and call "
             "Guard.load in the other process"
         )
 
