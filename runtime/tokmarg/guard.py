@@ -49,7 +49,7 @@ class _Options(TypedDict, total=False):
 
 
 class Guard:
-    """A loaded bundle. Safe to use from many threads, in the process that loaded it; it cannot be pickled or copied.
+    """A loaded bundle. Safe to use from many threads, in the process that loaded it; it cannot be pickled.
 
     Use :meth:`load`; ``guard.manifest`` says what was loaded, ``guard.spec`` what it judges by (the manifest's spec,
     unless a policy was given), ``guard.device`` where it runs, ``guard.events`` what results tell beyond ``unsafe`` and
@@ -125,9 +125,14 @@ class Guard:
         found = find_calibration(opened, spec or opened.manifest.spec, calibration)
         return cls(opened, Session(opened, device, threads), spec, found)
 
+    def __copy__(self) -> Guard:
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # the session is shared
+        return twin
+
     def __reduce__(self) -> NoReturn:
         raise TokmargError(
-            f"a Guard cannot be pickled or copied: hand its folder on instead, {str(self.path)!r}, and call "
+            f"a Guard cannot be pickled or copied deeply: hand its folder on instead, {str(self.path)!r}, and call "
             "Guard.load in the other process"
         )
 

@@ -63,6 +63,7 @@ class Killed(BaseException):
 def kill(monkeypatch):
     """kill(n): the n-th call that changes the disk does not come back, and neither do those behind it."""
     calls = {"left": -1, "made": 0}
+    monkeypatch.setattr(batch, "_SYNC", 0.0)  # how many calls there are may not depend on the clock
 
     def dying(function):
         def call(*arguments, **options):
@@ -111,7 +112,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tokmarg, tmp_path, kil
     steps = kill.calls["made"]
     assert steps > 15
     random.seed(steps)
-    for at in sorted(random.sample(range(steps), 3)) if format != "jsonl" else range(0, steps, 2):
+    for at in sorted(random.sample(range(steps), 3)) if format != "jsonl" else range(steps):
         kill(at)
         with pytest.raises(Killed):
             tokmarg(*arguments, "--output", output)

@@ -113,14 +113,18 @@ def test_spawned_processes_load_their_own(word_bundle):
         assert pool.apply(score_in_child, [str(word_bundle)]) is True
 
 
-@pytest.mark.parametrize("how", [pickle.dumps, copy.copy, copy.deepcopy])
-def test_guard_is_not_pickled_or_copied(guard, word_bundle, how):
-    with pytest.raises(TokmargError, match=r"cannot be pickled or copied: .*Guard\.load") as caught:
+@pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
+def test_guard_is_not_pickled_or_copied_deeply(guard, word_bundle, how):
+    with pytest.raises(TokmargError, match=r"cannot be pickled or copied deeply: .*Guard\.load") as caught:
         how(guard)
     assert str(word_bundle) in str(caught.value)
 
 
-def test_results_are(guard):
+def test_shallow_copy_shares_the_session(guard, expected):
+    assert copy.copy(guard).score(TEXTS[3]).to_dict() == expected[3]
+
+
+def test_results_are_pickled(guard):
     result = guard.score("gun")
     assert pickle.loads(pickle.dumps(result)) == result
 
