@@ -9,6 +9,7 @@ to tensors and nodes and steps over the rest, weights included, by their length.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +55,12 @@ def read_references(path: Path) -> References:
         BundleError: the file cannot be read, or is no ONNX graph; names it.
     """
     try:
-        data = memoryview(path.read_bytes())
+        with path.open("rb") as stream:
+            # A graph that holds its own weights may have 2 GB; an empty file cannot be mapped.
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
+    data = memoryview(mapped)
     found = References()
     try:
         graphs = _read(data, "ModelProto", found, 0)

@@ -109,7 +109,7 @@ def test_renamed_tokens_read_as_they_are_spelt(kind: str) -> None:
     assert found.token_text(found.special_ids["<|im_end|>"]) == "<|im_end|>"
     assert found.texts[found.special_ids["<|im_end|>"]] == "<|im_end|>"
     assert found.vocabulary_id("<|im_end|>") == found.special_ids["<|im_end|>"]
-    assert found.longest_token == max(map(len, _vocabulary())) or kind == "bpe-merges"
+    assert found.longest_token == len("<|im_end|" if kind == "bpe-merges" else "<|im_end")  # of what content can become
     assert found.marked == tuple(SPECIAL)
 
 
@@ -156,7 +156,6 @@ def splitting(pattern: str) -> str:
         broken("decoder", value=5),
         broken("model", "type", value="None such"),
         broken("model", "unk_token", value=5),
-        broken("model", "merges", value=5),
         splitting("("),
         splitting("(?<a"),
         splitting("\\"),
