@@ -99,12 +99,12 @@ def _probabilities(found: Explanation) -> Iterator[str]:
     low = found.coverage is not None and found.coverage < 0.5
     yield f'<p class="{"warn" if low else "soft"}">coverage {coverage}'
     yield "" if found.converged else "; not converged: the bounds are wider than the tolerance"
-    yield "</p><table>"
+    yield "</p><table><tbody>"
     for event, bounds in found.probabilities.items():
         title = found.titles.get(event, "")
         yield f"<tr><th>{_text(event)}</th><td>{_text(title)}</td><td>{_bar(bounds.middle)}</td>"
         yield f'<td class="number">{bounds.middle:.3f}</td><td class="number soft">{_interval(bounds)}</td></tr>'
-    yield "</table>"
+    yield "</tbody></table>"
 
 
 def _interval(bounds: Bounds) -> str:

@@ -165,8 +165,9 @@ class Trie:
         return [thread.said for thread in node._threads]
 
     def has_ended(self, node: Node) -> bool:
-        """Whether nothing but a terminator can follow, or one has."""
-        return node.complete or all(thread.ends for thread in self._opened(node._threads))
+        """Whether nothing but a terminator can follow the moves under way, or one has."""
+        behind = (thread if thread.ends else thread._replace(rest=()) for thread in node._threads)
+        return node.complete or all(thread.ends for thread in self._opened(behind))
 
     def bits(self, mask: int) -> npt.NDArray[np.float64]:
         """A bit set of events as a 0/1 vector [events] float64."""

@@ -166,7 +166,8 @@ def _draft(trie: Trie, search: Search) -> _Draft:
             draft = draft.children.setdefault(key, _Draft())
             draft.count(mass, node.certain)
             draft.spellings[text] = draft.spellings.get(text, 0.0) + mass
-        (draft.ended if trie.has_ended(node) else draft.unexplored).append(mass)
+        said = all(len(reading) == len(path) for reading in readings)  # else what is under way may be `S1` or `S10`
+        (draft.ended if said and trie.has_ended(node) else draft.unexplored).append(mass)
     return root
 
 

@@ -51,6 +51,8 @@ def test_hesitation_is_said(tokmarg):
     shown = tokmarg("explain", "gun idiot").stdout
     assert "unsafe   ? 1.0 bits" in shown
     assert 'hesitates behind "unsafe": A 0.50, B 0.50 (1.0 bits)' in shown
+    scattered = tokmarg("explain", "gun idiot", "--least", 0.6).stdout
+    assert 'hesitates behind "unsafe": many things, none of them likely (1.0 bits)' in scattered
 
 
 def test_json_is_the_librarys(tokmarg, word_bundle):

@@ -104,7 +104,8 @@ class Explained:
             where = f'behind "{fit(printable(verdict_text(text)), 30)}"' if text.strip() else "at the start"
             about = "" if label is None else f"on {printable(label)}, "
             options = [f"{fit(printable(verdict_text(c.text)), 20)} {c.share:.2f}" for c in node.children[:3]]
-            yield self._style(f"  hesitates {about}{where}: {', '.join(options)} ({_bits(node)})", fg="yellow")
+            said = ", ".join(options) or "many things, none of them likely"
+            yield self._style(f"  hesitates {about}{where}: {said} ({_bits(node)})", fg="yellow")
         if len(hesitations) > _HESITATIONS:
             yield self._style(f"  and at {len(hesitations) - _HESITATIONS} more places, marked ?", fg="yellow")
 
