@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -49,6 +50,7 @@ __all__ = ["main"]
 )
 @click.option("--gguf-file", metavar="F", help="The GGUF file to take from MODEL (a folder or hub id).")
 @click.option("--adapter", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA to merge first.")
+@click.option("--model-id", metavar="ID", help="The model's name in results. [default: MODEL's own]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to export.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
 @click.option("--force", is_flag=True, help="Replace what is at the output folder.")
@@ -70,6 +72,7 @@ def export(
     head: str,
     gguf_file: str | None,
     adapter: Path | None,
+    model_id: str | None,
     device: str,
     no_verify: bool,
     force: bool,
@@ -91,6 +94,8 @@ def export(
     progress = _Progress()
     progress(f"loading {model}")
     loaded = load_model(model, gguf_file=gguf_file, adapter=adapter)
+    if model_id is not None:
+        loaded = replace(loaded, model_id=model_id)
     data, where = choose_spec(spec, loaded.model_id)
     resolved = resolve_spec(data, where, loaded, policy)
     loaded.model.to(device)
