@@ -154,7 +154,7 @@ def test_an_outlier_channel_costs_only_its_block_precision() -> None:
     assert errors[1] < errors[0] / 10
 
 
-CASES = [*((model_type, 8) for model_type in FAMILY)]
+CASES = [*((model_type, 8) for model_type in FAMILY), ("llama", 4), ("qwen3", 4), ("gemma2", 4)]
 
 
 @pytest.mark.parametrize(("model_type", "bits"), CASES)
@@ -174,7 +174,7 @@ def test_every_family_is_its_float32_self_with_rounded_weights(model_type: str, 
     assert 0 < np.abs(logits - expected).mean() / expected.std() < 0.08
 
 
-@pytest.mark.parametrize("precision", ["int8"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path, precision: Any) -> None:
     loaded = load_model(tiny_model)
     resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)
