@@ -37,7 +37,7 @@ __all__ = ["main"]
     metavar="FILE",
     help="TOML or JSON file: [[labels]] (id, name, definition) that replace the spec's, or exclude = [ids].",
 )
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "int4"]), default="fp32", show_default=True)
 @click.option(
     "--max-file-size", type=click.IntRange(min=1), metavar="MB", help="Split the weights into files of this size."
 )

@@ -47,9 +47,9 @@ from .onnx_route import onnx_config_for, run_optimum
 from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
-_BITS: dict[str, Bits] = {"int8": 8}
+_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 # The families whose graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")

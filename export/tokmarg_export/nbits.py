@@ -81,7 +81,8 @@ def pack(weight: Floats, bits: Bits) -> tuple[npt.NDArray[np.uint8], Floats]:
         best, scale = np.where(better, error, best), np.where(better, trial, scale)
         levels = np.where(better, found, levels)
     stored = (levels + 8).astype(np.uint8)
-    return stored[..., 0::2] | (stored[..., 1::2] << 4), scale[..., 0].astype(np.float32)
+    halves = stored[..., 0::2] | (stored[..., 1::2] << 4)
+    return halves.astype(np.uint8), scale[..., 0].astype(np.float32)
 
 
 def quantize(model: onnx.ModelProto, bits: Bits) -> None:

@@ -36,7 +36,7 @@ PROBES = (
 _MAX_NODES = 8
 _TOLERANCE = 1e-6
 # How far a bundle may be from PyTorch: an error in the graph shows as much more.
-_LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": 0.3}
+_LIMITS = {"fp32": 1e-4, "fp16": 5e-2, "int8": 0.3, "int4": 0.9}
 
 
 @dataclass(frozen=True)
