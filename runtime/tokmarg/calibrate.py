@@ -14,13 +14,13 @@ from .bundle import MANIFEST, Bundle
 from .calibration import Calibration
 from .crossfit import FOLDS, fit_observed
 from .errors import TokmargError
-from .fitting import CALIBRATIONS, CalibrationMethod
 from .grammar import UNSAFE
 from .guarantee import Guarantee
 from .guard import Guard
 from .labelled import read_label_map, read_labelled
 from .observed import observe
 from .origin import CALIBRATION, Data, Origin, Search
+from .result import CALIBRATIONS, CalibrationMethod
 from .targets import Target
 
 __all__ = ["fit", "write_bundle"]

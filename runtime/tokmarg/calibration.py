@@ -21,11 +21,10 @@ from .calibrators import Calibrator, inverse
 from .entries import Entry, parse_figures, unit
 from .errors import TokmargError
 from .fields import Fields
-from .fitting import CALIBRATIONS, CalibrationMethod
 from .grammar import UNSAFE
 from .guarantee import Guarantee, Risk
 from .origin import CALIBRATION, Data, Origin, Search
-from .result import Marginal, Raw, Result, Thresholds
+from .result import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds
 from .spec import Spec
 
 if TYPE_CHECKING:

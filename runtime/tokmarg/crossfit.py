@@ -18,11 +18,12 @@ import numpy.typing as npt
 from .calibrators import IDENTITY, Calibrator
 from .entries import Certificate, Entry, FittedOn, Threshold
 from .errors import TokmargError
-from .fitting import CalibrationMethod, fit_calibrator
+from .fitting import fit_calibrator
 from .grammar import UNSAFE
 from .guarantee import Guarantee, least_cases, upper_bound
 from .metrics import expected_calibration_error
 from .observed import Observed
+from .result import CalibrationMethod
 from .targets import Counts, Target
 
 __all__ = ["FOLDS", "LEAST", "Fitted", "fit_observed"]

@@ -8,18 +8,16 @@ The three sigmoids are logistic regressions without penalty on ln p and ln(1 - p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .calibrators import STEEPEST, Calibrator, Isotonic, Sigmoid, logs
+from .result import CalibrationMethod
 
-__all__ = ["CALIBRATIONS", "CalibrationMethod", "fit_calibrator", "isotonic", "logistic", "platt_targets"]
+__all__ = ["fit_calibrator", "isotonic", "logistic", "platt_targets"]
 
 Floats = npt.NDArray[np.float64]
-CalibrationMethod = Literal["platt", "isotonic", "temperature", "beta"]
-CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 
 def fit_calibrator(method: CalibrationMethod, p: Floats, truth: Floats) -> Calibrator | None:

@@ -201,7 +201,9 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place
     columns = ", ".join(map(repr, header))
     if (found := header.count(text_field)) != 1:
         has = f"{found} columns" if found else "no column"
-        raise TokmargError(f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)")
+        raise TokmargError(
+            f"the CSV input has {has} {text_field!r:.60} (columns: {columns:.300}; --text-field names another)"
+        )
     if start.bytes:  # the csv module reads no further than the row it returns
         stream.seek(start.bytes)
         rows = csv_rows(stream, start)

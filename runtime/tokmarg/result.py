@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-__all__ = ["MAX_DEPTH", "METHODS", "Marginal", "Method", "MethodResult", "Raw", "Result", "Thresholds"]
+__all__ = [
+    "CALIBRATIONS",
+    "MAX_DEPTH",
+    "METHODS",
+    "CalibrationMethod",
+    "Marginal",
+    "Method",
+    "MethodResult",
+    "Raw",
+    "Result",
+    "Thresholds",
+]
 
 Method = Literal[
     "exact",
@@ -21,6 +32,9 @@ Method = Literal[
 ]
 #: All of them; :mod:`tokmarg.methods` says what each is.
 METHODS: tuple[Method, ...] = get_args(Method)
+#: What maps raw probabilities to calibrated ones; :mod:`tokmarg.fitting` says what each is.
+CalibrationMethod = Literal["platt", "isotonic", "temperature", "beta"]
+CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 #: Tokens that a verdict may have at most: the room that a prompt leaves behind it.
 MAX_DEPTH = 64
 

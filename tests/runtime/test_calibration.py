@@ -124,7 +124,7 @@ def test_unknown_fields() -> None:
         (("method",), "best", "method: must be one of platt, isotonic, temperature, beta, not 'best'"),
         (("bundle", "model"), "A" * 64, "bundle.model: must be 64 hexadecimal digits in lower case"),
         (("data", "records"), -1, "data.records: must be a number of cases, not -1"),
-        (("data", "records"), 10**400, "data.records: must be"),
+        (("data", "records"), 10**400, "data.records: is a number beyond 64 bits"),
         (("search", "tolerance"), 0, "search.tolerance: must be positive"),
         (("search", "on_overflow"), "cut", 'search.on_overflow: must be "error" or "window"'),
         (("guarantee", "risk"), "tpr", 'guarantee.risk: must be "fnr" or "fpr", not \'tpr\''),

@@ -372,7 +372,7 @@ def test_options_reach_the_loader(tokmarg, monkeypatch, tmp_path):
 
     monkeypatch.setattr(Guard, "load", load)
     result = tokmarg("score", "a", "--bundle", "b", "--device", "cpu", "--threads", 3, "--no-verify")
-    assert seen == [("b", {"device": "cpu", "threads": 3, "verify": False})]
+    assert seen == [("b", {"device": "cpu", "threads": 3, "verify": False, "calibration": None})]
     assert result.stderr == "Error: broken\\nbundle \\x1b[31m\n"  # on one line, and it cannot drive the terminal
 
 

@@ -10,10 +10,11 @@ import pytest
 from tokmarg.calibrators import IDENTITY, Isotonic, Sigmoid
 from tokmarg.crossfit import LEAST, fit_observed
 from tokmarg.errors import TokmargError
-from tokmarg.fitting import CALIBRATIONS, fit_calibrator
+from tokmarg.fitting import fit_calibrator
 from tokmarg.guarantee import Guarantee
 from tokmarg.metrics import expected_calibration_error
 from tokmarg.observed import Observed
+from tokmarg.result import CALIBRATIONS
 from tokmarg.targets import Target
 
 LABELS = ("A", "B", "C")

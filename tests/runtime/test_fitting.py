@@ -11,7 +11,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from tokmarg.calibrators import Sigmoid, logs
-from tokmarg.fitting import CALIBRATIONS, fit_calibrator, isotonic, logistic, platt_targets
+from tokmarg.fitting import fit_calibrator, isotonic, logistic, platt_targets
+from tokmarg.result import CALIBRATIONS
 
 
 def sample(seed: int, count: int = 300, decimals: int = 6) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import TokmargError
-from ..fitting import CALIBRATIONS
+from ..result import CALIBRATIONS
 from .progress import Progress
 from .score import Probability
 from .terminal import echo, pad, printable

@@ -13,6 +13,8 @@ import signal
 import threading
 from collections.abc import Callable
 
+from .quiet import stderr_now
+
 __all__ = ["INTERRUPTED", "Interrupts"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -62,6 +64,6 @@ class Interrupts:
                 self.seen = True
                 if not self._ended.wait(_GRACE):
                     try:
-                        os.write(2, f"\n{self.message()}\n".encode())
+                        os.write(stderr_now(), f"\n{self.message()}\n".encode())
                     finally:
                         os._exit(INTERRUPTED)

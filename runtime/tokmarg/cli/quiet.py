@@ -7,13 +7,27 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 from ..errors import TokmargError
 
-__all__ = ["quiet"]
+__all__ = ["quiet", "stderr_now"]
 
 _STDERR = 2
 _MOST = 2**20
+_saved: list[int] = []  # where stderr is while it is held back
+
+
+def stderr_now() -> int:
+    """File descriptor of the real stderr, inside :func:`quiet` too."""
+    return _saved[-1] if _saved else _STDERR
+
+
+def _memory() -> BinaryIO:
+    """A file without a name; in memory where the system has that, since scoring writes nothing to disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()  # type: ignore[return-value,unused-ignore]
 
 
 @contextmanager
@@ -29,8 +43,9 @@ def quiet() -> Iterator[None]:
     except OSError:  # there is no stderr at all
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    with _memory() as held:
         os.dup2(held.fileno(), _STDERR)
+        _saved.append(saved)
         dropped = False
         try:
             yield
@@ -39,6 +54,7 @@ def quiet() -> Iterator[None]:
             raise
         finally:
             os.dup2(saved, _STDERR)
+            _saved.pop()
             os.close(saved)
             held.seek(0)
             if not dropped and (said := held.read(_MOST)):
