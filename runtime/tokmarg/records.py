@@ -181,7 +181,9 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str) -> Iterator[
     columns = ", ".join(map(repr, header))
     if (found := header.count(text_field)) != 1:
         has = f"{found} columns" if found else "no column"
-        raise TokmargError(f"the CSV input has {has} {text_field!r} (columns: {columns}; --text-field names another)")
+        raise TokmargError(
+            f"the CSV input has {has} {text_field!r} (columns: {columns:.300}; --text-field names another)"
+        )
     return _csv_records(rows, header, role, text_field)
 
 

@@ -80,7 +80,7 @@ def test_manifest_that_is_not_json(copy: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", '"manifest"', "1", "NaN"])
+@pytest.mark.parametrize("content", ["[]", "null", '"manifest"', "1"])
 def test_manifest_that_is_no_table(copy: Path, content: str) -> None:
     (copy / "manifest.json").write_text(content)
     with pytest.raises(BundleError, match=r"manifest\.json: must be a table, not "):
