@@ -62,7 +62,7 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # wrong UTF-8 and TOML alike, and tables without end
         raise SpecError(f"{path}: not valid TOML: {error}") from None
     document = Fields(data, str(path), SpecError)
     document.only(["map"])

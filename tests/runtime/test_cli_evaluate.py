@@ -131,6 +131,7 @@ def test_label_map(tmp_path: Path) -> None:
         ("[map]\nx = 1\n", "map.x: must be a list"),
         ("[maps]\n", "maps: is not a known field"),
         ("x", "not valid TOML"),
+        ("[map]\na = " + "[" * 5000, "not valid TOML: maximum recursion"),
     ],
 )
 def test_malformed_label_map(text: str, message: str, tmp_path: Path) -> None:

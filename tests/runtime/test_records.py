@@ -241,3 +241,9 @@ def test_csv_header_without_the_column_fails_at_once(data, parts):
     assert all(part in str(caught.value) for part in parts)
     assert "\n" not in str(caught.value)
     assert csv.field_size_limit() == before
+
+
+def test_csv_header_of_thousands_of_characters_is_shown_in_part():
+    with pytest.raises(TokmargError, match="has no column 'text'") as caught:
+        read(b"id," + b"9" * 5000 + b"\n1,2\n", "csv")
+    assert len(str(caught.value)) < 500
