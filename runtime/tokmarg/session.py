@@ -83,7 +83,8 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted)
+            # Without this onnxruntime prints to stdout, and tries again, where a graph is broken.
+            self._session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
         except Exception as error:  # onnxruntime raises its own types, none of them public
             raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
         active = self._session.get_providers()[0]
