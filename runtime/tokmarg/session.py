@@ -83,8 +83,10 @@ class Session:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            # Without this onnxruntime prints to stdout, and tries again, where a graph is broken.
-            self._session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=0)
+            # On the CPU alone onnxruntime would try the same again where a graph is broken, and print to stdout.
+            self._session = ort.InferenceSession(
+                str(path), options, providers=wanted, enable_fallback=int(_CUDA in wanted)
+            )
         except Exception as error:  # onnxruntime raises its own types, none of them public
             raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
         active = self._session.get_providers()[0]

@@ -210,7 +210,7 @@ def test_cuda_that_does_not_start(word_bundle: Path, monkeypatch: pytest.MonkeyP
     """onnxruntime falls back to the CPU with a warning; here that is an error."""
     whole = onnxruntime.InferenceSession
 
-    def fall_back(path: str, options: object, providers: list[str]) -> object:
+    def fall_back(path: str, options: object, providers: list[str], **_: object) -> object:
         assert providers[0] == "CUDAExecutionProvider"
         return whole(path, options, providers=["CPUExecutionProvider"])
 
