@@ -31,7 +31,8 @@ class Fields:
 
     def fail(self, key: str, message: str) -> TokmargError:
         """The error for field ``key``; the caller raises it."""
-        field = ".".join(part if part.isprintable() else ascii(part) for part in (self.path, key) if part)
+        parts = (f"{part:.200}" for part in (self.path, key) if part)
+        field = ".".join(part if part.isprintable() else ascii(part) for part in parts)
         return self.error(f"{self.where}: {field}: {message}" if field else f"{self.where}: {message}")
 
     def get(self, key: str, kind: type[T], default: Any = _REQUIRED) -> T:

@@ -82,11 +82,10 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
+        # onnxruntime's own way back to the CPU tells of it on stdout; wanted where CUDA was, and might not work.
+        fallback = {} if device == "auto" and _CUDA in wanted else {"enable_fallback": 0}
         try:
-            # On the CPU alone onnxruntime would try the same again where a graph is broken, and print to stdout.
-            self._session = ort.InferenceSession(
-                str(path), options, providers=wanted, enable_fallback=int(_CUDA in wanted)
-            )
+            self._session = ort.InferenceSession(str(path), options, providers=wanted, **fallback)
         except Exception as error:  # onnxruntime raises its own types, none of them public
             raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
         active = self._session.get_providers()[0]

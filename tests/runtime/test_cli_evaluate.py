@@ -132,6 +132,7 @@ def test_label_map(tmp_path: Path) -> None:
         ("[maps]\n", "maps: is not a known field"),
         ("x", "not valid TOML"),
         ("[map]\na = " + "[" * 5000, "not valid TOML: maximum recursion"),
+        (f"[map]\n{'9' * 5000} = 'Z'\n", r"map\.9{200}: 'Z' is no label"),
     ],
 )
 def test_malformed_label_map(text: str, message: str, tmp_path: Path) -> None:

@@ -210,9 +210,9 @@ def test_cuda_that_does_not_start(word_bundle: Path, monkeypatch: pytest.MonkeyP
     """onnxruntime falls back to the CPU with a warning; here that is an error."""
     whole = onnxruntime.InferenceSession
 
-    def fall_back(path: str, options: object, providers: list[str], **_: object) -> object:
+    def fall_back(path: str, options: object, providers: list[str], **more: object) -> object:
         assert providers[0] == "CUDAExecutionProvider"
-        return whole(path, options, providers=["CPUExecutionProvider"])
+        return whole(path, options, providers=["CPUExecutionProvider"], **more)
 
     monkeypatch.setattr(
         "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -221,6 +221,19 @@ def test_cuda_that_does_not_start(word_bundle: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(DeviceError, match="could not start it: check driver and CUDA libraries"):
         Guard.load(word_bundle, device="cuda")
     assert Guard.load(word_bundle, device="auto").device == "cpu"
+
+
+def test_a_graph_that_onnxruntime_cannot_name_says_nothing_on_stdout(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A name that is not UTF-8: onnxruntime would try once more, and print that on stdout, where results go."""
+    data = (copy / "model.onnx").read_bytes()
+    head, output, tail = data.partition(b"everywhere")
+    (copy / "model.onnx").write_bytes(head + output + tail.replace(b"everywhere", b"everywher\xf3"))
+    write_manifest(copy)
+    with pytest.raises(BundleError, match="onnxruntime cannot load the graph"):
+        load(copy)
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.parametrize("device", ["gpu", "", None, "CUDA"])
