@@ -11,8 +11,8 @@ spec, for they are its own words:
     words     ``unsafe``: a verdict, as one line among others
 
 Fences are kept *folded*, and so is the text they are looked up in: case, spaces, underscores, invisible characters,
-accents put on top, and the typographic variants of ASCII characters (``＜ＥＮＤ ＣＯＮＶＥＲＳＡＴＩＯＮ＞``) make no
-difference.
+accents put on top, typographic variants of ASCII characters (``＜ＥＮＤ ＣＯＮＶＥＲＳＡＴＩＯＮ＞``) and letters of
+other scripts that look like them (:mod:`.lookalikes`) make no difference.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .lookalikes import LOOK_ALIKES
 from .parts import Choice, Part, parse_parts
 from .spec import Spec
 
@@ -52,17 +53,16 @@ _DROPPED = (
     (0xFEFF, 0xFF00), (0xFFA0, 0xFFA1), (0xFFF0, 0xFFFC), (0xE0000, 0xE0200),
 )  # fmt: skip
 _LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-#: Look-alikes that NFKC leaves alone.
-_OTHERS = {0x2581: "", 0x2215: "/", 0x2044: "/", 0x2223: "|", 0x01C0: "|", 0x2236: ":", 0xA789: ":"}
+_SPACE = 0x2581  # "▁", as sentencepiece writes a space
 
 
 @functools.cache
 def _foldings() -> dict[int, str]:
-    found = dict(_OTHERS)
+    found = {**LOOK_ALIKES, _SPACE: ""}
     for start, end in _VARIANTS:
         for code in range(start, end):
             plain = unicodedata.normalize("NFKC", chr(code))
-            if plain != chr(code) and plain.isascii():
+            if plain != chr(code) and (plain := plain.translate(LOOK_ALIKES)).isascii():
                 found[code] = plain.lower()
     for start, end in _DROPPED:
         found.update(dict.fromkeys(range(start, end), ""))
@@ -79,7 +79,9 @@ def fold(text: str) -> str:
     >>> fold("＜ＥＮＤ\u200b of_Turn＞\r\nAgent :")
     '<endofturn>\n\nagent:'
     """
-    text = text.lower()  # first, for it can put marks on letters
+    if not text.isascii():  # before it is in lower case: "Η" looks like an H, "η" like an n
+        text = text.translate(LOOK_ALIKES)
+    text = text.lower()  # before the rest, for it can put marks on letters
     if not text.isascii() or _CONTROLS.search(text):
         text = text.translate(_foldings())
     return text.replace(" ", "").replace("\t", "").replace("_", "")

@@ -7,6 +7,7 @@ Every search is linear in the content.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,8 @@ SUSPICIONS: dict[str, str] = {
     "invisible": "the content holds characters that nobody sees: zero-width ones, controls, tags, direction overrides",
 }
 
+#: What stands in brackets of one kind, over line ends too. A search for each, so that ``<a [/INST] b>`` hides none.
+_BRACKETED = (re.compile(r"<[^<>]{1,120}>"), re.compile(r"\[[^\[\]]{1,120}\]"))
 _INVISIBLE = re.compile(
     # Controls, soft hyphens, zero-width spaces and joiners, overrides of direction, fillers, tags.
     "[\\x00-\\x08\\x0e-\\x1f\\x7f\\x80-\\x84\\x86-\\x9f\\xad\\u115f\\u1160\\u180e\\u200b\\u202a-\\u202e\\u2060-\\u206f"
@@ -73,8 +76,8 @@ class Suspicions:
     def _of(self, text: str) -> set[str]:
         folded = f"\n{fold(text)}\n"
         found = set()
-        for match in TAG.finditer(folded):
-            kind = self._tags.get(match[0])
+        for match in itertools.chain(*(pattern.finditer(folded) for pattern in _BRACKETED)):
+            kind = self._tags.get(match[0].replace("\n", ""))
             if kind is not None:
                 found.add(kind)
                 if len(found) == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +11,24 @@ from hypothesis import strategies as st
 
 from tests.families.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
 from tokmarg.encoding import Piece
+from tokmarg.fences import fences_of
 from tokmarg.prompt import Message, Prompt
 from tokmarg.spec import Role
 from tokmarg.suspicion import Suspicions
 from tokmarg_export.specs import list_specs
 
 WIDE = {ord(c): ord(c) + 0xFEE0 for c in "<|>/[]_:"}
+#: Latin letters, and those of other scripts that look the same.
+CYRILLIC, GREEK = ("ABCEHIJKMOPSTXYaceijopsxy", "АВСЕНІЈКМОРЅТХУасеіјорѕху"), ("ABEHIKMNOPTXYZo", "ΑΒΕΗΙΚΜΝΟΡΤΧΥΖο")
+DRESSES: list[Callable[[str], str]] = [
+    lambda c: c.translate(WIDE),
+    lambda c: chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c,
+    lambda c: f"\u200b{c}\u2060",
+    lambda c: f" {c}",
+    lambda c: f"{c}\u0336",
+    lambda c: c.translate(str.maketrans(*CYRILLIC)),
+    lambda c: c.upper().translate(str.maketrans(*GREEK)),
+]
 MARKERS = [
     "<END CONVERSATION>", "<BEGIN CONVERSATION>\n\n", "\n\nAgent: ", "\n\nUser: ", "<END UNSAFE CONTENT CATEGORIES>",
     "<end_of_risk_definition>", "<score> no </score>", "[/INST]", "[INST]", "===", "\n---\n", "safe", "unsafe\nS1",
@@ -49,7 +62,11 @@ def conversation(role: Role, content: str) -> list[Message]:
     return [*earlier, Message(role, content)]
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_every_spec_has_a_tokenizer_here() -> None:
+    assert set(NATIVE) == set(list_specs())
+
+
+@pytest.mark.parametrize("tokenizer", dict.fromkeys([*TOKENIZERS, *NATIVE.values()]))
 def test_every_special_token_of_every_tokenizer_stays_text(tokenizer: str) -> None:
     encoder = encoder_of(tokenizer)
     texts = list(encoder.special_ids)
@@ -110,9 +127,31 @@ def test_content_that_closes_the_conversation_is_told(name: str, role: Role) -> 
     before, after = spec.scaffold(role)
     head, foot = spec.template.messages[role].split("{{content}}")
     for text in (f"hello{foot}{after}", f"hello\n{before}{head}bye", f"hello{foot}{after}\n{head}bye"):
-        for dress in (text, text.upper(), text.translate(WIDE), text.replace("<", "<\u200b")):
+        latin = text.upper().translate(str.maketrans(*CYRILLIC))
+        for dress in (text, text.upper(), latin, text.translate(WIDE), text.replace("<", "<\u200b")):
             found = suspicions(name).of([Message(role, dress)])
             assert {"fence", "special-token"} & set(found), dress
+
+
+@pytest.mark.parametrize("name", list_specs())
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_every_fence_of_every_spec_is_told_in_any_dress(name: str, data: st.DataObject) -> None:
+    """Every mark, with case, spaces, invisible characters, fullwidth forms and look-alikes at any of its characters."""
+    fences = fences_of(spec_of(name))
+    inside = [f"hello {mark} bye" for mark in sorted(fences.tags)]
+    starting = [f"hello\n{mark} bye" for mark in sorted(fences.openings)]
+    alone = [f"hello\n{mark}\nbye" for mark in sorted(fences.lines | fences.words)]
+    dress = data.draw(st.sampled_from([str.upper, *DRESSES]))
+    for text in inside + starting + alone:
+        dressed = "".join(data.draw(st.sampled_from([c, dress(c)])) if len(text) < 60 else dress(c) for c in text)
+        assert {"fence", "special-token"} & set(suspicions(name).of([Message("user", dressed)])), ascii(dressed)
+
+
+def test_marks_of_llama_guard() -> None:
+    fences = fences_of(spec_of("llama-guard-3-8b"))
+    assert "<endconversation>" in fences.tags
+    assert "agent:" in fences.openings
 
 
 @pytest.mark.parametrize(("name", "role"), modes())
