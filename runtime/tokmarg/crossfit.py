@@ -109,16 +109,19 @@ class _Fit:
         return Fitted(entries, overall | self._flagged(entries), self.warnings)
 
     def _check_classes(self) -> None:
-        unsafe = self.seen.truth[self.known[:, -1], -1]
-        pool = self.seen.truth[:, :-1][self.known[:, :-1]]
-        for what, truth in (("unsafe", unsafe), ("label", pool)):
-            if len(truth) and len(np.unique(truth)) == 1 and (what == "unsafe" or not len(unsafe)):
-                state = (
-                    ("unsafe" if truth[0] else "safe") if what == "unsafe" else ("positive" if truth[0] else "negative")
-                )
-                raise TokmargError(f"one class only: every scored record is {state}, and calibration needs both")
-        if not len(unsafe) and not len(pool):
+        """Refuses data in which neither ``unsafe`` nor any label has both classes; one that has suffices."""
+        truths = [self.seen.truth[self.known[:, k], k] for k in range(len(self.seen.names))]
+        if any(len(np.unique(truth)) == 2 for truth in truths):
+            return
+        *labels, unsafe = truths
+        if not any(len(truth) for truth in truths):
             raise TokmargError("of no scored record anything is known")
+        state = "no record says whether it is unsafe"
+        if len(unsafe):
+            state = f"every scored record is {'unsafe' if unsafe[0] else 'safe'}"
+        if any(len(truth) for truth in labels):
+            state += ", and no label applies to some records and not to others"
+        raise TokmargError(f"one class only: {state}; calibration needs both")
 
     def _pool(self, rows: Bools) -> tuple[Floats, Floats]:
         """Scores and truths of all labels in some records."""
@@ -137,6 +140,8 @@ class _Fit:
             if found is not None:
                 return found, "own"
             why = "higher scores do not go with more positives, so no calibrator fits"
+        elif len(truth) and len(np.unique(truth)) == 1:
+            why = f"every record {self._has(name, truth)}, and a calibrator needs both kinds"
         else:
             counted = f"{_many(int(truth.sum()), 'positive')} and {_many(int((1 - truth).sum()), 'negative')}"
             why = f"{counted} are too few for a calibrator of its own ({LEAST} of each)"
@@ -151,6 +156,12 @@ class _Fit:
         else:
             self.warnings.append(f"{name}: no record says whether it is unsafe; its raw probabilities stay")
         return IDENTITY, "none"
+
+    @staticmethod
+    def _has(name: str, truth: Floats) -> str:
+        if name == UNSAFE:
+            return "is unsafe" if truth[0] else "is safe"
+        return "has it" if truth[0] else "lacks it"
 
     def _folds(self, strata: Floats) -> npt.NDArray[np.int64]:
         """A fold for each case, dealt out within each stratum."""

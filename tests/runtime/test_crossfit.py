@@ -145,13 +145,46 @@ def test_worse_figures_are_told() -> None:
 
 @pytest.mark.parametrize("truth", [0.0, 1.0])
 def test_one_class_only(truth: float) -> None:
+    """Neither unsafe nor any label has both classes, whatever the labels have together."""
+    data, state = observed(11), "unsafe" if truth else "safe"
+    data.truth[:, :3], data.truth[:, 3] = [1.0, 0.0, np.nan], truth
+    no_label = "and no label applies to some records and not to others; calibration needs both"
+    with pytest.raises(TokmargError, match=f"^one class only: every scored record is {state}, {no_label}$"):
+        fit_observed(data)
+    data.truth[:, 3] = np.nan
+    with pytest.raises(TokmargError, match=f"^one class only: no record says whether it is unsafe, {no_label}$"):
+        fit_observed(data)
+    data.truth[:, :3], data.truth[:, 3] = np.nan, truth
+    with pytest.raises(TokmargError, match=f"^one class only: every scored record is {state}; calibration needs both$"):
+        fit_observed(data)
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_labels_are_calibrated_where_unsafe_has_one_class_only(truth: float) -> None:
+    """As in a set that only holds unsafe records: the labels have both classes, and unsafe stays as it is."""
     data = observed(11)
     data.truth[:, 3] = truth
-    with pytest.raises(TokmargError, match=f"one class only: every scored record is {'unsafe' if truth else 'safe'}"):
-        fit_observed(data)
-    data.truth[:, :3], data.truth[:, 3] = truth, np.nan
-    with pytest.raises(TokmargError, match=r"one class only: every scored record is (posi|nega)tive"):
-        fit_observed(data)
+    fitted = fit_observed(data, target=Target.parse("max-f1"))
+    for k, name in enumerate(LABELS):
+        assert fitted.entries[name].fitted_on == "own"
+        assert fitted.entries[name].calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
+    unsafe = fitted.entries["unsafe"]
+    assert (unsafe.calibrator, unsafe.fitted_on, unsafe.threshold) == (IDENTITY, "none", None)
+    assert fitted.warnings == [
+        f"unsafe: every record is {'unsafe' if truth else 'safe'}, and a calibrator needs both kinds; its raw "
+        "probabilities stay",
+        "unsafe: gets no threshold, for want of data",
+    ]
+
+
+def test_a_label_of_one_class_gets_the_pooled_calibrator() -> None:
+    data = observed(11)
+    data.truth[:, 1] = 0
+    fitted = fit_observed(data)
+    assert [e.fitted_on for e in fitted.entries.values()] == ["own", "pooled", "own", "own"]
+    assert fitted.warnings == [
+        "B: every record lacks it, and a calibrator needs both kinds; it gets the one pooled over all labels"
+    ]
 
 
 def test_too_few_records() -> None:
