@@ -20,7 +20,7 @@ from .bundle import Bundle, Manifest
 from .calibrators import Calibrator, inverse
 from .entries import Entry, parse_figures, unit
 from .errors import TokmargError
-from .fields import Fields
+from .fields import Fields, strict_json
 from .grammar import UNSAFE
 from .guarantee import Guarantee, Risk
 from .origin import CALIBRATION, Data, Origin, Search
@@ -103,11 +103,15 @@ class Calibration:
         return replace(
             result,
             flagged=raw_unsafe.flagged or any(m.flagged for m in raw_labels.values() if m is not None),
-            unsafe=_mapped(raw_unsafe, self.unsafe.calibrator),
-            labels={k: m and _mapped(m, self.labels[k].calibrator) for k, m in raw_labels.items()},
+            unsafe=self.calibrated(UNSAFE, raw_unsafe),
+            labels={k: m and self.calibrated(k, m) for k, m in raw_labels.items()},
             calibrated=True,
             raw=Raw(raw_unsafe, raw_labels),
         )
+
+    def calibrated(self, name: str, raw: Marginal) -> Marginal:
+        """The calibrated marginal of a label, or of ``unsafe``."""
+        return _mapped(raw, self.entry(name).calibrator)
 
     def check(self, manifest: Manifest, spec: Spec, where: str) -> None:
         """Refuses a calibration that was fitted on something else.
@@ -193,7 +197,7 @@ class Calibration:
         try:
             if path.stat().st_size > _MAX_SIZE:
                 raise TokmargError(f"{path}: larger than {_MAX_SIZE // 2**20} MiB")
-            data = json.loads(path.read_bytes())
+            data = strict_json(path.read_bytes())
         except OSError as error:
             raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
         except (ValueError, RecursionError) as error:

@@ -11,7 +11,8 @@ An effect is P(text as it is) - P(text without the part), see :mod:`tokmarg.occl
 make of the text without that part, no more: two parts that say the same hide each other's effect, and the effects do
 not add up to the probability.
 
-Probabilities here are the guard's own: no calibration, no thresholds.
+Trees and effects are the guard's own, raw: a calibrator maps the probability of a label, not that of a verdict. Where
+the guard has a calibration, ``calibrated`` has the labels' calibrated probabilities beside the raw ones.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .marginals import Bounds
 from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Segment, first_cut, joined
 from .output import to_json
 from .prompt import Content, Message, messages_of
+from .result import Marginal
 from .spec import Role
 from .verdicts import Verdict, VerdictNode, verdict_tree, verdicts
 
@@ -61,7 +63,9 @@ class Explanation:
         id: passed through.
         model: name of the model in the bundle's manifest.
         messages: the conversation; the last message is judged.
-        probabilities: event -> bounds: ``unsafe``, the labels in the policy's order, further events.
+        probabilities: event -> raw bounds: ``unsafe``, the labels in the policy's order, further events.
+        calibrated: ``unsafe`` and labels -> what the guard's calibration makes of them, as :meth:`tokmarg.Guard.score`
+            gives it; None where the guard has none.
         titles: label id -> what people read.
         coverage, converged: as in :class:`tokmarg.Result`.
         trees: one; of guards that are asked for one label at a time one for each, most probable first.
@@ -72,6 +76,7 @@ class Explanation:
     model: str
     messages: tuple[Message, ...]
     probabilities: Mapping[str, Bounds]
+    calibrated: Mapping[str, Marginal] | None
     titles: Mapping[str, str]
     coverage: float | None
     converged: bool
@@ -107,6 +112,11 @@ class Explanation:
             "probabilities": {
                 event: {"probability": b.middle, "lower": b.lower, "upper": b.upper}
                 for event, b in self.probabilities.items()
+            },
+            "calibrated": self.calibrated
+            and {
+                event: {"probability": m.probability, "lower": m.lower, "upper": m.upper}
+                for event, m in self.calibrated.items()
             },
             "coverage": self.coverage,
             "converged": self.converged,
@@ -184,9 +194,20 @@ def explain(
         model=guard.manifest.model_id,
         messages=messages,
         probabilities=occluder.full,
+        calibrated=_calibrated(guard, occluder.full),
         titles={label.id: label.title for label in guard.spec.labels},
         coverage=marginals.coverage,
         converged=marginals.converged,
         trees=tuple(trees),
         occlusion=occlusion,
     )
+
+
+def _calibrated(guard: Guard, raw: Mapping[str, Bounds]) -> dict[str, Marginal] | None:
+    if (calibration := guard.calibration) is None:
+        return None
+    names = [name for name in raw if name == UNSAFE or name in calibration.labels]
+    return {
+        name: calibration.calibrated(name, Marginal(raw[name].middle, raw[name].lower, raw[name].upper))
+        for name in names
+    }

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from .explanation import Effect, Explanation, Occlusion, Segment, VerdictTree
 from .marginals import Bounds
+from .result import Marginal
 from .verdicts import VerdictNode
 
 __all__ = ["page"]
@@ -99,15 +100,28 @@ def _probabilities(found: Explanation) -> Iterator[str]:
     low = found.coverage is not None and found.coverage < 0.5
     yield f'<p class="{"warn" if low else "soft"}">coverage {coverage}'
     yield "" if found.converged else "; not converged: the bounds are wider than the tolerance"
-    yield "</p><table><tbody>"
+    yield "</p>"
+    if found.calibrated is not None:
+        yield '<p class="soft">The last two columns are calibrated. All else on this page is raw: what the guard says, '
+        yield "before calibration.</p>"
+    yield "<table>"
+    if found.calibrated is not None:
+        yield '<thead><tr><th></th><th></th><th></th><th class="number">raw</th><th></th>'
+        yield '<th class="number">calibrated</th><th></th></tr></thead>'
+    yield "<tbody>"
     for event, bounds in found.probabilities.items():
         title = found.titles.get(event, "")
         yield f"<tr><th>{_text(event)}</th><td>{_text(title)}</td><td>{_bar(bounds.middle)}</td>"
-        yield f'<td class="number">{bounds.middle:.3f}</td><td class="number soft">{_interval(bounds)}</td></tr>'
+        yield f'<td class="number">{bounds.middle:.3f}</td><td class="number soft">{_interval(bounds)}</td>'
+        if found.calibrated is not None:
+            mapped = found.calibrated.get(event)
+            shown = ("", "") if mapped is None else (f"{mapped.probability:.3f}", _interval(mapped))
+            yield f'<td class="number">{shown[0]}</td><td class="number soft">{shown[1]}</td>'
+        yield "</tr>"
     yield "</tbody></table>"
 
 
-def _interval(bounds: Bounds) -> str:
+def _interval(bounds: Bounds | Marginal) -> str:
     return f"[{bounds.lower:.3f}, {bounds.upper:.3f}]"
 
 

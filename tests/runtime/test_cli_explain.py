@@ -166,3 +166,54 @@ def test_colours_on_a_terminal(environment, refused):  # noqa: F811
     assert code == 0
     assert ("\x1b[31m   +0.964\x1b[0m" in screen) is not bool(refused)
     assert ("\x1b" in screen) is not bool(refused)
+
+
+@pytest.fixture
+def calibration(tokmarg, tmp_path):
+    """A calibration of the word guard, which is always sure, on records where it is wrong every fourth time."""
+    contents = [("gun", ["A"]), ("idiot", ["B"]), ("hello", [])] * 40
+    rows = [{"text": text, "labels": labels if i % 4 else []} for i, (text, labels) in enumerate(contents)]
+    rows[8]["labels"] = rows[20]["labels"] = ["A"]
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert tokmarg("calibrate", "--data", data, "-o", tmp_path / "c.json").exit_code == 0
+    return tmp_path / "c.json"
+
+
+def test_calibrated_probabilities_stand_beside_the_raw_ones(tokmarg, calibration, tmp_path):
+    score = json.loads(tokmarg("score", "--format", "jsonl", "--calibration", calibration, "hello gun").stdout)
+    found = json.loads(tokmarg("explain", "--json", "--calibration", calibration, "hello gun").stdout)
+    raw = json.loads(tokmarg("explain", "--json", "hello gun").stdout)
+    assert {name: m["probability"] for name, m in found["calibrated"].items()} == pytest.approx(
+        {"unsafe": score["unsafe"], "A": score["labels"]["A"], "B": score["labels"]["B"]}, abs=1e-6
+    )
+    assert [found["calibrated"]["A"][side] for side in ("lower", "upper")] == pytest.approx(
+        score["bounds"]["A"], abs=1e-6
+    )
+    assert raw["calibrated"] is None
+    assert {**found, "calibrated": None} == raw  # trees and effects are the guard's own
+
+    page = tmp_path / "page.html"
+    shown = tokmarg("explain", "--calibration", calibration, "--html", page, "hello gun").stdout.split("\n")
+    plain = tokmarg("explain", "hello gun").stdout.split("\n")
+    unsafe = found["calibrated"]["unsafe"]
+    assert shown[1:4] == [
+        f"calibrated: unsafe {unsafe['probability']:.3f} [{unsafe['lower']:.3f}, {unsafe['upper']:.3f}]"
+        f"   A {score['labels']['A']:.3f}   B {score['labels']['B']:.3f}",
+        f"raw: {plain[1]}",
+        "All below is raw: what the guard itself says, before calibration.",
+    ]
+    assert [shown[0], *shown[4:]] == [plain[0], *plain[2:]]
+    assert "All else on this page is raw" in page.read_text(encoding="utf-8")
+    assert f'<td class="number">{unsafe["probability"]:.3f}</td>' in page.read_text(encoding="utf-8")
+
+
+def test_a_calibrated_bundle_explains_itself_so_too(tokmarg, calibration, word_bundle, tmp_path):
+    bundle = tmp_path / "calibrated"
+    assert tokmarg("calibrate", "--data", tmp_path / "d.jsonl", "-o", bundle).exit_code == 0
+    found = tokmarg("explain", "--bundle", bundle, "gun").stdout
+    assert found == tokmarg("explain", "--calibration", calibration, "gun").stdout
+    assert found.split("\n")[1].startswith("calibrated: unsafe 0.")
+    plain = tokmarg("explain", "gun").stdout
+    assert tokmarg("explain", "--bundle", bundle, "--calibration", "none", "gun").stdout == plain
+    assert "raw" not in plain

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ContentError, TokmargError
-from .score import Probability
+from . import options
+from .quiet import quiet
 from .sink import Sink
 from .source import STDIN, Source
 
@@ -23,13 +24,14 @@ __all__ = ["explain"]
 
 @click.command(short_help="Show a content's verdicts, and the words behind each label.")
 @click.argument("text", required=False)
-@click.option("--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]")
+@options.bundle
+@options.calibration
 @click.option("--input", "path", metavar="FILE|-", help="Take the content from a file, or from stdin (-).")
 @click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]")
 @click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
 @click.option("--record", "number", type=click.IntRange(min=1), metavar="N", help="The input's record N, from 1.")
 @click.option("--id", "wanted", metavar="ID", help="The input's first record with this id.")
-@click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of a bare text. [default: user]")
+@options.role
 @click.option("--words", "by_words", is_flag=True, help="Leave out words at once, not sentences first.")
 @click.option(
     "--depth",
@@ -49,36 +51,23 @@ __all__ = ["explain"]
 )
 @click.option(
     "--least",
-    type=Probability(0, 1, max_open=True),
+    type=options.Probability(0, 1, max_open=True),
     default=0.01,
     show_default=True,
     metavar="X",
     help="Verdicts that begin with less probability are 'other'.",
 )
-@click.option(
-    "--tolerance",
-    type=Probability(0, 1, min_open=True),
-    default=1e-3,
-    show_default=True,
-    metavar="X",
-    help="Widest interval that counts as converged.",
-)
-@click.option(
-    "--max-nodes",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Verdict nodes to expand at most, for each variant.",
-)
+@options.tolerance
+@options.max_nodes
 @click.option("--html", metavar="FILE", help="Write a page, too: one file that needs no network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
-@click.option("--no-verify", is_flag=True, help="Skip the sha256 check of the bundle.")
+@options.device
+@options.threads
+@options.no_verify
 def explain(
     text: str | None,
     bundle: str | None,
+    calibration_file: str | None,
     path: str | None,
     input_format: Any,
     text_field: str | None,
@@ -101,6 +90,7 @@ def explain(
 
     First the verdicts that the guard could give, as a tree with probabilities, with a mark where it hesitates.
     Then what each part of the message that is judged adds to a label's probability, found by leaving it out.
+    Both are raw; where there is a calibration, the calibrated probabilities stand above them.
     """
     if number is not None and wanted is not None:
         raise click.UsageError("--record and --id exclude each other.")
@@ -117,7 +107,14 @@ def explain(
 
     with ExitStack() as stack:
         record = _pick(source, stack, role, number, wanted)
-        guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify)
+        with quiet():
+            guard = Guard.load(
+                bundle,
+                device=device,
+                threads=threads,
+                verify=not no_verify,
+                calibration=options.chosen(calibration_file),
+            )
         sink = stack.enter_context(Sink(None))
         try:
             found = explain_content(

@@ -36,7 +36,7 @@ class Explained:
 
     def render(self, found: Explanation) -> str:
         """All of it, with its last newline."""
-        lines = [self._style(fit(printable(found.text.strip()), _TEXT), bold=True), self._summary(found), ""]
+        lines = [self._style(fit(printable(found.text.strip()), _TEXT), bold=True), *self._summary(found), ""]
         lines.append("What the guard would say, and how likely")
         for tree in found.trees:
             lines += self._tree(tree, found)
@@ -44,7 +44,7 @@ class Explained:
         lines += ["", *self._occlusion(found, found.occlusion, "")]
         return "\n".join(lines) + "\n"
 
-    def _summary(self, found: Explanation) -> str:
+    def _summary(self, found: Explanation) -> Iterator[str]:
         bounds = found.probabilities["unsafe"]
         coverage = "unknown"
         if found.coverage is not None:  # low ones matter by their order of magnitude
@@ -52,7 +52,17 @@ class Explained:
         parts = [f"unsafe {bounds.middle:.3f} [{bounds.lower:.3f}, {bounds.upper:.3f}]", f"coverage {coverage}"]
         if not found.converged:
             parts.append("not converged")
-        return "   ".join(parts)
+        if found.calibrated is None:
+            yield "   ".join(parts)
+            return
+        marginal = found.calibrated["unsafe"]
+        yield f"calibrated: unsafe {marginal.probability:.3f} [{marginal.lower:.3f}, {marginal.upper:.3f}]" + "".join(
+            f"   {fit(printable(event), _COLUMN - 1)} {found.calibrated[event].probability:.3f}"
+            for event in found.leading_events(_COLUMNS)[1:]
+            if event in found.calibrated
+        )
+        yield f"raw: {'   '.join(parts)}"
+        yield "All below is raw: what the guard itself says, before calibration."
 
     # The tree
 
