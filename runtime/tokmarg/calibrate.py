@@ -18,8 +18,10 @@ from .grammar import UNSAFE
 from .guarantee import Guarantee
 from .guard import Guard
 from .labelled import read_label_map, read_labelled
+from .labels import Role
 from .observed import observe
 from .origin import CALIBRATION, Data, Origin, Search
+from .records import Format
 from .result import CALIBRATIONS, CalibrationMethod
 from .targets import Target
 
@@ -35,6 +37,9 @@ def fit(
     guarantee: Guarantee | None = None,
     certify: Sequence[str] | None = None,
     label_map: str | os.PathLike[str] | None = None,
+    role: Role | None = None,
+    text_field: str = "text",
+    format: Format | None = None,
     tolerance: float = 1e-3,
     max_nodes: int = 256,
     on_overflow: Literal["error", "window"] = "error",
@@ -47,12 +52,13 @@ def fit(
 
     Args:
         guard: whose raw scores are calibrated (a calibration that it has does not matter).
-        data: JSONL file, see :mod:`tokmarg.labelled`.
+        data: JSONL or CSV file, see :mod:`tokmarg.labelled`.
         method: ``platt``, ``isotonic``, ``temperature`` or ``beta``.
         target: what thresholds shall reach, such as ``recall>=0.95`` (:mod:`tokmarg.targets`); None sets none.
         guarantee: what certified thresholds promise (:mod:`tokmarg.guarantee`).
         certify: labels, or ``unsafe``, that get a certified threshold; None takes all of which any truth is known.
         label_map: TOML file that joins the data's taxonomy.
+        role, text_field, format: as for :func:`tokmarg.labelled.read_labelled`.
         tolerance, max_nodes, on_overflow: as for :meth:`tokmarg.Guard.score`.
         folds, seed: of the cross-validation behind the figures.
         warn: called with one line for every name that falls short of what was asked for.
@@ -68,11 +74,16 @@ def fit(
         raise TokmargError(f"folds must be 2 or more, not {folds!r}")
     aim = Target.parse(target) if isinstance(target, str) else target
     mapping = None if label_map is None else read_label_map(Path(label_map), guard.labels)
-    examples = read_labelled(data, guard.labels, mapping)
+    examples = read_labelled(data, guard.labels, mapping, role=role, text_field=text_field, format=format)
     search = Search(tolerance, max_nodes, on_overflow)
-    observed, scored = observe(guard, examples, search, lambda done: progress(done, len(examples)))
-    if scored < len(examples):
-        warn(f"{data}: {len(examples) - scored:,} of {len(examples):,} records could not be scored and do not count")
+    observed, failures = observe(guard, examples, search, lambda done: progress(done, len(examples)))
+    scored = len(examples) - sum(failures.values())
+    if failures:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
+        warn(
+            f"{data}: {len(examples) - scored:,} of {len(examples):,} records could not be scored ({reasons}) and "
+            "do not count"
+        )
     try:
         fitted = fit_observed(
             observed, method, target=aim, guarantee=guarantee, certify=certify, folds=folds, seed=seed

@@ -130,6 +130,7 @@ class Evaluation:
             "low_coverage": run.scored.low_coverage,
             "converged": run.scored.converged,
             "failed": run.scored.failed,
+            "failures": run.scored.failures,
             "seconds_per_item": run.scored.seconds_per_item,
         }
         if run.reference is not None and run.differences is not None:

@@ -147,10 +147,10 @@ def measure(cases: Cases, threshold: float) -> dict[str, Any]:
     Returns:
         plain types: ``micro_f1``, ``hamming_loss``, ``micro_auc`` as in the paper; ``macro_auc`` and
         ``macro_average_precision`` over the labels with both classes; ``ece`` (pooled, 15 bins of equal mass) and
-        ``brier``; ``before_calibration`` with ``ece``, ``brier``, ``unsafe_ece`` and ``unsafe_brier`` of the raw
-        scores, or None; ``unsafe`` with ``auc``, ``average_precision``, ``ece``, ``brier``, ``positives``,
-        ``negatives`` and, at 0.5, ``recall`` and ``false_positive_rate``; ``labels`` with ``auc``,
-        ``average_precision``, ``f1``, ``ece``, ``brier``, ``positives`` and ``negatives`` for each.
+        ``brier``; ``before_calibration`` with ``ece``, ``brier``, ``micro_auc``, ``macro_auc``, ``unsafe_ece``,
+        ``unsafe_brier`` and ``unsafe_auc`` of the raw scores, or None; ``unsafe`` with ``auc``, ``average_precision``,
+        ``ece``, ``brier``, ``positives``, ``negatives`` and, at 0.5, ``recall`` and ``false_positive_rate``; ``labels``
+        with ``auc``, ``average_precision``, ``f1``, ``ece``, ``brier``, ``positives`` and ``negatives`` for each.
     """
     truth, score = cases.pooled()
     per_label = {label: _of_label(*cases.label(i), threshold) for i, label in enumerate(cases.labels)}
@@ -178,8 +178,11 @@ def _before(raw: Cases) -> dict[str, float | None]:
     return {
         "ece": expected_calibration_error(*raw.pooled()),
         "brier": brier(*raw.pooled()),
+        "micro_auc": auc(*raw.pooled()),
+        "macro_auc": _mean([auc(*raw.label(i)) for i in range(len(raw.labels))]),
         "unsafe_ece": expected_calibration_error(*raw.unsafe()),
         "unsafe_brier": brier(*raw.unsafe()),
+        "unsafe_auc": auc(*raw.unsafe()),
     }
 
 

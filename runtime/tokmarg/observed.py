@@ -50,13 +50,13 @@ class Observed:
 
 def observe(
     guard: Guard, examples: Sequence[Example], search: Search, progress: Callable[[int], object] | None = None
-) -> tuple[Observed, int]:
+) -> tuple[Observed, dict[str, int]]:
     """Scores labelled records.
 
     Nothing is searched further for a threshold's sake: a score with thresholds is then searched at least as far.
 
     Returns:
-        truths and scores, and how many records could be scored.
+        truths and scores, and error type -> how many records could not be scored for it.
 
     Raises:
         TokmargError: none could.
@@ -79,4 +79,4 @@ def observe(
                 if marginal is not None:
                     bounds[:, i, k] = marginal.probability, marginal.lower, marginal.upper
     truth = np.column_stack([scored.cases.truth, scored.cases.unsafe_truth])
-    return Observed(names, truth, *bounds), len(examples) - scored.failed
+    return Observed(names, truth, *bounds), scored.failures

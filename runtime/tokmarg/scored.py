@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from .metrics import Cases
 from .packing import OnOverflow
 from .result import Marginal, Method, MethodResult, Result, Thresholds
 
-__all__ = ["LOW_COVERAGE", "Scored", "score_examples"]
+__all__ = ["LOW_COVERAGE", "Scored", "failures", "score_examples"]
 
 #: Below this the guard hardly answers in its grammar: wrong template, wrong model, or an attack.
 LOW_COVERAGE = 0.5
@@ -47,6 +48,16 @@ class Scored:
     converged: float
     failed: int
     seconds_per_item: float
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Error type -> how many records could not be scored for it, most frequent first."""
+        return failures(self.results)
+
+
+def failures(results: Iterable[Result | MethodResult | ContentError]) -> dict[str, int]:
+    """Error type -> how often it occurs, most frequent first."""
+    return dict(Counter(result.type for result in results if isinstance(result, ContentError)).most_common())
 
 
 def score_examples(
@@ -102,7 +113,7 @@ def score_examples(
     seconds = (time.perf_counter() - began) / len(examples)
     scored = [result for result in found if not isinstance(result, ContentError)]
     if not scored:
-        raise TokmargError("no record could be scored")
+        raise TokmargError(_all_failed(examples, found))
     coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
     return Scored(
         Cases(
@@ -122,6 +133,14 @@ def score_examples(
         len(found) - len(scored),
         seconds,
     )
+
+
+def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]) -> str:
+    """The most frequent reason, how frequent it is, and the first record that it befell."""
+    reason, count = next(iter(failures(results).items()))
+    errors = ((e.record.id, r) for e, r in zip(examples, results, strict=True) if isinstance(r, ContentError))
+    id, first = next((id, error) for id, error in errors if error.type == reason)
+    return f"no record could be scored: {reason} in {count:,} of {len(results):,}; first record {id!r:.40}: {first}"
 
 
 def _values(result: Any) -> _Values:

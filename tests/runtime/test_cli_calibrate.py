@@ -157,8 +157,12 @@ def test_data_that_cannot_certify(tokmarg: Run, data: Path, tmp_path: Path) -> N
     ("content", "message"),
     [
         ([], "is empty"),
-        ([{"text": "gun", "labels": ["A"]}] * 30, "one class only: every scored record is unsafe"),
-        ([{"text": "hello", "labels": []}] * 30, "one class only: every scored record is safe"),
+        (
+            [{"text": "gun", "labels": ["A"]}] * 30,
+            "one class only: every scored record is unsafe, and no label applies to some records and not to others",
+        ),
+        ([{"text": "hello", "labels": []}] * 30, "one class only: every scored record is safe, and no label"),
+        ([{"text": "gun", "unsafe": True}] * 30, "one class only: every scored record is unsafe; calibration needs"),
         ([{"text": "gun", "labels": ["Z"]}], "line 1: labels: 'Z' is none of A, B, C"),
         (
             [{"id": 1, "text": "gun", "labels": []}, {"id": 1, "text": "x", "labels": []}],
@@ -166,7 +170,10 @@ def test_data_that_cannot_certify(tokmarg: Run, data: Path, tmp_path: Path) -> N
         ),
         ([{"text": "gun"}], "no record says anything"),
         (rows(1), "too few records: a calibrator takes 10 positives and 10 negatives"),
-        ([{"text": " ", "labels": ["A"]}, {"text": " ", "labels": []}], "no record could be scored"),
+        (
+            [{"text": " ", "labels": ["A"]}, {"text": " ", "labels": []}],
+            "no record could be scored: empty_text in 2 of 2; first record 1: text is empty or blank",
+        ),
     ],
 )
 def test_unfit_data_are_one_line(tokmarg: Run, content: list[dict[str, object]], message: str, tmp_path: Path) -> None:
@@ -176,6 +183,49 @@ def test_unfit_data_are_one_line(tokmarg: Run, content: list[dict[str, object]],
     assert line.startswith("Error: ")
     assert message in line
     assert [p.name for p in tmp_path.iterdir()] == ["d.jsonl"]
+
+
+def test_records_that_are_all_unsafe_calibrate_the_labels(tokmarg: Run, tmp_path: Path) -> None:
+    """Every record has one or two labels, as in the paper's set: unsafe has one class, the labels have both."""
+    unsafe = [row for row in rows(30) if row["labels"]]
+    out = tmp_path / "c.json"
+    done = tokmarg("calibrate", "--data", write(tmp_path / "d.jsonl", unsafe), "-o", out, "--target", "max-f1")
+    assert done.exit_code == 0, done.output
+    found = Calibration.read(out)
+    assert [found.labels[label].fitted_on for label in "AB"] == ["own", "own"]
+    assert (found.unsafe.fitted_on, found.unsafe.negatives, found.unsafe.threshold) == ("none", 0, None)
+    assert (
+        "Warning: unsafe: every record is unsafe, and a calibrator needs both kinds; its raw probabilities stay"
+    ) in done.stderr.splitlines()
+    row = json.loads(tokmarg("score", "--format", "jsonl", "--calibration", out, "gun").stdout)
+    assert row["unsafe"] == row["raw"]["unsafe"]
+    assert row["labels"]["A"] != row["raw"]["labels"]["A"]
+
+
+def test_csv_roles_and_fields(tokmarg: Run, data: Path, tmp_path: Path) -> None:
+    """The same records say the same in CSV; label C exists for assistant messages only."""
+    given = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    csv = tmp_path / "d.dat"
+    csv.write_text(
+        "post,labels\n" + "".join(f"{row['text']},{';'.join(row['labels'])}\n" for row in given), encoding="utf-8"
+    )
+    as_jsonl = json.loads(tokmarg("calibrate", "--data", data, "--json").stdout)
+    done = tokmarg("calibrate", "--data", csv, "--input-format", "csv", "--text-field", "post", "--json")
+    as_csv = json.loads(done.stdout)
+    assert (as_csv["labels"], as_csv["unsafe"]) == (as_jsonl["labels"], as_jsonl["unsafe"])
+    assert as_jsonl["labels"]["C"]["negatives"] == 0
+    as_assistant = json.loads(tokmarg("calibrate", "--data", data, "--role", "assistant", "--json").stdout)
+    assert as_assistant["labels"]["C"]["negatives"] == len(given)
+
+
+def test_records_that_could_not_be_scored_are_counted_by_reason(tokmarg: Run, data: Path) -> None:
+    with data.open("a", encoding="utf-8") as file:
+        file.write('{"text": " ", "labels": []}\n' + json.dumps({"text": "gun " * 200, "labels": ["A"]}) + "\n")
+        file.write('{"text": " ", "labels": ["A"]}\n')
+    done = tokmarg("calibrate", "--data", data)
+    assert done.stderr.splitlines()[0] == (
+        f"Warning: {data}: 3 of 123 records could not be scored (2 empty_text, 1 content_too_long) and do not count"
+    )
 
 
 def test_outputs_that_are_in_the_way(tokmarg: Run, data: Path, word_bundle: Path) -> None:

@@ -62,10 +62,20 @@ def test_methods_are_rows_of_the_table(tokmarg: Run, tmp_path: Path) -> None:
 def test_rows_that_cannot_be_scored_are_counted(tokmarg: Run, tmp_path: Path) -> None:
     data = write(tmp_path / "d.jsonl", [*ROWS, {"text": " ", "labels": ["A"]}])
     result = tokmarg("evaluate", "--data", data, "--bootstrap", 0)
-    assert "  1 records could not be scored" in result.stdout
-    data = write(tmp_path / "none.jsonl", [{"text": " ", "labels": ["A"]}])
+    assert "  1 record could not be scored (1 empty_text)" in result.stdout
+    found = json.loads(tokmarg("evaluate", "--data", data, "--bootstrap", 0, "--json").stdout)["methods"]["exact"]
+    assert (found["failed"], found["failures"]) == (1, {"empty_text": 1})
+
+
+def test_where_nothing_can_be_scored_the_most_frequent_reason_is_named(tokmarg: Run, tmp_path: Path) -> None:
+    long = {"text": "gun " * 200, "labels": ["A"]}
+    data = write(tmp_path / "none.jsonl", [{"text": " ", "labels": ["A"]}, {**long, "id": "x"}, {**long, "id": "y"}])
     result = tokmarg("evaluate", "--data", data)
-    assert (result.exit_code, result.stderr) == (1, "Error: no record could be scored\n")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "Error: no record could be scored: content_too_long in 2 of 3; first record 'x': the content is "
+    )
 
 
 def test_one_class_only(tokmarg: Run, tmp_path: Path) -> None:
@@ -94,6 +104,41 @@ def test_one_class_only(tokmarg: Run, tmp_path: Path) -> None:
 def test_files_that_say_too_little_or_too_much(rows: list[object], message: str, tmp_path: Path) -> None:
     with pytest.raises(TokmargError, match=message):
         read_labelled(write(tmp_path / "d.jsonl", rows), ["A", "B", "C"])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("d.jsonl", "", "d.jsonl: is empty"),
+        ("d.jsonl", "\ufeff", "d.jsonl: is empty"),
+        ("d.csv", "", "d.csv: is empty"),
+        ("d.csv", "text,labels\n", "d.csv: is empty"),
+        (
+            "d.jsonl",
+            '{"text": "x", "labels": ["S99"]}',
+            "d.jsonl, line 1: labels: 'S99' is none of A, B, C; a label map",
+        ),
+        ("d.jsonl", '{"text": "x", "labels": [], "known": ["Z"]}', "d.jsonl, line 1: known: 'Z' is none of A, B, C"),
+        ("d.csv", "text,labels\nx,A;Z\n", "d.csv, record 1: labels: 'Z' is none of A, B, C"),
+        (
+            "d.jsonl",
+            '{"id": "a", "text": "x", "labels": []}\n{"id": "a", "text": "y", "labels": []}\n',
+            'd.jsonl, line 2: id "a" was used in line 1 already',
+        ),
+        ("d.csv", "id,text,labels\n7,x,A\n7,y,A\n", 'd.csv, record 2: id "7" was used in record 1 already'),
+        ("d.jsonl", '{"text": "x"}\n', "d.jsonl: no record says anything: it needs labels or unsafe"),
+        ("d.jsonl", '{"text": "x", "labels": []}\n\n', "d.jsonl, line 2: "),
+    ],
+)
+def test_data_that_cannot_be_used_are_one_line(
+    tokmarg: Run, tmp_path: Path, command: str, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    result = tokmarg(command, "--data", tmp_path / name)
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: {tmp_path}/{message}")
 
 
 def test_missing_file(tokmarg: Run, tmp_path: Path) -> None:
@@ -277,3 +322,91 @@ def test_one_class_is_said_in_words(tokmarg: Run, tmp_path: Path) -> None:
     result = tokmarg("evaluate", "--data", data, "--bootstrap", 20, "--report", tmp_path / "r.html")
     assert result.exit_code == 0, result.output
     assert "  no AUC: no negatives of A, unsafe; no positives of B\n" in result.stdout
+
+
+def skewed(times: int, offset: int) -> list[object]:
+    """Records of which the guard, which is nearly sure, is wrong one time in four; other offsets make other texts."""
+    contents = [("gun", ["A"]), ("idiot", ["B"]), ("hello", []), ("hello.", [])]
+    found: list[object] = []
+    for i in range(times):
+        for k, (text, labels) in enumerate(contents):
+            more = " hello" * (2 * (i % 9) + offset)
+            found.append({"text": text + more, "labels": labels if (i + k) % 4 else []})
+    return found
+
+
+@pytest.fixture
+def seen(tokmarg: Run, tmp_path: Path) -> Path:
+    """Records with a calibration beside them, ``c.json``."""
+    data = write(tmp_path / "seen.jsonl", skewed(40, 0))
+    assert tokmarg("calibrate", "--data", data, "-o", tmp_path / "c.json").exit_code == 0
+    return data
+
+
+def test_a_calibration_is_measured_on_other_records(tokmarg: Run, seen: Path, tmp_path: Path) -> None:
+    calibration, data = tmp_path / "c.json", write(tmp_path / "unseen.jsonl", skewed(20, 1))
+    plain = json.loads(tokmarg("evaluate", "--data", data, "--bootstrap", 0, "--json").stdout)["methods"]["exact"]
+    done = tokmarg("evaluate", "--data", data, "--bootstrap", 0, "--json", "--calibration", calibration)
+    assert (done.exit_code, done.stderr) == (0, "")
+    found = json.loads(done.stdout)["methods"]["exact"]
+    before = found["before_calibration"]
+    assert plain["before_calibration"] is None
+    for name in ("ece", "brier", "micro_auc", "macro_auc"):
+        assert before[name] == plain[name]
+    for name in ("ece", "brier", "auc"):
+        assert before[f"unsafe_{name}"] == plain["unsafe"][name]
+    assert found["ece"] <= 0.03 < before["ece"]
+    assert found["brier"] < before["brier"]
+    assert found["labels"]["A"]["auc"] == plain["labels"]["A"]["auc"]  # the order within a label is the same
+    shown = tokmarg("evaluate", "--data", data, "--bootstrap", 0, "--calibration", calibration).stdout.splitlines()
+    assert (
+        f"  calibrated, labels: ECE {before['ece']:.3f} -> {found['ece']:.3f}, "
+        f"Brier {before['brier']:.3f} -> {found['brier']:.3f}, "
+        f"micro AUC {before['micro_auc']:.3f} -> {found['micro_auc']:.3f}"
+    ) in shown
+    assert (
+        f"  calibrated, unsafe: ECE {before['unsafe_ece']:.3f} -> {found['unsafe']['ece']:.3f}, "
+        f"Brier {before['unsafe_brier']:.3f} -> {found['unsafe']['brier']:.3f}, "
+        f"AUC {before['unsafe_auc']:.3f} -> {found['unsafe']['auc']:.3f}"
+    ) in shown
+
+
+def test_a_calibrated_bundle_shows_both_as_well(tokmarg: Run, seen: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "calibrated"
+    assert tokmarg("calibrate", "--data", seen, "-o", bundle).exit_code == 0
+    data = write(tmp_path / "unseen.jsonl", skewed(20, 1))
+    options = ["--data", data, "--bootstrap", 0, "--json"]
+
+    def entry(*more: object) -> dict[str, object]:
+        found = json.loads(tokmarg("evaluate", *options, *more).stdout)["methods"]["exact"]
+        return {name: value for name, value in found.items() if name != "seconds_per_item"}
+
+    sidecar = entry("--calibration", tmp_path / "c.json")
+    assert entry("--bundle", bundle) == sidecar
+    assert sidecar["before_calibration"] is not None
+    assert entry("--bundle", bundle, "--calibration", "none") == entry()
+    # Calibrated against raw, in one run: a policy's guard is raw with none, and so is the bundle compared.
+    done = tokmarg("evaluate", *options, "--calibration", tmp_path / "c.json", "--compare", bundle)
+    assert json.loads(done.stdout)["compared"][0]["methods"]["exact"]["difference"]["ece"]["value"] == 0
+    done = tokmarg("evaluate", *options, "--bundle", bundle, "--calibration", "none", "--compare", bundle)
+    assert json.loads(done.stdout)["compared"][0]["methods"]["exact"]["before_calibration"] is None
+
+
+def test_a_calibration_measured_where_it_was_fitted_is_warned_of(tokmarg: Run, seen: Path, tmp_path: Path) -> None:
+    done = tokmarg("evaluate", "--data", seen, "--bootstrap", 0, "--calibration", tmp_path / "c.json")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"Warning: {seen}: the calibration of ")
+    assert line.endswith(
+        " was fitted on this very file, so it looks better here than it is: measure it on other records"
+    )
+
+
+def test_calibrations_that_cannot_be_used(tokmarg: Run, seen: Path, tmp_path: Path) -> None:
+    done = tokmarg("evaluate", "--data", seen, "--calibration", tmp_path / "none.json")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"Error: {tmp_path / 'none.json'}: cannot be read: No such file or directory\n",
+    )
+    done = tokmarg("evaluate", "--data", seen, "--calibration", tmp_path / "c.json", "--methods", "token,greedy")
+    assert done.exit_code == 2
+    assert "--calibration is for --methods exact, not token,greedy." in done.stderr

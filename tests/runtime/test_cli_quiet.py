@@ -37,15 +37,26 @@ def test_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done
 
 
-@pytest.mark.parametrize("command", [["verify"], ["score", "hello", "--bundle"]])
-def test_a_panic_is_one_line(tmp_path: Path, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify"],
+        ["score", "hello", "--bundle"],
+        ["explain", "hello", "--bundle"],
+        ["evaluate", "--data", "DATA", "--bundle"],
+        ["calibrate", "--data", "DATA", "--bundle"],
+    ],
+)
+def test_a_panic_is_one_line(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, command: list[str]) -> None:
+    data = tmp_path_factory.mktemp("data") / "d.jsonl"
+    data.write_text('{"text": "hello", "labels": []}\n', encoding="utf-8")
     path = word_guard.write(tmp_path) / "tokenizer.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     document["pre_tokenizer"]["pattern"]["Regex"] = "(a+)+$"
     path.write_text(json.dumps(document), encoding="utf-8")
     word_guard.write_manifest(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "tokmarg", *command, str(tmp_path)],
+        [sys.executable, "-m", "tokmarg", *(str(data) if word == "DATA" else word for word in command), str(tmp_path)],
         capture_output=True,
         text=True,
         check=False,

@@ -10,8 +10,9 @@ import click
 
 from ..errors import TokmargError
 from ..result import CALIBRATIONS
+from . import options
 from .progress import Progress
-from .score import Probability
+from .quiet import quiet
 from .terminal import echo, pad, printable
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ __all__ = ["calibrate"]
 
 
 @click.command(short_help="Fit calibrators and thresholds on labelled data.")
-@click.option("--data", required=True, type=click.Path(path_type=Path), metavar="FILE", help="JSONL with labels.")
-@click.option("--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]")
+@options.data
+@options.labelled_format
+@options.labelled_text_field
+@options.role
+@options.label_map
+@options.bundle
 @click.option(
     "-o",
     "--output",
@@ -42,7 +47,7 @@ __all__ = ["calibrate"]
 )
 @click.option(
     "--confidence",
-    type=Probability(0, 1, min_open=True, max_open=True),
+    type=options.Probability(0, 1, min_open=True, max_open=True),
     default=0.95,
     show_default=True,
     metavar="X",
@@ -50,17 +55,20 @@ __all__ = ["calibrate"]
 )
 @click.option("--simultaneous", is_flag=True, help="The guarantee is about all thresholds at once, not about each.")
 @click.option("--certify", metavar="NAMES", help="Labels, or unsafe, that the guarantee is for. [default: all]")
-@click.option("--label-map", type=click.Path(path_type=Path), metavar="FILE", help="TOML: joins another taxonomy.")
-@click.option("--tolerance", type=Probability(0, 1, min_open=True), default=1e-3, show_default=True, metavar="X")
-@click.option("--max-nodes", type=click.IntRange(min=1), default=256, show_default=True, metavar="N")
-@click.option("--on-overflow", type=click.Choice(["error", "window"]), default="error", show_default=True)
+@options.tolerance
+@options.max_nodes
+@options.on_overflow
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N", help="Behind figures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: one per core]")
+@options.device
+@options.threads
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as one JSON object.")
 def calibrate(
     data: Path,
+    input_format: Any,
+    text_field: str,
+    role: Any,
+    label_map: Path | None,
     bundle: str | None,
     output: Path | None,
     method: Any,
@@ -69,7 +77,6 @@ def calibrate(
     confidence: float,
     simultaneous: bool,
     certify: str | None,
-    label_map: Path | None,
     tolerance: float,
     max_nodes: int,
     on_overflow: Any,
@@ -105,7 +112,8 @@ def calibrate(
         raise TokmargError(f"{output}: exists already; choose another folder, or a file that ends in .json")
     if output is not None and alone and output.resolve() == data.resolve():
         raise click.UsageError(f"--output: {output}: is the data file.")
-    guard = Guard.load(source.path, device=device, threads=threads, calibration=False)
+    with quiet():
+        guard = Guard.load(source.path, device=device, threads=threads, calibration=False)
     progress = Progress(sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None, None)
 
     def warn(message: str) -> None:
@@ -121,6 +129,9 @@ def calibrate(
             guarantee=guarantee,
             certify=None if certify is None else [name.strip() for name in certify.split(",")],
             label_map=label_map,
+            role=role,
+            text_field=text_field,
+            format=input_format,
             tolerance=tolerance,
             max_nodes=max_nodes,
             on_overflow=on_overflow,

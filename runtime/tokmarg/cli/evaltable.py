@@ -71,20 +71,30 @@ def _notes(run: Run, runs: tuple[Run, ...]) -> Iterator[str]:
             if (found := run.differences[name]).value is not None
         ]
         yield f"against {printable(what)}: " + (", ".join(parts) or "nothing that both can measure")
-    before = run.metrics["before_calibration"]
-    if before is not None:
-        yield (
-            f"before calibration: ECE {_number(before['ece'])}, Brier {_number(before['brier'])}; "
-            f"unsafe: ECE {_number(before['unsafe_ece'])}, Brier {_number(before['unsafe_brier'])}"
-        )
+    if run.metrics["before_calibration"] is not None:
+        yield from _calibrated(run.metrics, run.metrics["before_calibration"])
     if run.scored.low_coverage:
         yield f"coverage below 0.5 in {run.scored.low_coverage:.1%} of the records"
     if run.scored.converged < 1:
         yield f"{1 - run.scored.converged:.1%} of the records did not converge"
     if run.scored.failed:
-        yield f"{run.scored.failed:,} records could not be scored"
+        records = "record" if run.scored.failed == 1 else "records"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in run.scored.failures.items())
+        yield f"{run.scored.failed:,} {records} could not be scored ({reasons})"
     if missing := _undefined(run.metrics):
         yield "no AUC: " + "; ".join(missing)
+
+
+def _calibrated(metrics: Mapping[str, Any], before: Mapping[str, float | None]) -> Iterator[str]:
+    """Figures before and after calibration."""
+    unsafe = metrics["unsafe"]
+    for what, figures in (
+        ("labels", {"ECE": ("ece", "ece"), "Brier": ("brier", "brier"), "micro AUC": ("micro_auc", "micro_auc")}),
+        ("unsafe", {"ECE": ("unsafe_ece", "ece"), "Brier": ("unsafe_brier", "brier"), "AUC": ("unsafe_auc", "auc")}),
+    ):
+        after = metrics if what == "labels" else unsafe
+        pairs = (f"{name} {_number(before[old])} -> {_number(after[new])}" for name, (old, new) in figures.items())
+        yield f"calibrated, {what}: {', '.join(pairs)}"
 
 
 def _undefined(metrics: Mapping[str, Any]) -> list[str]:

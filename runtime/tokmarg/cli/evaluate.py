@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from ..result import METHODS, Method
+from . import options
 from .progress import Progress
 from .quiet import quiet
-from .score import Probability
-from .terminal import echo
+from .terminal import echo, printable
 
 if TYPE_CHECKING:
     from ..guard import Guard
 
 __all__ = ["evaluate"]
 
-_FILE = click.Path(path_type=Path)
-
 
 @click.command(short_help="Measure a bundle on labelled data.")
-@click.option("--data", required=True, type=_FILE, metavar="FILE", help="JSONL or CSV with labels.")
-@click.option("--input-format", type=click.Choice(["jsonl", "csv"]), help="[default: the extension's]")
-@click.option("--text-field", default="text", show_default=True, metavar="NAME", help="Field or column with the text.")
-@click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
-@click.option("--label-map", type=_FILE, metavar="FILE", help="TOML: joins another taxonomy.")
-@click.option("--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]")
+@options.data
+@options.labelled_format
+@options.labelled_text_field
+@options.role
+@options.label_map
+@options.bundle
+@options.calibration
 @click.option(
     "--compare",
     multiple=True,
@@ -41,35 +41,15 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--threshold",
-    type=Probability(0, 1),
+    type=options.Probability(0, 1),
     default=0.2,
     show_default=True,
     metavar="X",
     help="A label is predicted where its score reaches this; 0.2 is the paper's.",
 )
-@click.option(
-    "--tolerance",
-    type=Probability(0, 1, min_open=True),
-    default=1e-3,
-    show_default=True,
-    metavar="X",
-    help="exact: widest interval that counts as converged.",
-)
-@click.option(
-    "--max-nodes",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="exact: verdict nodes to expand at most.",
-)
-@click.option(
-    "--on-overflow",
-    type=click.Choice(["error", "window"]),
-    default="error",
-    show_default=True,
-    help="Content beyond the context window: not scored, or overlapping windows.",
-)
+@options.tolerance
+@options.max_nodes
+@options.on_overflow
 @click.option(
     "--bootstrap",
     "samples",
@@ -79,9 +59,14 @@ _FILE = click.Path(path_type=Path)
     metavar="N",
     help="Resamples behind the 95 % intervals; 0 for none.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: one per core]")
-@click.option("--report", type=_FILE, metavar="FILE", help="Write a report too: one HTML file that opens offline.")
+@options.device
+@options.threads
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report too: one HTML file that opens offline.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     data: Path,
@@ -90,6 +75,7 @@ def evaluate(
     role: Any,
     label_map: Path | None,
     bundle: str | None,
+    calibration_file: str | None,
     compare: tuple[str, ...],
     methods: str,
     threshold: float,
@@ -108,8 +94,13 @@ def evaluate(
     labels that were looked at, where not all were. In CSV they are columns, ids joined by `;`.
 
     With --compare, the difference of each metric comes with an interval over the same resampled records.
+
+    Where a bundle is calibrated, ECE, Brier score and AUC before calibration are given too. A calibration says how good
+    it is on records that it was not fitted on. --calibration is that of --bundle; none is for every bundle.
     """
     names = _methods(methods)
+    if calibration_file not in (None, "none") and "exact" not in names:
+        raise click.UsageError(f"--calibration is for --methods exact, not {methods}.")
     if report is not None:
         _check_report(report, data)
 
@@ -119,11 +110,12 @@ def evaluate(
     from .evaltable import describe
 
     with quiet():
-        guards = _guards(bundle, compare, device, threads)
+        guards = _guards(bundle, compare, calibration_file, device, threads)
     check_methods(guards, names)
     labels = list(dict.fromkeys(label for guard in guards.values() for label in guard.labels))
     mapping = None if label_map is None else read_label_map(label_map, labels)
     examples = read_labelled(data, labels, mapping, role=role, text_field=text_field, format=input_format)
+    _warn_of_seen(guards, data)
     progress = Progress(sys.stderr if sys.stderr.isatty() else None, len(examples) * len(guards) * len(names))
     try:
         evaluation = measure(
@@ -158,17 +150,21 @@ def _methods(names: str) -> list[Method]:
     return found
 
 
-def _guards(bundle: str | None, compare: tuple[str, ...], device: Any, threads: int | None) -> dict[str, Guard]:
+def _guards(
+    bundle: str | None, compare: tuple[str, ...], calibration_file: str | None, device: Any, threads: int | None
+) -> dict[str, Guard]:
     """The guards by name: as short as tells them apart."""
     from ..guard import Guard
 
-    first = Guard.load(bundle, device=device, threads=threads)
+    calibration = options.chosen(calibration_file)
+    first = Guard.load(bundle, device=device, threads=threads, calibration=calibration)
+    others: Literal[False] | None = False if calibration is False else None
     found = [(bundle or str(first.path), first)]
     for other in compare:
         if other.lower().endswith((".toml", ".json")):
-            guard = Guard.load(bundle, device=device, threads=threads, policy=other)
+            guard = Guard.load(bundle, device=device, threads=threads, policy=other, calibration=others)
         else:
-            guard = Guard.load(other, device=device, threads=threads)
+            guard = Guard.load(other, device=device, threads=threads, calibration=others)
         found.append((other, guard))
     short = [os.path.basename(os.path.normpath(given)) for given, _ in found]
     names: dict[str, Guard] = {}
@@ -177,6 +173,19 @@ def _guards(bundle: str | None, compare: tuple[str, ...], device: Any, threads: 
         copies = sum(name == known or known.startswith(f"{name} (") for known in names)
         names[f"{name} ({copies + 1})" if copies else name] = guard
     return names
+
+
+def _warn_of_seen(guards: dict[str, Guard], data: Path) -> None:
+    """Warns where a calibration is to be measured on the very file that it was fitted on."""
+    calibrated = {name: guard.calibration for name, guard in guards.items() if guard.calibration is not None}
+    digest = hashlib.sha256(data.read_bytes()).hexdigest() if calibrated else ""
+    for name, calibration in calibrated.items():
+        if calibration.data.sha256 == digest:
+            click.echo(
+                f"Warning: {printable(str(data))}: the calibration of {printable(name)} was fitted on this very file, "
+                "so it looks better here than it is: measure it on other records",
+                err=True,
+            )
 
 
 def _check_report(report: Path, data: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 from collections import deque
@@ -14,6 +13,7 @@ import click
 
 from ..errors import ContentError, TokmargError
 from ..result import MAX_DEPTH, METHODS
+from . import options
 from .batch import takes
 from .filerun import FileRun
 from .progress import Progress
@@ -34,24 +34,13 @@ __all__ = ["score"]
 Notes = deque[tuple[str, int]]
 
 
-class Probability(click.FloatRange):
-    """A number from 0 to 1; click's own range lets NaN pass."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Reads the number."""
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
-        return number
-
-
 @click.command(short_help="Score texts, or the records of a file.")
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option("--bundle", metavar="BUNDLE", help="Folder, or name of an installed bundle. [default: $TOKMARG_BUNDLE]")
+@options.bundle
 @click.option("--input", "path", metavar="FILE|-", help="Read records from a file, or from stdin (-).")
 @click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]")
 @click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
-@click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
+@options.role
 @click.option("--output", metavar="FILE", help="Write there instead of stdout.")
 @click.option("--resume", is_flag=True, help="Go on where the last run of --input to --output ended.")
 @click.option(
@@ -62,17 +51,12 @@ class Probability(click.FloatRange):
 )
 @click.option(
     "--threshold",
-    type=Probability(0, 1),
+    type=options.Probability(0, 1),
     metavar="X",
     help="Flag where P(unsafe) >= X. [default: the calibration's, else 0.5]",
 )
 @click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
-@click.option(
-    "--calibration",
-    "calibration_file",
-    metavar="FILE|none",
-    help="From tokmarg calibrate; none for raw probabilities. [default: the bundle's, if any]",
-)
+@options.calibration
 @click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
 @click.option(
     "--method",
@@ -81,25 +65,11 @@ class Probability(click.FloatRange):
     show_default=True,
     help="What the scores are: exact marginals, or a method of arXiv:2511.22312.",
 )
-@click.option(
-    "--tolerance",
-    type=Probability(0, 1, min_open=True),
-    default=1e-3,
-    show_default=True,
-    metavar="X",
-    help="exact: widest interval that counts as converged.",
-)
-@click.option(
-    "--max-nodes",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="exact: verdict nodes to expand at most.",
-)
+@options.tolerance
+@options.max_nodes
 @click.option(
     "--top-p",
-    type=Probability(0, 1, min_open=True),
+    type=options.Probability(0, 1, min_open=True),
     default=0.99,
     show_default=True,
     metavar="X",
@@ -107,7 +77,7 @@ class Probability(click.FloatRange):
 )
 @click.option(
     "--eps",
-    type=Probability(0, 1),
+    type=options.Probability(0, 1),
     default=0.01,
     show_default=True,
     metavar="X",
@@ -121,16 +91,10 @@ class Probability(click.FloatRange):
     metavar="N",
     help="any-place: longest path in tokens; greedy, token, fixed-place: most tokens to generate.",
 )
-@click.option(
-    "--on-overflow",
-    type=click.Choice(["error", "window"]),
-    default="error",
-    show_default=True,
-    help="Content beyond the context window: an error row, or overlapping windows.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="[default: one per core]")
-@click.option("--no-verify", is_flag=True, help="Skip the sha256 check of the bundle.")
+@options.on_overflow
+@options.device
+@options.threads
+@options.no_verify
 @click.pass_context
 def score(
     ctx: click.Context,
@@ -190,7 +154,7 @@ def score(
                 device=device,
                 threads=threads,
                 verify=not no_verify,
-                calibration=False if calibration_file == "none" else calibration_file,
+                calibration=options.chosen(calibration_file),
             )
         guard.check_method(method)
         thresholds = _thresholds(guard, threshold, thresholds_file)
