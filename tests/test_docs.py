@@ -23,7 +23,10 @@ from tokmarg_export.specs import list_specs
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 COMMANDS = [
-    *(f"tokmarg {name}" for name in ("score", "explain", "evaluate", "calibrate", "inspect", "verify", "bundles")),
+    *(
+        f"tokmarg {name}"
+        for name in ("score", "explain", "evaluate", "calibrate", "bench", "inspect", "verify", "bundles")
+    ),
     "tokmarg-export",
 ]
 

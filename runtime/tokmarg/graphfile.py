@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import BundleError
 
-__all__ = ["References", "read_references"]
+__all__ = ["References", "fields", "read_references"]
 
 #: message -> field number -> message that stands there. Everything else is stepped over.
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -77,8 +77,8 @@ def _read(data: memoryview, message: str, found: References, depth: int) -> int:
         raise ValueError(f"messages inside each other, more than {_MAX_DEPTH} deep")
     known, count = _MESSAGES[message], 0
     key, values = b"", []
-    for number, content in _fields(data):
-        if content is None:
+    for number, content in fields(data):
+        if not isinstance(content, memoryview):
             continue
         if number in known:
             count += 1
@@ -96,8 +96,12 @@ def _read(data: memoryview, message: str, found: References, depth: int) -> int:
     return count
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """The fields of a message: number, and content where it is bytes."""
+def fields(data: memoryview) -> Iterator[tuple[int, memoryview | int | None]]:
+    """The fields of a protobuf message: number, and content where it is bytes or an integer (unsigned).
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -105,8 +109,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
         if number == 0:
             raise ValueError("a field has number 0")
         if kind == _VARINT:
-            _, at = _varint(data, at)
-            yield number, None
+            value, at = _varint(data, at)
+            yield number, value
             continue
         if kind == _BYTES:
             size, at = _varint(data, at)

@@ -21,6 +21,7 @@ from tokmarg.fields import Fields
 from tokmarg.graphfile import read_references
 from tokmarg.guard import Record
 from tokmarg.labelled import read_label_map, read_labelled
+from tokmarg.peak import read_products
 from tokmarg.policy import apply_policy
 from tokmarg.prefix import read_prefixes
 from tokmarg.prompt import Message, messages_of
@@ -157,6 +158,7 @@ PARSERS: dict[str, Parser] = {
     "csv": Parser("r.csv", lambda rng: damaged(rng, CSV), functools.partial(_records, "csv")),
     "lines": Parser("r.txt", lambda rng: damaged(rng, CSV), functools.partial(_records, "lines")),
     "graph": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_references),
+    "products": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_products),
     "prefix": Parser("p.safetensors", lambda rng: damaged(rng, contents("prefix.safetensors")), _prefixes),
     "tokenizer": Parser(
         "tokenizer.json", lambda rng: dumped(rng, document(rng, json.loads(contents("tokenizer.json")))), _tokenizer

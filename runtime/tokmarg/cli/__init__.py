@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from .bench import bench
 from .bundles import bundles
 from .calibrate import calibrate
 from .evaluate import evaluate
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (score, explain, evaluate, calibrate, bundles, inspect, verify):
+for command in (score, explain, evaluate, calibrate, bench, bundles, inspect, verify):
     main.add_command(command)

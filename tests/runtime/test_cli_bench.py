@@ -1,0 +1,68 @@
+"""``tokmarg bench``: what it says, not how fast anything is."""
+
+import json
+
+import pytest
+
+SHORT = ("--seconds", 0.01, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def found(word_bundle):
+    """The figures of the word guard, by the command in a process of its own, as users run it."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "tokmarg", "bench", "--bundle", str(word_bundle), "--json", *map(str, SHORT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_json_has_every_figure(found, word_bundle):
+    assert found["schema_version"] == 1
+    assert found["bundle"] == {
+        "path": str(word_bundle),
+        "model": "tests/words",
+        "precision": "fp32",
+        "labels": 3,
+        "bytes": sum(path.stat().st_size for path in word_bundle.iterdir() if path.name != "manifest.json"),
+    }
+    assert (found["device"], found["threads"]) == ("cpu", 1)
+    for latency in (found["all_labels"], found["unsafe"]):
+        assert 0 < latency["p50_ms"] <= latency["p99_ms"]
+        assert latency["runs"] >= 8
+    assert found["packed"]["messages"] % 32 == 0
+    assert found["packed"]["tokens_per_second"] > found["packed"]["messages_per_second"] > 0
+    assert found["cold_start"]["runs"] == 3
+    assert 0 < found["memory"]["resident_bytes"] <= found["memory"]["peak_bytes"]
+    assert found["matrix"]["operator"] == "MatMul"
+
+
+def test_p_unsafe_alone_needs_the_decision_only(found):
+    assert found["unsafe"]["max_nodes"] == 1
+
+
+def test_table(tokmarg):
+    result = tokmarg("bench", *SHORT)
+    assert result.exit_code == 0
+    names = [line[:24].strip() for line in result.stdout.splitlines()]
+    assert names == [
+        "machine", "run on", "bundle", "", "one message, all labels", "one message, P(unsafe)", "packed", "cold start",
+        "memory", "matrix peak", "packed scoring reaches",
+    ]  # fmt: skip
+    assert "tests/words, fp32, 3 labels" in result.stdout
+    assert all(len(line) < 100 for line in result.stdout.splitlines()[2:])
+
+
+def test_a_missing_bundle_is_one_line(tokmarg, tmp_path):
+    result = tokmarg("bench", "--bundle", tmp_path / "none")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--threads", "0"], ["TEXT"]])
+def test_wrong_usage(tokmarg, arguments):
+    assert tokmarg("bench", *arguments).exit_code == 2
