@@ -49,7 +49,14 @@ __all__ = ["main"]
     help="Output layer: all rows, or only those of verdict tokens (smaller, but no coverage).",
 )
 @click.option("--gguf-file", metavar="F", help="The GGUF file to take from MODEL (a folder or hub id).")
-@click.option("--adapter", type=click.Path(path_type=Path), metavar="DIR", help="PEFT LoRA to merge first.")
+@click.option(
+    "--adapter",
+    "adapters",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="PEFT LoRA to merge first; several are merged in their order.",
+)
 @click.option("--model-id", metavar="ID", help="The model's name in results. [default: MODEL's own]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to export.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
@@ -71,7 +78,7 @@ def export(
     max_file_size: int | None,
     head: str,
     gguf_file: str | None,
-    adapter: Path | None,
+    adapters: tuple[Path, ...],
     model_id: str | None,
     device: str,
     no_verify: bool,
@@ -93,7 +100,7 @@ def export(
         raise ExportError(f"{output} exists and is not empty; --force replaces it")
     progress = _Progress()
     progress(f"loading {model}")
-    loaded = load_model(model, gguf_file=gguf_file, adapter=adapter)
+    loaded = load_model(model, gguf_file=gguf_file, adapters=adapters)
     if model_id is not None:
         loaded = replace(loaded, model_id=model_id)
     data, where = choose_spec(spec, loaded.model_id)

@@ -31,6 +31,8 @@ from transformers import PreTrainedModel
 
 from tokmarg.bundle import GraphContract
 
+from .rotation import Rotation
+
 __all__ = ["emit_graph", "why_not_fused"]
 
 _OPSET, _IR = 18, 9
@@ -67,15 +69,18 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
     return None
 
 
-def emit_graph(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> onnx.ModelProto:
+def emit_graph(
+    model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, rotation: Rotation | None = None
+) -> onnx.ModelProto:
     """The graph of a model for which :func:`why_not_fused` is None.
 
     Args:
         model: unchanged afterwards.
         contract: the interface; inputs and outputs are not declared yet.
         dtype: of weights, keys and values: float32 or float16. Norms, softmax and positions are computed in float32.
+        rotation: of the same model; the weights are written in its basis. Values (not keys) in the cache are, too.
     """
-    return _Graph(model, contract, dtype).whole()
+    return _Graph(model, contract, dtype, rotation).whole()
 
 
 def _decoder(model: PreTrainedModel) -> Any:
@@ -85,8 +90,10 @@ def _decoder(model: PreTrainedModel) -> Any:
 class _Graph:
     """Nodes and tensors under construction. Methods add nodes and return the names of their outputs."""
 
-    def __init__(self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> None:
-        self._model, self._contract, self._dtype = model, contract, dtype
+    def __init__(
+        self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, rotation: Rotation | None
+    ) -> None:
+        self._model, self._contract, self._dtype, self._rotation = model, contract, dtype, rotation
         self._config = model.config
         self._half = dtype == torch.float16
         self._nodes: list[NodeProto] = []
@@ -99,11 +106,12 @@ class _Graph:
     def whole(self) -> onnx.ModelProto:
         decoder = _decoder(self._model)
         layers = list(decoder.layers)
-        table = self._weight("embedding", decoder.embed_tokens.weight)
+        rows = decoder.embed_tokens.weight
+        table = self._weight("embedding", rows if self._rotation is None else self._rotation.embedding(rows))
         hidden = self._op("Gather", [table, "input_ids"], "hidden", axis=0)
         hidden = self._scaled(hidden, getattr(self._config, "embedding_multiplier", 1.0), "hidden/scaled")
         self._rotary_tables(decoder.rotary_emb)
-        gamma = self._weight("layer.0/input_norm", layers[0].input_layernorm.weight)
+        gamma = self._gamma("layer.0/input_norm", layers[0].input_layernorm)
         normed = self._op("SimplifiedLayerNormalization", [hidden, gamma], "layer.0/normed", axis=-1, epsilon=self._eps)
         for i, layer in enumerate(layers):
             at = f"layer.{i}"
@@ -131,6 +139,8 @@ class _Graph:
         parts = [f"{at}/{x}" for x in "qkv"]
         self._nodes.append(helper.make_node("Split", [packed, sizes], parts, axis=2))
         new = {x: f"present.{layer}.{x}" for x in ("key", "value")}
+        if self._rotation is not None:
+            return self._grouped_attention(layer, module, parts)
         query = self._rotated(parts[0], getattr(module, "q_norm", None), f"{at}/q/rotated")
         self._rotated(parts[1], getattr(module, "k_norm", None), new["key"])
         self._by_head(parts[2], new["value"])
@@ -154,6 +164,53 @@ class _Graph:
         return self._op(
             "Reshape", [by_token, self._ints("shape/rows", [1, -1, groups * kv_heads * dim])], f"{at}/context"
         )
+
+    def _grouped_attention(self, layer: int, module: Any, parts: Sequence[str]) -> str:
+        """The same in one operator, for 8 bits: queries, keys and values [1, S, n * head_dim] -> context.
+
+        Cached and new keys come back together; the new ones are cut off again.
+        """
+        at, past = f"layer.{layer}", [f"past_key_values.{layer}.{x}" for x in ("key", "value")]
+        query, key = (
+            self._rotated_rows(rows, getattr(module, norm, None), f"{rows}/rotated")
+            for rows, norm in zip(parts[:2], ("q_norm", "k_norm"), strict=True)
+        )
+        if "tokens/last" not in self._tensors:
+            self._constant("tokens/last", np.array(1, np.int32))
+            mask = self._mask_of(layer)
+            length = self._op("Shape", [mask], "tokens/length", start=3, end=4)
+            total = self._op("Cast", [length], "tokens/total", to=TensorProto.INT32)
+            self._op("Sub", [total, "tokens/last"], "tokens/behind")
+            self._op("Squeeze", [total], "tokens/count")
+            self._op("Shape", [f"past_key_values.{layer}.key"], "tokens/past", start=2, end=3)
+        cached = [f"{at}/{x}s" for x in ("key", "value")]
+        self._nodes.append(
+            helper.make_node(
+                "GroupQueryAttention",
+                [query, key, parts[2], *past, "tokens/behind", "tokens/count", "", "", "", self._bias(self._mask_of(layer))],
+                [f"{at}/context", *cached],
+                domain=_MICROSOFT,
+                num_heads=self._groups * self._contract.kv_heads,
+                kv_num_heads=self._contract.kv_heads,
+                scale=float(module.scaling),
+            )
+        )
+        end, axis = self._ints("tokens/end", [np.iinfo(np.int64).max]), self._ints("tokens/axis", [2])
+        for whole, part in zip(cached, ("key", "value"), strict=True):
+            self._op("Slice", [whole, "tokens/past", end, axis], f"present.{layer}.{part}")
+        return f"{at}/context"
+
+    def _rotated_rows(self, rows: str, norm: Any, name: str) -> str:
+        """Rotary embedding of [1, S, n * head_dim]."""
+        if norm is not None:
+            dim = self._contract.head_dim
+            heads = self._op("Reshape", [rows, self._ints("shape/split_heads", [1, 0, -1, dim])], f"{rows}/heads")
+            gamma = self._weight(f"{rows}/norm", norm.weight)
+            normed = self._op(
+                "SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=self._eps
+            )
+            rows = self._op("Reshape", [normed, self._ints("shape/joined_heads", [1, 0, -1])], f"{rows}/joined")
+        return self._op("RotaryEmbedding", [rows, "rotary/index", *self._rotary], name, _MICROSOFT)
 
     def _by_head(self, rows: str, name: str, norm: Any = None) -> str:
         """[1, S, n * head_dim] -> [1, n, S, head_dim], each head normed if the model does that."""
@@ -196,12 +253,18 @@ class _Graph:
         up = self._product(normed, [module.up_proj], f"{at}/up")
         active = self._op("QuickGelu", [gate], f"{at}/active", _MICROSOFT, alpha=1.0)  # x * sigmoid(x)
         gated = self._op("Mul", [active, up], f"{at}/gated")
+        if self._rotation is not None and (matrix := self._rotation.blocks) is not None:
+            block = len(matrix)
+            cut = self._op("Reshape", [gated, self._ints("shape/blocks", [1, 0, -1, block])], f"{at}/gated/blocks")
+            turn = self._constant("turn/blocks", matrix.float().numpy()[None])
+            turned = self._op("MatMul", [cut, turn], f"{at}/gated/turned")
+            gated = self._op("Reshape", [turned, self._ints("shape/unblocked", [1, 0, -1])], f"{at}/gated/rows")
         return self._product(gated, [module.down_proj], f"{at}/mlp")
 
     def _add_norm(self, hidden: str, change: str, norm: Any, name: str) -> tuple[str, str]:
         """The norm of hidden + change, and the sum itself."""
         change = self._scaled(change, getattr(self._config, "residual_multiplier", 1.0), f"{name}/change")
-        gamma = self._weight(f"{name}/norm", norm.weight)
+        gamma = self._gamma(f"{name}/norm", norm)
         outputs = [f"{name}/normed", "", "", f"{name}/sum"]
         self._nodes.append(
             helper.make_node(
@@ -221,8 +284,11 @@ class _Graph:
         embedding = _decoder(self._model).embed_tokens.weight
         if ids is None and layer.weight.data_ptr() == embedding.data_ptr():
             weight = table
+            if self._rotation is not None:
+                normed = self._turned_back(normed, self._rotation)
         else:
-            weight = self._weight("head", layer.weight if ids is None else layer.weight[list(ids)])
+            rows = layer.weight if ids is None else layer.weight[list(ids)]
+            weight = self._weight("head", rows if self._rotation is None else self._rotation.output(rows))
         inputs = [
             self._op("Reshape", [normed, self._ints("shape/flat", [-1, embedding.shape[1]])], "head/rows"),
             weight,
@@ -238,6 +304,13 @@ class _Graph:
             logits = self._op("Div", [logits, divisor], "head/logits/scaled")
         self._op("Unsqueeze", [logits, self._ints("axes/first", [0])], "logits")
 
+    def _turned_back(self, normed: str, rotation: Rotation) -> str:
+        """In float64, where the order of a sum does not show: the product before a quantized output layer."""
+        matrix = self._constant("head/back", rotation.back().numpy())
+        double = self._op("Cast", [normed], "head/normed/double", to=TensorProto.DOUBLE)
+        turned = self._op("MatMul", [double, matrix], "head/turned/double")
+        return self._op("Cast", [turned], "head/turned", to=TensorProto.FLOAT)
+
     # Masks
 
     def _mask_of(self, layer: int) -> str:
@@ -248,7 +321,7 @@ class _Graph:
         return "sliding_attention_mask" if local else "attention_mask"
 
     def _bias(self, mask: str) -> str:
-        """bool [1, 1, S, P+S] -> what is added to the scores, float32 [1, 1, groups * S, P+S].
+        """bool [1, 1, S, P+S] -> what is added to the scores, float32 [1, 1, groups * S, P+S] (grouped: [1, 1, S, P+S]).
 
         The finite minimum and not -inf: a row that sees nothing gives a mean and not NaN.
         """
@@ -256,9 +329,9 @@ class _Graph:
             seen = self._constant("mask/seen", np.array(0, np.float32))
             unseen = self._constant("mask/unseen", np.array(np.finfo(np.float32).min))
             one = self._op("Where", [mask, seen, unseen], f"{mask}/bias")
-            self._biases[mask] = self._op(
-                "Tile", [one, self._ints("mask/groups", [1, 1, self._groups, 1])], f"{mask}/biases"
-            )
+            if self._rotation is None:
+                one = self._op("Tile", [one, self._ints("mask/groups", [1, 1, self._groups, 1])], f"{mask}/biases")
+            self._biases[mask] = one
         return self._biases[mask]
 
     # Nodes and tensors
@@ -269,12 +342,19 @@ class _Graph:
 
     def _product(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
         """Linear layers of the same input side by side, [1, S, in] -> [1, S, sum of out]."""
-        weight = self._weight(f"{name}/weight", torch.cat([layer.weight for layer in layers]).t())
+        parts = [(x.weight, x.bias) if self._rotation is None else self._rotation.linear(x) for x in layers]
+        weight = self._weight(f"{name}/weight", torch.cat([weight for weight, _ in parts]).t())
         product = self._op("MatMul", [rows, weight], name if layers[0].bias is None else f"{name}/product")
         if layers[0].bias is None:
             return product
-        bias = self._weight(f"{name}/bias", torch.cat([cast(Tensor, layer.bias) for layer in layers]))
+        bias = self._weight(f"{name}/bias", torch.cat([cast(Tensor, bias) for _, bias in parts]))
         return self._op("Add", [product, bias], name)
+
+    def _gamma(self, name: str, norm: Any) -> str:
+        """The weight of a norm of hidden states; a rotation has put it into the layers that read them."""
+        if self._rotation is None:
+            return self._weight(name, norm.weight)
+        return self._weight("norm/ones", torch.ones_like(norm.weight))
 
     def _scaled(self, value: str, factor: float, name: str, dtype: Any = None) -> str:
         if factor == 1.0:

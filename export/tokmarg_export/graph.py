@@ -41,9 +41,11 @@ from tokmarg.bundle import GraphContract
 
 from .errors import ExportError
 from .fused import emit_graph, why_not_fused
+from .int8 import quantize_rows
 from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
+from .rotation import Rotation
 from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
@@ -131,7 +133,7 @@ def export_graph(
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
         if reason is None:
-            written = emit_graph(model, contract, dtype)
+            written = emit_graph(model, contract, dtype, Rotation(model) if precision == "int8" else None)
         else:
             with as_traceable(model, dtype, contract.head_token_ids, scratch):
                 scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
@@ -144,7 +146,9 @@ def export_graph(
         state_interface(written.graph, contract)
         if bits is not None:
             steady_attention(written.graph)
-            quantize(written, bits)
+            if reason is None and precision == "int8":
+                quantize_rows(written)
+            quantize(written, bits)  # what is left of the products, and the embedding
         save_onnx(written, out_dir, max_file_size)
     return "fused" if reason is None else f"traced: {reason}"
 

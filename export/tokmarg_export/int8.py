@@ -1,0 +1,126 @@
+"""Products in 8 bits: activations per row, weights per column, one integer product.
+
+    a_scale[s],    a[s, k] = round(x[s, k] / a_scale[s])          uint8 around 128
+    w_scale[n],    w[k, n] = round(W[k, n] / w_scale[n])          int8, made here
+    y[s, n] = a_scale[s] * w_scale[n] * sum_k a[s, k] * w[k, n]
+
+The sum is one of integers: the same whatever the order, so a token's numbers do not depend on the tokens beside it.
+Rows of a graph whose weights are rotated (`tokmarg_export.rotation`) have no outlier channels, and one scale per row is
+enough. Rows behind a norm of weight 1 need none of their own: their root mean square is 1, and the rotation makes their
+coordinates normally distributed, so that `REACH` standard deviations hold all but a few in a million. Products that
+share an input share its rounding.
+
+`MatMulIntegerToFloat` has kernels for AMX, VNNI and plain AVX2. The last would saturate on uint8 x int8; the runtime
+asks onnxruntime for its exact path there (session.x64quantprecision).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+__all__ = ["REACH", "by_column", "quantize_rows"]
+
+Floats = npt.NDArray[np.float32]
+
+#: What 127 steps reach, in standard deviations, where rows have the root mean square 1.
+REACH = 4.5
+_NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}  # operator -> input of its weight
+_TINY = np.float32(1e-12)  # columns of zeros have a scale, too; rows of zeros need none, whatever they become times 0
+_MICROSOFT = "com.microsoft"
+
+
+def by_column(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Quantizes the columns of a matrix [K, N]: int8 [K, N] and scales float32 [N]."""
+    scale = np.maximum(np.abs(weight).max(axis=0), _TINY) / np.float32(127)
+    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+
+
+def quantize_rows(model: onnx.ModelProto) -> int:
+    """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    rewriter = _Rewriter(_unit_rows(graph, tensors))
+    nodes: list[NodeProto] = []
+    weights: set[str] = set()
+    for node in graph.node:
+        weight = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 2:
+            nodes.append(node)
+            continue
+        if weight.name not in weights:
+            rewriter.store(weight.name, numpy_helper.to_array(weight))
+            weights.add(weight.name)
+        nodes += rewriter.product(node)
+    kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.initializer[:]
+    graph.initializer.extend([*kept, *rewriter.tensors.values()])
+    return len(weights)
+
+
+def _unit_rows(graph: onnx.GraphProto, tensors: dict[str, TensorProto]) -> set[str]:
+    """Outputs of norms whose weight is all ones."""
+    found = set()
+    for node in graph.node:
+        if node.op_type in _NORMS:
+            weight = tensors.get(node.input[_NORMS[node.op_type]])
+            if weight is not None and (numpy_helper.to_array(weight) == 1).all():
+                found.add(node.output[0])
+    return found
+
+
+class _Rewriter:
+    """Makes nodes and tensors; the rounding of an input is made once."""
+
+    def __init__(self, unit_rows: set[str]) -> None:
+        self._unit_rows = unit_rows
+        self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
+        self.tensors: dict[str, TensorProto] = {}
+        for name, value in (
+            ("int8/middle", np.array(128, np.uint8)),
+            ("int8/one", np.array(1, np.float32)),
+            ("int8/unit_step", np.array(REACH / 127, np.float32)),
+            ("int8/part", np.array(1 / 127, np.float32)),
+            ("int8/last", np.array([-1])),
+            ("int8/axes", np.array([0, 2])),
+        ):
+            self.tensors[name] = numpy_helper.from_array(value, name)
+        self._middles = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
+
+    def store(self, name: str, weight: Floats) -> None:
+        """Keeps a matrix [K, N] as levels and scales."""
+        for part, value in zip(("levels", "scales"), by_column(weight), strict=True):
+            self.tensors[f"{name}/{part}"] = numpy_helper.from_array(value, f"{name}/{part}")
+
+    def product(self, node: NodeProto) -> list[NodeProto]:
+        """A quantized product."""
+        rows, weight = node.input
+        (output,) = node.output
+        nodes = [] if rows in self._rounded else self._round(rows)
+        levels, scale, per_row = self._rounded[rows]
+        behind = output if per_row is None else f"{output}/steps"
+        inputs = [levels, f"{weight}/levels", scale, f"{weight}/scales", "int8/middle"]
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [behind], domain=_MICROSOFT))
+        if per_row is not None:
+            nodes.append(helper.make_node("Mul", [behind, per_row], [output]))
+        return nodes
+
+    def _round(self, rows: str) -> list[NodeProto]:
+        at = f"{rows}/int8"
+        if rows in self._unit_rows:
+            self._rounded[rows] = (at, "int8/unit_step", None)
+            return [helper.make_node("QuantizeLinear", [rows, "int8/unit_step", "int8/middle"], [at])]
+        self._rounded[rows] = (at, "int8/one", f"{at}/steps")
+        return [
+            helper.make_node("Abs", [rows], [f"{at}/sizes"]),
+            helper.make_node("ReduceMax", [f"{at}/sizes", "int8/axes"], [f"{at}/peaks"], keepdims=0),
+            helper.make_node("Mul", [f"{at}/peaks", "int8/part"], [f"{at}/row"]),
+            helper.make_node("Shape", [f"{at}/row"], [f"{at}/count"]),
+            helper.make_node("ConstantOfShape", [f"{at}/count"], [f"{at}/middles"], value=self._middles),
+            helper.make_node("QuantizeLinear", [rows, f"{at}/row", f"{at}/middles"], [at], axis=1),
+            helper.make_node("Unsqueeze", [f"{at}/row", "int8/last"], [f"{at}/steps"]),
+        ]
