@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Tokenizer
 
 from .errors import BundleError
+from .fields import unique_json
 from .shield import PanicError, first_line, shielded
 
 __all__ = ["Encoder", "Encoding", "Piece"]
@@ -69,7 +70,7 @@ class Encoder:
         secret = secrets.token_hex(16)
 
         def load() -> Tokenizer:
-            data: dict[str, Any] = json.loads(tokenizer_json)
+            data: dict[str, Any] = unique_json(tokenizer_json)
             added = {_added(t)["content"]: t for t in data["added_tokens"]}
             self.special_ids: dict[str, int] = {text: t["id"] for text, t in added.items() if not _is_blank(text)}
             self.marked = tuple(text for text in self.special_ids if added[text]["special"])

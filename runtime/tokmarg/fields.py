@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from .errors import TokmargError
 
-__all__ = ["Fields", "has_surrogate", "strict_json"]
+__all__ = ["Fields", "has_surrogate", "strict_json", "unique_json"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -115,6 +115,16 @@ def strict_json(text: str | bytes) -> Any:
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
+def unique_json(text: str | bytes) -> Any:
+    """Parses JSON as Python does, but for a field twice: data that people have may hold NaN where nobody looks.
+
+    Raises:
+        ValueError: it is not that.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

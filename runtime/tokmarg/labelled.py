@@ -117,9 +117,9 @@ def read_labelled(
     place = "line" if format == "jsonl" else "record"
     try:
         records = read_records(io.BytesIO(raw), format, role=role, text_field=text_field)
-    except TokmargError as error:  # a CSV file without the text column
+        rows = _json_rows(raw) if format == "jsonl" else _csv_rows(raw)
+    except TokmargError as error:  # a CSV file without the text column, or with a column twice
         raise TokmargError(f"{path}: {error}") from None
-    rows = _json_rows(raw) if format == "jsonl" else _csv_rows(raw)
     for number, record in enumerate(records, 1):
         where = f"{path}, {place} {number}"
         if isinstance(record, ContentError):
@@ -150,18 +150,24 @@ def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
 def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
     """The same of CSV rows, in the words of JSON."""
     rows = csv_rows(io.BytesIO(raw))
-    header = next(rows)
-    for row in rows:
-        cells = dict(zip(header, row, strict=True))
-        found: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
-        if said := cells.get("unsafe", "").strip():
-            found["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
-        for field in ("labels", "known"):
-            names = [name.strip() for name in cells.get(field, "").split(";")]
-            found[field] = [name for name in names if name] or None
-        if "labels" in cells and found["labels"] is None and found.get("unsafe") is not True:
-            found["labels"] = []
-        yield found
+    header = next(rows, [])
+    for name in ("labels", "known", "unsafe"):
+        if header.count(name) > 1:
+            raise TokmargError(f"the CSV input has {header.count(name)} columns {name!r}")
+    return (_cells(dict(zip(header, row, strict=True))) for row in rows)
+
+
+def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
+    """What a row of cells says, as JSON says it."""
+    found: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
+    if said := cells.get("unsafe", "").strip():
+        found["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
+    for field in ("labels", "known"):
+        names = [name.strip() for name in cells.get(field, "").split(";")]
+        found[field] = [name for name in names if name] or None
+    if "labels" in cells and found["labels"] is None and found.get("unsafe") is not True:
+        found["labels"] = []
+    return found
 
 
 def _example(

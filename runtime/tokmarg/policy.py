@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .errors import SpecError
-from .fields import Fields
+from .fields import Fields, strict_json
 from .labels import parse_labels
 from .spec import Spec
 
@@ -31,7 +30,7 @@ def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
     path = Path(policy)
     try:
         text = path.read_text(encoding="utf-8")
-        parsed: object = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        parsed: object = strict_json(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # wrong UTF-8, JSON and TOML alike

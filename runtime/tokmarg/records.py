@@ -3,7 +3,8 @@
 Output line n is record n. So a record that cannot be read is not an exception but a ContentError that keeps
 its place, and bytes that are not UTF-8 spoil their own record only.
 
-    jsonl   one object per line with ``text`` or ``messages``, optional ``id``; other fields are ignored
+    jsonl   one object per line with ``text`` or ``messages``, optional ``id``; other fields are ignored, but no field
+            may be there twice
     csv     a header, a text column, and an optional ``id`` column; quoted fields may span lines
     lines   every line is one text
 
@@ -24,6 +25,7 @@ from pathlib import PurePath
 from typing import BinaryIO, Literal
 
 from .errors import ContentError, TokmargError
+from .fields import unique_json
 from .guard import Record
 from .spec import Role
 
@@ -81,7 +83,7 @@ def read_records(
         start: where to start; other places than the beginning need a stream that can seek.
 
     Raises:
-        TokmargError: a CSV file without the text column.
+        TokmargError: a CSV file without the text column, or with two of a column that is read.
     """
     if format == "csv":
         return _read_csv(stream, role, text_field, start)
@@ -139,12 +141,12 @@ def _json_record(line: str, number: int, role: Role | None, text_field: str) -> 
     if not line.strip():
         raise invalid("the line is blank")
     try:
-        data = json.loads(line)
+        data = unique_json(line)
     except json.JSONDecodeError as error:
         raise invalid(f"not valid JSON: {error.msg} at character {error.pos + 1}") from None
     except RecursionError:
         raise invalid("not valid JSON: nested too deeply") from None
-    except ValueError as error:  # an integer of thousands of digits
+    except ValueError as error:  # a field twice, or an integer of thousands of digits
         raise invalid(f"not valid JSON: {error}") from None
     if not isinstance(data, dict):
         raise invalid(f"the line must hold a JSON object, not {_kind(data)}")
@@ -199,6 +201,8 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place
     if isinstance(header, str):
         raise TokmargError(f"the CSV header cannot be read: {header}")
     columns = ", ".join(map(repr, header))
+    if header.count("id") > 1:
+        raise TokmargError(f"the CSV input has {header.count('id')} columns 'id'")
     if (found := header.count(text_field)) != 1:
         has = f"{found} columns" if found else "no column"
         raise TokmargError(

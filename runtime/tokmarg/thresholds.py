@@ -8,14 +8,13 @@ S1 = 0.3
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import TokmargError
-from .fields import Fields
+from .fields import Fields, strict_json
 from .result import Thresholds
 
 __all__ = ["read_thresholds"]
@@ -33,7 +32,7 @@ def read_thresholds(path: str | os.PathLike[str], labels: Sequence[str]) -> Thre
         OSError: it cannot be read.
     """
     path = Path(path)
-    parse = json.loads if path.suffix.lower() == ".json" else tomllib.loads
+    parse = strict_json if path.suffix.lower() == ".json" else tomllib.loads
     try:
         data = parse(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -159,7 +159,7 @@ def test_jsonl_invalid_record(line, message):
 
 
 def test_jsonl_what_other_fields_hold_does_not_matter():
-    line = b'{"text":"a","text":"b","n":NaN,"m":-Infinity,"z":' + b"[" * 200 + b"]" * 200 + b"}"
+    line = b'{"text":"b","n":NaN,"m":-Infinity,"z":' + b"[" * 200 + b"]" * 200 + b"}"
     assert read(line, "jsonl") == [Record("b", 1)]
 
 
