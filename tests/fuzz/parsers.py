@@ -15,8 +15,12 @@ from typing import Any
 from tests.fuzz.mutate import damaged, document, dumped
 from tests.runtime import word_guard
 from tokmarg.bundle import Bundle, GraphContract
+from tokmarg.calibration import Calibration
+from tokmarg.cli.filerun import counted
+from tokmarg.cli.identity import refusal
+from tokmarg.cli.journal import Journal, sealed
 from tokmarg.encoding import Encoder, Piece
-from tokmarg.errors import BundleError
+from tokmarg.errors import BundleError, TokmargError
 from tokmarg.fields import Fields
 from tokmarg.graphfile import read_references
 from tokmarg.guard import Record
@@ -26,6 +30,7 @@ from tokmarg.policy import apply_policy
 from tokmarg.prefix import read_prefixes
 from tokmarg.prompt import Message, messages_of
 from tokmarg.records import FORMATS, Format, read_records
+from tokmarg.result import Thresholds
 from tokmarg.spec import Spec
 from tokmarg.suspicion import Suspicions
 from tokmarg.thresholds import read_thresholds
@@ -42,6 +47,58 @@ ROWS = [
     {"id": "b", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "gun"}], "labels": []},
     {"text": 'é\u2028\n"quoted", and more'},
 ]
+LABELLED_CSV = (
+    b'id,text,labels,known,unsafe\n1,hello,A;B,A;B;C,true\n2,"quoted, ""text""\nover lines",,,false\n,last,,A,\n'
+)
+CALIBRATED = {"ece": [0.2, 0.1], "brier": None}
+CALIBRATION = {
+    "schema_version": 1,
+    "tokmarg_version": "0.1.0",
+    "method": "isotonic",
+    "bundle": {"model_id": "tests/words", "model": "a" * 64, "spec": "b" * 64, "policy": "c" * 64},
+    "data": {"sha256": "d" * 64, "records": 100, "scored": 99, "label_map": None},
+    "search": {"tolerance": 0.001, "max_nodes": 256, "on_overflow": "error"},
+    "target": "fpr<=0.01",
+    "guarantee": {"risk": "fnr", "level": 0.1, "confidence": 0.95, "simultaneous": False},
+    "unsafe": {
+        "calibrator": {"kind": "isotonic", "x": [0.1, 0.5, 0.9], "y": [0.0, 0.25, 1.0]},
+        "fitted_on": "own",
+        "positives": 50,
+        "negatives": 49,
+        "threshold": {"raw": 0.5, "calibrated": 0.25, "certificate": {"cases": 49, "errors": 1, "bound": 0.09}},
+        "figures": {**CALIBRATED, "recall": 0.9, "false_positive_rate": 0.01, "precision": None},
+    },
+    "labels": {
+        "A": {
+            "calibrator": {"kind": "sigmoid", "a": 1.0, "b": 1.0, "c": 0.0},
+            "fitted_on": "pooled",
+            "positives": 3,
+            "negatives": 96,
+            "threshold": {"raw": None, "calibrated": None, "certificate": None},
+            "figures": CALIBRATED,
+        },
+        "B": {
+            "calibrator": {"kind": "identity"},
+            "fitted_on": "none",
+            "positives": 0,
+            "negatives": 99,
+            "threshold": None,
+            "figures": CALIBRATED,
+        },
+    },
+    "figures": {**CALIBRATED, "recall": 1, "false_positive_rate": None, "precision": 0.5},
+}
+RUN = {"input": [4000, "e" * 64], "input format": "jsonl", "threads": 2, "versions": {"tokmarg": "0"}, "--role": None}
+ERROR = {"type": "empty_text", "message": "the text is empty"}
+JOURNAL = [
+    {"schema_version": 2, "run": RUN},
+    *(
+        {"records": 32 * n, "input": 900 * n, "output": 8000 * n, "sha256": "f" * 64, "read": [1000 * n, "0" * 64]}
+        | {"tally": {"scored": 32 * n - 1, "flagged": 5, "low_coverage": 1, "not_converged": 0}
+        | {"errors": {"empty_text": 1}, "first_error": ERROR}, "done": n == 3}
+        for n in (1, 2, 3)
+    ),
+]  # fmt: skip
 CSV = b'id,text,extra\n1,hello,x\n2,"quoted, ""text""\nover lines",y\n"",last,\n'
 TOML = {
     "policy": b'exclude = ["A"]\n[[labels]]\nid = "A"\nname = "N"\ndefinition = """\nlong"""\n'
@@ -75,6 +132,11 @@ _KEPT: list[Any] = []
 def manifest() -> dict[str, Any]:
     found: dict[str, Any] = json.loads((bundle() / "manifest.json").read_text(encoding="utf-8"))
     return found
+
+
+@functools.cache
+def bundle_of_words() -> Bundle:
+    return Bundle.open(bundle())
 
 
 @functools.cache
@@ -118,6 +180,35 @@ def _jsonl(rng: random.Random) -> bytes:
     return b"\n".join(dumped(rng, document(rng, row)) for row in ROWS)
 
 
+def _calibration(path: Path) -> None:
+    found = Calibration.read(path)
+    found.shown_thresholds()
+    found.raw_thresholds(Thresholds(0.5, dict.fromkeys(found.labels, 0.5)))
+    json.dumps(found.to_dict(), allow_nan=False)
+    for name in ("unsafe", *found.labels):
+        mapped = found.entry(name).calibrator([0.0, 0.3, 1.0])
+        assert (mapped >= 0).all()
+        assert (mapped <= 1).all()
+    found.check(bundle_of_words().manifest, spec(), str(path))
+
+
+def _sealed(entries: Any) -> bytes:
+    """The lines of a journal, whatever its entries are."""
+    data, seal = b"", ""
+    for entry in entries if isinstance(entries, list) else [entries]:
+        line, seal = sealed(entry, seal)
+        data += line
+    return data
+
+
+def _journal(path: Path) -> None:
+    with Journal(str(path)) as found:
+        for mark in found.marks:
+            counted(mark, "out.jsonl")
+        if found.run is not None and (reason := refusal(found.run, RUN)):
+            raise TokmargError(reason)
+
+
 def _tokenizer(path: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8")
@@ -153,6 +244,10 @@ PARSERS: dict[str, Parser] = {
     "label-map": Parser(
         "m.toml", lambda rng: damaged(rng, TOML["label-map"]), lambda path: read_label_map(path, LABELS)
     ),
+    "calibration": Parser("c.json", lambda rng: dumped(rng, document(rng, CALIBRATION)), _calibration),
+    "journal": Parser("out.jsonl.tokmarg-run", lambda rng: damaged(rng, _sealed(JOURNAL)), _journal),
+    "journal-forged": Parser("out.jsonl.tokmarg-run", lambda rng: _sealed(document(rng, JOURNAL)), _journal),
+    "labelled-csv": Parser("d.csv", lambda rng: damaged(rng, LABELLED_CSV), lambda path: read_labelled(path, LABELS)),
     "labelled": Parser("d.jsonl", _jsonl, lambda path: read_labelled(path, LABELS)),
     "jsonl": Parser("r.jsonl", _jsonl, functools.partial(_records, "jsonl")),
     "csv": Parser("r.csv", lambda rng: damaged(rng, CSV), functools.partial(_records, "csv")),

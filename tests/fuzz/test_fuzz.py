@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from tests.fuzz.parsers import PARSERS
+from tests.fuzz.parsers import CALIBRATION, JOURNAL, LABELLED_CSV, LABELS, PARSERS, RUN, _sealed
 from tests.fuzz.run import case, failures
+from tokmarg.calibration import Calibration
+from tokmarg.cli.filerun import counted
+from tokmarg.cli.journal import Journal
 from tokmarg.errors import TokmargError
+from tokmarg.labelled import read_labelled
 
 CASES = -(-10_000 // len(PARSERS))
 
@@ -38,3 +45,16 @@ def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         (line,) = failures("broken", [7])
         assert message in line
         assert line.endswith("--parser broken --case 7")
+
+
+def test_what_is_damaged_is_whole_before(tmp_path: Path) -> None:
+    """Else nothing but the first check of a parser would be fuzzed."""
+    path = tmp_path / "out.jsonl.tokmarg-run"
+    path.write_bytes(_sealed(JOURNAL))
+    with Journal(str(path)) as journal:
+        assert journal.run == RUN
+        assert [counted(mark, "out.jsonl").records for mark in journal.marks] == [32, 64, 96]
+    (tmp_path / "c.json").write_text(json.dumps(CALIBRATION))
+    assert Calibration.read(tmp_path / "c.json").to_dict() == CALIBRATION
+    (tmp_path / "d.csv").write_bytes(LABELLED_CSV)
+    assert [example.unsafe for example in read_labelled(tmp_path / "d.csv", LABELS)] == [True, False, None]

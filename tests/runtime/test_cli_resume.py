@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import random
@@ -257,8 +258,8 @@ def test_changed_input_is_refused(tokmarg, unfinished, edit):
     result = tokmarg(*arguments, "--resume")
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: {output}: cannot be resumed: the input is not what it was in the first run; without --resume it "
-        "starts anew\n"
+        f"Error: {output}: cannot be resumed: the input is not what it was in the first run; delete "
+        f"{output}{journal.PART} and {output}{journal.JOURNAL} to start anew\n"
     )
     assert {name: Path(f"{output}{name}").read_bytes() for name in left(output)} == before
     given.write_bytes(original)
@@ -390,8 +391,64 @@ def test_foreign_journal_is_left_alone(tokmarg, tmp_path, text):
     foreign.write_text(text)
     result = tokmarg("score", "--input", given, "--output", output, "--resume")
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {foreign}: is no journal that this tokmarg can read; delete it to start anew\n"
+    assert result.stderr == (
+        f"Error: {foreign}: is damaged, or no journal that this tokmarg can read; delete it to start anew\n"
+    )
     assert foreign.read_text() == text
+
+
+def test_a_flipped_bit_anywhere_in_the_journal(tokmarg, tmp_path, unfinished):
+    """Its line and those behind it are not believed: fewer rows are gone on with, or none are, in one line."""
+    given, output, arguments = unfinished
+    expected = whole(tokmarg, given, tmp_path)
+    rows, marks = Path(f"{output}{journal.PART}"), Path(f"{output}{journal.JOURNAL}")
+    data, notes = rows.read_bytes(), marks.read_bytes()
+    header = notes.index(b"\n")
+    random.seed(7)
+    for place in [*random.sample(range(header), 8), *random.sample(range(header + 1, len(notes)), 24), len(notes) - 1]:
+        broken = bytearray(notes)
+        broken[place] ^= 1 << random.randrange(8)
+        output.unlink(missing_ok=True)
+        rows.write_bytes(data)
+        marks.write_bytes(broken)
+        result = tokmarg(*arguments, "--resume")
+        if place < header:
+            assert result.exit_code == 1
+            assert result.stderr.startswith(f"Error: {marks}: is damaged, or no journal")
+            assert len(result.stderr.splitlines()) == 1
+            assert (rows.read_bytes(), marks.read_bytes()) == (data, broken)
+        else:
+            assert (result.exit_code, output.read_bytes()) == (0, expected)
+            summary = result.stderr.splitlines()[-1]
+            assert summary.startswith(f"{len(TEXTS)} scored")  # the tally, too
+            assert left(output) == []
+
+
+def test_another_runs_counts(tokmarg, tmp_path, unfinished):
+    """Lines of another journal do not fit; and if somebody made them fit, their counts are still checked."""
+    given, output, arguments = unfinished
+    marks = Path(f"{output}{journal.JOURNAL}")
+    notes = marks.read_bytes()
+    header, first, *_ = notes.splitlines()
+    entry = json.loads(first)
+    del entry["seal"]
+    entry["tally"]["scored"] += 1
+    line, _ = journal.sealed(entry, "")  # as behind no header
+    marks.write_bytes(header + b"\n" + line)
+    result = tokmarg(*arguments, "--resume")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "Going on at the start.")
+    assert output.read_bytes() == whole(tokmarg, given, tmp_path)
+
+    output.unlink()
+    Path(f"{output}{journal.PART}").write_bytes(b"")
+    entry |= {"output": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    for damage in ({"scored": 10**6}, {"flagged": -1}, {"errors": {"no such": 1}}, {"errors": []}, {"scored": "1"}):
+        line, _ = journal.sealed({**entry, "tally": {**entry["tally"], **damage}}, json.loads(header)["seal"])
+        marks.write_bytes(header + b"\n" + line)
+        result = tokmarg(*arguments, "--resume")
+        assert result.exit_code == 1, damage
+        assert result.stderr.startswith(f"Error: {output}: cannot be resumed: its journal holds other counts")
+        assert len(result.stderr.splitlines()) == 1
 
 
 # Starting
@@ -405,10 +462,23 @@ def test_nothing_to_resume_starts_at_the_start(tokmarg, tmp_path):
     assert output.read_bytes() == whole(tokmarg, given, tmp_path)
 
 
-def test_without_resume_it_starts_anew(tokmarg, tmp_path, unfinished):
+def test_without_resume_rows_are_not_thrown_away(tokmarg, tmp_path, unfinished):
     given, output, arguments = unfinished
     output.write_text("old")
     given.write_text("hello\n")
+    rows, marks = Path(f"{output}{journal.PART}"), Path(f"{output}{journal.JOURNAL}")
+    before, records = (
+        (rows.read_bytes(), marks.read_bytes()),
+        json.loads(marks.read_bytes().splitlines()[-1])["records"],
+    )
+    result = tokmarg(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: {output}: an unfinished run has {records} rows of it: --resume goes on behind them, or delete {rows} "
+        "to start anew\n"
+    )
+    assert (rows.read_bytes(), marks.read_bytes(), output.read_text()) == (*before, "old")
+    rows.unlink()
     assert tokmarg(*arguments).exit_code == 0
     assert len(output.read_text().splitlines()) == 1
     assert left(output) == []

@@ -45,7 +45,8 @@ class Batch:
         mark: where the last run ended, once :meth:`recall` has looked for it; None at the start.
 
     Raises:
-        TokmargError: the output cannot be written, or another process writes it.
+        TokmargError: the output cannot be written, another process writes it, or there are rows of an unfinished run
+            and they shall not be resumed.
     """
 
     def __init__(self, output: str, resume: bool) -> None:
@@ -61,6 +62,13 @@ class Batch:
             if os.path.exists(self._final) and not os.access(self._final, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._journal = Journal(self._final + JOURNAL)
+        if not resume and self._journal.marks and os.path.exists(self._part_path):
+            records = self._journal.marks[-1].records
+            self._journal.close()
+            raise TokmargError(
+                f"{output}: an unfinished run has {records:,} rows of it: --resume goes on behind them, or delete "
+                f"{self._part_path} to start anew"
+            )
 
     def __enter__(self) -> Batch:
         return self
@@ -79,6 +87,21 @@ class Batch:
         """Sizes of beginnings of the input whose sha256 :meth:`recall` needs."""
         return [mark.read[0] for mark in self._journal.marks] if self._resume else []
 
+    def check(self, run: Mapping[str, Any], whole: bool = True) -> None:
+        """Refuses to go on with a run that was another one.
+
+        Args:
+            run: what this run is, :func:`tokmarg.cli.identity.identify`, or with ``whole`` false a part of it.
+
+        Raises:
+            TokmargError: the last run was another one.
+        """
+        if not self._resume or self._journal.run is None:
+            return
+        if reason := refusal(self._journal.run, run, whole):
+            way_out = f"delete {self._part_path} and {self._journal.path} to start anew"
+            raise TokmargError(f"{self._name}: cannot be resumed: {reason}; {way_out}")
+
     def recall(self, run: Mapping[str, Any], input: Mapping[int, str]) -> None:
         """Finds out where to go on.
 
@@ -92,8 +115,7 @@ class Batch:
         self._run = run
         if not self._resume or self._journal.run is None:
             return
-        if reason := refusal(self._journal.run, run):
-            raise TokmargError(f"{self._name}: cannot be resumed: {reason}; without --resume it starts anew")
+        self.check(run)
         marks = self._journal.marks
         path = self._part_path
         if marks and marks[-1].done and not os.path.exists(path):

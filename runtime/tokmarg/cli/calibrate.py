@@ -11,6 +11,7 @@ import click
 from ..errors import TokmargError
 from ..result import CALIBRATIONS
 from . import options
+from .outputs import check_folder, check_output
 from .progress import Progress
 from .quiet import quiet
 from .terminal import echo, pad, printable
@@ -110,8 +111,10 @@ def calibrate(
     alone = output is not None and output.suffix == ".json"
     if output is not None and not alone and (output.exists() or output.is_symlink()):
         raise TokmargError(f"{output}: exists already; choose another folder, or a file that ends in .json")
-    if output is not None and alone and output.resolve() == data.resolve():
-        raise click.UsageError(f"--output: {output}: is the data file.")
+    if output is not None and alone:
+        check_output("--output", output, {"data": data, "label map": label_map}, anew=True)
+    elif output is not None:
+        check_folder(output)
     with quiet():
         guard = Guard.load(source.path, device=device, threads=threads, calibration=False)
     progress = Progress(sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None, None)

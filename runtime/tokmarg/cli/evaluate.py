@@ -12,6 +12,7 @@ import click
 
 from ..result import METHODS, Method
 from . import options
+from .outputs import check_output
 from .progress import Progress
 from .quiet import quiet
 from .terminal import echo, printable
@@ -102,7 +103,7 @@ def evaluate(
     if calibration_file not in (None, "none") and "exact" not in names:
         raise click.UsageError(f"--calibration is for --methods exact, not {methods}.")
     if report is not None:
-        _check_report(report, data)
+        check_output("--report", report, {"data": data, "label map": label_map})
 
     from ..evaluation import check_methods
     from ..evaluation import evaluate as measure
@@ -186,14 +187,3 @@ def _warn_of_seen(guards: dict[str, Guard], data: Path) -> None:
                 "so it looks better here than it is: measure it on other records",
                 err=True,
             )
-
-
-def _check_report(report: Path, data: Path) -> None:
-    """Refuses a report that could not be written, before anything is scored; leaves what is there as it is."""
-    if report.exists() and data.exists() and report.samefile(data):
-        raise click.UsageError(f"--report: {report}: is the data file.")
-    new = not report.exists()
-    with report.open("ab"):  # an OSError names the path
-        pass
-    if new:
-        report.unlink()

@@ -12,6 +12,7 @@ import click
 
 from ..errors import ContentError, TokmargError
 from . import options
+from .outputs import check_output
 from .quiet import quiet
 from .sink import Sink
 from .source import STDIN, Source
@@ -99,6 +100,8 @@ def explain(
     source = Source.choose(() if text is None else (text,), path, input_format, text_field)
     if source.is_file(html):
         raise click.UsageError(f"--html: {html}: is the input file.")
+    if html is not None:
+        check_output("--html", html, {})
 
     from ..explanation import explain as explain_content
     from ..guard import Guard

@@ -11,8 +11,9 @@ import click
 
 from ..errors import TokmargError
 from .batch import Batch
-from .identity import identify
+from .identity import foresee, identify
 from .interrupt import Interrupts
+from .journal import JOURNAL, Mark
 from .source import Input, Source
 from .summary import Tally
 from .witness import Witness, count_lines, digests
@@ -22,9 +23,27 @@ if TYPE_CHECKING:
     from ..result import Thresholds
     from ..spec import Role
 
-__all__ = ["FileRun"]
+__all__ = ["FileRun", "counted"]
 
 _BUFFER = 1 << 16
+
+
+def counted(mark: Mark, output: str) -> Tally:
+    """The counts at a mark.
+
+    Raises:
+        TokmargError: they are not of so many records.
+    """
+    try:
+        tally = Tally.from_dict(mark.tally)
+    except ValueError:
+        tally = Tally()
+    if tally.records != mark.records:
+        raise TokmargError(
+            f"{output}: cannot be resumed: its journal holds other counts than of {mark.records:,} records; delete "
+            f"{output}{JOURNAL} to start anew"
+        )
+    return tally
 
 
 class FileRun:
@@ -43,7 +62,7 @@ class FileRun:
     is_terminal = False
 
     def __init__(self, source: Source, output: str, resume: bool) -> None:
-        self._source, self._resume = source, resume
+        self._source, self._output, self._resume = source, output, resume
         with ExitStack() as stack:
             self._file: BinaryIO = stack.enter_context(open(str(source.path), "rb", buffering=0))
             self._batch = stack.enter_context(Batch(output, resume))
@@ -58,6 +77,15 @@ class FileRun:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+    def check(self, ctx: click.Context, output_format: str) -> None:
+        """Refuses what needs no guard to be known.
+
+        Raises:
+            TokmargError: the last run had another input or other settings.
+        """
+        known = foresee(ctx.params, self._input, str(self._source.format), output_format)
+        self._batch.check(known, whole=False)
 
     def start(
         self, ctx: click.Context, guard: Guard, thresholds: Thresholds, output_format: str, role: Role | None
@@ -77,7 +105,7 @@ class FileRun:
         place, tally = START, Tally()
         if (mark := batch.mark) is not None:
             lines = count_lines(self._file, mark.input) if format == "csv" else 0
-            place, tally = Place(mark.records, mark.input, lines), Tally.from_dict(mark.tally)
+            place, tally = Place(mark.records, mark.input, lines), counted(mark, self._output)
         self._witness = Witness(self._file, place.bytes)
         stream = io.BufferedReader(self._witness, _BUFFER)
         given = self._source.read(cast(BinaryIO, stream), role, place)

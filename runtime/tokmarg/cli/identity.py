@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..guard import Guard
     from ..result import Thresholds
 
-__all__ = ["identify", "refusal"]
+__all__ = ["foresee", "identify", "refusal"]
 
 #: Options of ``tokmarg score`` that change no byte of the output, or are recorded by what they mean.
 UNRECORDED = frozenset({
@@ -48,38 +48,48 @@ def identify(
     """
     from ..engine import PACK_CONTENTS, PACK_TOKENS
 
+    return {
+        **foresee(options, input, input_format, output_format),
+        "bundle": _bundle(guard, options["no_verify"]),
+        "--no-verify": options["no_verify"],
+        "device": guard.device,
+        "thresholds": asdict(thresholds),
+        "calibration": _calibration(guard),
+        "packs": [PACK_CONTENTS, PACK_TOKENS],
+    }
+
+
+def foresee(
+    options: Mapping[str, Any], input: tuple[int, str], input_format: str, output_format: str
+) -> dict[str, Any]:
+    """What of :func:`identify` is known before the guard is loaded."""
     run: dict[str, Any] = {
         "input": list(input),
         "input format": input_format,
         "output format": output_format,
-        "bundle": _bundle(guard, options["no_verify"]),
-        "device": guard.device,
         # How work is split among threads may change a last digit.
         "threads": options["threads"] or f"one per core of {os.cpu_count()}",
-        "thresholds": asdict(thresholds),
-        "calibration": _calibration(guard),
-        "packs": [PACK_CONTENTS, PACK_TOKENS],
         "versions": {"tokmarg": __version__, **_versions()},
     }
-    run |= {f"--{name.replace('_', '-')}": value for name, value in options.items() if name not in UNRECORDED}
-    return run
+    own = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
+    return run | {f"--{name.replace('_', '-')}": value for name, value in own.items()}
 
 
-def refusal(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Why a run cannot be gone on with: what differs; None if nothing does."""
-    for name in [*now, *(name for name in before if name not in now)]:
+def refusal(before: Mapping[str, Any], now: Mapping[str, Any], whole: bool = True) -> str | None:
+    """Why a run cannot be gone on with: what differs; None if nothing does. ``now`` may be a part only."""
+    for name in [*now, *(name for name in before if whole and name not in now)]:
         old, new = before.get(name), now.get(name)
         if old != new:
             if name in ("input", "bundle", "calibration"):
                 return f"the {name} is not what it was in the first run"
-            return f"{name}: {_short(new)}, but {_short(old)} in the first run"
+            return f"{name:.100}: {_short(new)}, but {_short(old)} in the first run"
     return None
 
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {item}" for name, item in value.items())
-    return "not given" if value is None else str(value)
+        return f"{', '.join(f'{name} {item}' for name, item in value.items()):.300}"
+    return "not given" if value is None else f"{value!s:.300}"
 
 
 def _bundle(guard: Guard, unverified: bool) -> list[Any]:

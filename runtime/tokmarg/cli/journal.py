@@ -5,8 +5,11 @@
 
 The journal is JSON lines: a header, then one *mark* behind every pack of rows.
 
-    {"schema_version": 1, "run": {...}}            everything the output's bytes depend on (:mod:`.identity`)
-    {"records": 32, "input": 1876, "output": 18211, "sha256": ..., "read": [8192, ...], "tally": {...}}
+    {"schema_version": 2, "run": {...}, "seal": ...}      everything the output's bytes depend on (:mod:`.identity`)
+    {"records": 32, "input": 1876, "output": 18211, "sha256": ..., "read": [8192, ...], "tally": {...}, "seal": ...}
+
+The *seal* is the sha256 of the seal before it and the line's bytes up to its own, so that a line that was torn or
+changed, or is another journal's, ends what is read. That shows damage, not bad faith: anybody can make a journal.
 
 A mark is not believed but checked: it holds if the first ``output`` bytes of the rows have its ``sha256``, and the
 first ``read`` bytes of the input, which is what had been read by then, have theirs. So in whatever order a disk or a
@@ -17,8 +20,10 @@ holds.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
@@ -30,10 +35,11 @@ try:
 except ImportError:  # Windows: two runs that write one output are not told apart there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["JOURNAL", "PART", "Journal", "Mark"]
+__all__ = ["JOURNAL", "PART", "Journal", "Mark", "sealed"]
 
 PART, JOURNAL = ".tokmarg-part", ".tokmarg-run"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_SEALED = re.compile(rb'(.*), "seal": "([0-9a-f]{64})"\}', re.DOTALL)
 #: What file systems without locks say. An output there is as good as anywhere, as long as one run writes it.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -61,15 +67,39 @@ class Mark:
     done: bool = False
 
     @classmethod
-    def parse(cls, line: bytes) -> Mark | None:
-        """Reads a line of the journal; None for one that was not written whole."""
+    def parse(cls, data: Any) -> Mark | None:
+        """Reads an entry of the journal; None for one that is no mark."""
         try:
-            data = json.loads(line)
-            mark = cls(**{**data, "read": (int(data["read"][0]), str(data["read"][1]))})
-            whole = all(type(n) is int and n >= 0 for n in (mark.records, mark.input, mark.output))
-        except (ValueError, TypeError, KeyError, IndexError):
+            size, sha256 = data["read"]
+            mark = cls(**{**data, "read": (size, sha256)})
+        except (ValueError, TypeError, KeyError):
             return None
+        whole = (
+            all(type(n) is int and 0 <= n < 2**63 for n in (mark.records, mark.input, mark.output, size))
+            and mark.input <= size
+            and type(mark.sha256) is type(sha256) is str
+            and isinstance(mark.tally, dict)
+            and type(mark.done) is bool
+        )
         return mark if whole else None
+
+
+def sealed(entry: Mapping[str, Any], before: str) -> tuple[bytes, str]:
+    """An entry as a line of the journal, and its seal; ``before`` is the seal of the line before it."""
+    body = json.dumps(entry).encode()[:-1]
+    seal = hashlib.sha256(before.encode() + body).hexdigest()
+    return body + f', "seal": "{seal}"}}\n'.encode(), seal
+
+
+def opened(line: bytes, before: str) -> tuple[Any, str] | None:
+    """The entry of a line, without its newline, and its seal; None if the seal is not the one that belongs there."""
+    match = _SEALED.fullmatch(line)
+    if match is None or hashlib.sha256(before.encode() + match[1]).hexdigest() != match[2].decode():
+        return None
+    try:
+        return json.loads(match[1] + b"}"), match[2].decode()
+    except (ValueError, RecursionError):
+        return None
 
 
 class Journal:
@@ -89,6 +119,7 @@ class Journal:
         self.run: Mapping[str, Any] | None = None  # None: nothing was begun
         self.marks: list[Mark] = []
         self._ends: list[int] = []  # byte behind the header, and behind each mark
+        self._seals: list[str] = []  # theirs
         try:
             self._read()
         except BaseException:
@@ -99,27 +130,29 @@ class Journal:
         *lines, _ = self._stream.read().split(b"\n")  # what follows the last newline was not written whole
         if not lines:
             return
-        try:
-            header = json.loads(lines[0])
-            version, run = header["schema_version"], header["run"]
-        except (ValueError, TypeError, KeyError):
-            version = run = None
-        if version != SCHEMA_VERSION or not isinstance(run, dict):
-            raise TokmargError(f"{self.path}: is no journal that this tokmarg can read; delete it to start anew")
+        header, seal = opened(lines[0], "") or ({}, "")
+        run = header.get("run") if isinstance(header, dict) and header.get("schema_version") == SCHEMA_VERSION else None
+        if not isinstance(run, dict):
+            raise TokmargError(
+                f"{self.path}: is damaged, or no journal that this tokmarg can read; delete it to start anew"
+            )
         self.run = run
         self._ends.append(len(lines[0]) + 1)
+        self._seals.append(seal)
         for line in lines[1:]:
-            mark = Mark.parse(line)
+            entry, seal = opened(line, seal) or (None, "")
+            mark = Mark.parse(entry)
             if mark is None:
                 return
             self.marks.append(mark)
             self._ends.append(self._ends[-1] + len(line) + 1)
+            self._seals.append(seal)
 
     def clear(self) -> None:
         """Forgets everything; until :meth:`begin` there is nothing to resume."""
         self._stream.truncate(0)
         os.fsync(self._stream.fileno())
-        self.run, self.marks, self._ends = None, [], []
+        self.run, self.marks, self._ends, self._seals = None, [], [], []
 
     def begin(self, run: Mapping[str, Any]) -> None:
         """Writes the header of a new run."""
@@ -132,6 +165,7 @@ class Journal:
     def cut(self, marks: int) -> None:
         """Forgets all but the first ``marks`` marks."""
         del self.marks[marks:]
+        del self._seals[marks + 1 :]
         self._stream.truncate(self._ends[marks])
         self._stream.seek(self._ends[marks])
 
@@ -167,7 +201,9 @@ class Journal:
         sync_folder(self.path)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        write_all(self._stream, json.dumps(entry).encode() + b"\n")
+        line, seal = sealed(entry, self._seals[-1] if self._seals else "")
+        write_all(self._stream, line)
+        self._seals.append(seal)
 
 
 def write_all(stream: BinaryIO, data: bytes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from ..result import MAX_DEPTH, METHODS
 from . import options
 from .batch import takes
 from .filerun import FileRun
+from .journal import JOURNAL, PART
+from .outputs import check_output
 from .progress import Progress
 from .quiet import quiet
 from .sink import Sink
@@ -139,6 +141,8 @@ def score(
     batch = output if output is not None and source.is_resumable and takes(output) else None
     if resume and batch is None:
         raise click.UsageError("--resume needs --input FILE and --output FILE: two files, no pipe, stdin or device.")
+    if output is not None:
+        _check_output(output, source, {"thresholds": thresholds_file, "calibration": calibration_file})
 
     from ..guard import Guard
     from ..output import OpenAI
@@ -148,6 +152,8 @@ def score(
     with ExitStack() as stack:
         run = None if batch is None else stack.enter_context(FileRun(source, batch, resume))
         given = None if run is not None else source.open(stack, role)
+        if run is not None:
+            run.check(ctx, output_format or "jsonl")
         with quiet():
             guard = Guard.load(
                 bundle,
@@ -200,6 +206,16 @@ def score(
     if failure := tally.failure():
         click.echo(f"Error: {printable(failure)}", err=True)
     ctx.exit(tally.exit_code(fail_on_flagged))
+
+
+def _check_output(output: str, source: Source, reads: Mapping[str, str | None]) -> None:
+    """Refuses what could not be written, and what would be written over something that is needed."""
+    check_output("--output", output, reads)
+    for suffix in (PART, JOURNAL):
+        if output.endswith(suffix):
+            raise click.UsageError(f"--output: {output}: a name that ends in {suffix} belongs to an unfinished run.")
+        if source.is_file(os.path.realpath(output) + suffix):
+            raise click.UsageError(f"--input: {source.path}: belongs to an unfinished run of this --output.")
 
 
 def _thresholds(guard: Guard, threshold: float | None, file: str | None) -> Thresholds | None:

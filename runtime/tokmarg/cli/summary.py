@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..errors import ContentError
+from ..errors import ERROR_TYPES, ContentError
 from ..result import MethodResult, Result
 
 __all__ = ["LOW_COVERAGE", "Tally"]
@@ -69,9 +69,23 @@ class Tally:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Tally:
-        """The counts of :meth:`to_dict`."""
-        first = data["first_error"] and ContentError(**data["first_error"])
-        return cls(**{**data, "errors": Counter(data["errors"]), "first_error": first})
+        """The counts of :meth:`to_dict`.
+
+        Raises:
+            ValueError: they are none.
+        """
+        try:
+            first = None if data["first_error"] is None else ContentError(**data["first_error"])
+            found = cls(**{**data, "errors": Counter(dict(data["errors"])), "first_error": first})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no counts: {error}") from None
+        of_scored = (found.flagged, found.low_coverage, found.not_converged)
+        counts = (found.scored, *of_scored, *found.errors.values())
+        if not all(type(n) is int and 0 <= n < 2**63 for n in counts) or max(of_scored) > found.scored:
+            raise ValueError("counts that cannot be")
+        if not found.errors.keys() <= ERROR_TYPES.keys() or bool(found.errors) != (first is not None):
+            raise ValueError("counts of errors that cannot be")
+        return found
 
     def summary(self) -> str:
         """The closing line."""
