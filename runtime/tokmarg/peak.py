@@ -2,8 +2,8 @@
 
 The machine's matrix peak is what onnxruntime reaches in a model of one operator, a product with fixed weights: the same
 kernels and threads as a guard's graph has, and nothing else to do. The graph's need is read from its file: each product
-of activations with weights counts, once per new token, or once per row of logits where it stands behind the gathering
-of rows. Products of activations with each other, in attention, do not count.
+of activations with weights counts, once per new token, or behind the gathering of rows once per row of the logits that
+it leads to. Products of activations with each other, in attention, do not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ __all__ = ["Peak", "Products", "matrix_peak", "read_products"]
 _PRODUCTS = frozenset({
     "DynamicQuantizeMatMul", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits",
 })  # fmt: skip
-_ROWS = "logit_positions"
+#: What gathers rows, and what they lead to.
+_GATHERS, _LOGITS = ("logit_positions", "verdict_positions"), ("logits", "verdict_logits")
 # onnx.proto of https://github.com/onnx/onnx: field numbers, and TensorProto's types of elements.
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
 _FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
@@ -39,14 +40,16 @@ _SHAPES = ((512, 1024), (512, 2048))
 
 @dataclass(frozen=True, slots=True)
 class Products:
-    """Multiplications with weights that a pass needs, each with its addition: per new token, and per row of logits."""
+    """Multiplications with weights that a pass needs, each with its addition: per new token, per row of logits, and per
+    row of verdict logits."""
 
     per_token: int
     per_row: int
+    per_verdict_row: int = 0
 
-    def operations(self, tokens: int, rows: int) -> int:
+    def operations(self, tokens: int, rows: int, verdict_rows: int = 0) -> int:
         """Multiplications and additions of a pass."""
-        return 2 * (self.per_token * tokens + self.per_row * rows)
+        return 2 * (self.per_token * tokens + self.per_row * rows + self.per_verdict_row * verdict_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +81,34 @@ def read_products(path: Path) -> Products:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read as an ONNX graph: {error}") from None
     # Nodes stand in the order in which they can run.
-    gathered, sums = {_ROWS}, [0, 0]
+    gathered = set(_GATHERS)
+    sizes: list[tuple[_Node, int]] = []
     for node in nodes:
         known = [weights[name] for name in node.inputs if name in weights]
         if node.inputs and len(known) == len(node.inputs):  # weights in another form
             weights |= dict.fromkeys(node.outputs, max(known))
             continue
-        behind = not gathered.isdisjoint(node.inputs)
-        if behind:
+        if not gathered.isdisjoint(node.inputs):
             gathered.update(node.outputs)
         if node.operator in _PRODUCTS and known:
-            size = node.numbers["K"] * node.numbers["N"] if {"K", "N"} <= set(node.numbers) else max(known)
-            sums[behind] += size
-    return Products(*sums)
+            given = node.numbers
+            sizes.append((node, given["K"] * given["N"] if {"K", "N"} <= set(given) else max(known)))
+    needed = [_leading_to(nodes, output) for output in _LOGITS]
+    early = [(node, size) for node, size in sizes if gathered.isdisjoint(node.outputs)]
+    late = [(node, size) for node, size in sizes if not gathered.isdisjoint(node.outputs)]
+    return Products(
+        sum(size for _, size in early),
+        *(sum(size for node, size in late if not names.isdisjoint(node.outputs)) for names in needed),
+    )
+
+
+def _leading_to(nodes: list[_Node], output: str) -> set[str]:
+    """Names of all that an output depends on, and its own."""
+    names = {output}
+    for node in reversed(nodes):
+        if not names.isdisjoint(node.outputs):
+            names.update(node.inputs)
+    return names
 
 
 def _read_graph(data: memoryview) -> tuple[list[_Node], dict[str, int]]:

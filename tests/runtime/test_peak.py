@@ -11,8 +11,11 @@ from tokmarg.peak import Products, _one_operator, matrix_peak, read_products
 
 def graph_file(tmp_path, nodes, weights):
     tensors = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()]
-    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "logit_positions")]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for name in ("x", "logit_positions", "verdict_positions")
+    ]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("logits", "verdict_logits")]
     graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph), path)
@@ -27,12 +30,29 @@ def test_products_count_weights_per_token_and_behind_the_gathered_rows_per_row(t
         helper.make_node("MatMulNBits", ["sum", "packed"], ["n"], domain="com.microsoft", K=6, N=10, bits=4),
         helper.make_node("Gather", ["n", "logit_positions"], ["rows"]),
         helper.make_node("Transpose", ["embedding"], ["head"]),  # 100 x 6, tied
-        helper.make_node("MatMul", ["rows", "head"], ["y"]),
+        helper.make_node("MatMul", ["rows", "head"], ["logits"]),
     ]
     path = graph_file(tmp_path, nodes, {"w": (4, 6), "packed": (10, 1, 3), "embedding": (100, 6)})
     products = read_products(path)
     assert products == Products(per_token=4 * 6 + 6 * 10, per_row=100 * 6)
     assert products.operations(3, 2) == 2 * (3 * 84 + 2 * 600)
+
+
+def test_products_of_a_second_output_layer(tmp_path):
+    nodes = [
+        helper.make_node("Concat", ["logit_positions", "verdict_positions"], ["wanted"], axis=0),
+        helper.make_node("Gather", ["x", "wanted"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "w"], ["h"]),  # 4 x 6, for both
+        helper.make_node("Shape", ["logit_positions"], ["whole"]),
+        helper.make_node("Slice", ["h", "start", "whole"], ["first"]),
+        helper.make_node("Slice", ["h", "whole", "end"], ["second"]),
+        helper.make_node("MatMul", ["first", "head"], ["logits"]),  # 6 x 100
+        helper.make_node("MatMul", ["second", "few"], ["verdict_logits"]),  # 6 x 7
+    ]
+    path = graph_file(tmp_path, nodes, {"w": (4, 6), "head": (6, 100), "few": (6, 7), "start": (1,), "end": (1,)})
+    products = read_products(path)
+    assert products == Products(per_token=0, per_row=24 + 600, per_verdict_row=24 + 42)
+    assert products.operations(9, 1, 2) == 2 * (624 + 2 * 66)
 
 
 def test_products_of_an_exported_bundle(tiny_bundle):
@@ -52,7 +72,7 @@ def test_a_broken_graph_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(("precision", "operator"), [("fp32", "MatMul"), ("int8", "MatMulIntegerToFloat")])
-def test_the_peak_is_measured_in_a_model_of_one_operator(precision, operator):
+def test_the_peak_is_measured_in_a_model_ofone_operator(precision, operator):
     peak = matrix_peak(precision, "cpu", 1, 0.001)
     assert peak.operator == operator
     assert peak.per_second > 0

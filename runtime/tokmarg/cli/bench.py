@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,13 +102,15 @@ def measure(
     class Counted(Session):
         """Counts the new tokens and the rows of logits of its passes."""
 
-        tokens = rows = 0
+        counts = np.zeros(3, dtype=np.int64)  # new tokens, rows of logits, rows of verdict logits
 
-        def run(self, input_ids: Any, positions: Any, mask: Any, past: Any, logit_rows: Any) -> Any:
+        def run(self, *args: Any, **kwargs: Any) -> Any:
             """One forward pass."""
-            self.tokens += len(input_ids)
-            self.rows += len(logit_rows)
-            return super().run(input_ids, positions, mask, past, logit_rows)
+            given = parameters.bind(self, *args, **kwargs).arguments
+            self.counts += [len(given.get(name, ())) for name in ("input_ids", "logit_rows", "verdict_rows")]
+            return super().run(*args, **kwargs)
+
+    parameters = signature(Session.run)
 
     def latency(part: float, max_nodes: int) -> dict[str, float]:
         for text in TEXTS[:2]:  # the first runs of all are slow
@@ -127,13 +130,13 @@ def measure(
         unsafe = latency(_SHARES[1], nodes) | {"max_nodes": nodes}
     with _said("packed"):
         contents = list(islice(cycle(TEXTS), _PACK))
-        session.tokens = session.rows = 0
+        session.counts[:] = 0
         times = list(_timed(lambda: list(guard.score_many(contents)), _SHARES[2] * seconds, 1))
-        tokens, rows, taken = session.tokens, session.rows, sum(times)
+        counts, taken = session.counts.tolist(), sum(times)
     resident, most = _memory()
     with _said("matrix peak"):
         peak = matrix_peak(bundle.manifest.precision, session.device, threads, _SHARES[3] * seconds)
-    reached = read_products(bundle.path / "model.onnx").operations(tokens, rows) / taken
+    reached = read_products(bundle.path / "model.onnx").operations(*counts) / taken
     return {
         "schema_version": 1,
         "tokmarg": __version__,
@@ -153,7 +156,7 @@ def measure(
         "unsafe": unsafe,
         "packed": {
             "messages_per_second": len(times) * _PACK / taken,
-            "tokens_per_second": tokens / taken,
+            "tokens_per_second": counts[0] / taken,
             "messages": len(times) * _PACK,
         },
         "memory": {"resident_bytes": resident, "peak_bytes": most},
