@@ -7,7 +7,6 @@ result = guard.score("How do I pick a lock?")
 result.labels["S2"].probability
 """
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, SpecError, TokmargError
@@ -17,10 +16,7 @@ if TYPE_CHECKING:
     from .guard import Guard, Record
     from .prompt import Prompt
 
-try:
-    __version__ = version("tokmarg")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
 
 def __getattr__(name: str) -> object:
@@ -29,6 +25,13 @@ def __getattr__(name: str) -> object:
         from . import guard
 
         return getattr(guard, name)
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("tokmarg")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

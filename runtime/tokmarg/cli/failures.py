@@ -28,34 +28,22 @@ class CommandLine(click.Group):
         """Runs a command line and exits."""
         # On Windows click would take a TEXT with a question mark for a file pattern.
         kwargs |= {"standalone_mode": False, "windows_expand_args": False}
+        interrupts = Interrupts()
         try:
-            with Interrupts() as interrupts:
+            with interrupts:
                 code = self._run(interrupts, *args, **kwargs)
-        except KeyboardInterrupt:  # once more, while the first was dealt with
-            code = INTERRUPTED
+        except KeyboardInterrupt:  # once more, while the first was dealt with, or before anybody could deal with it
+            code = INTERRUPTED if interrupts.seen else _aborted(interrupts)
         sys.exit(code)
 
     def _run(self, interrupts: Interrupts, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().main(*args, obj=interrupts, **kwargs)
-        except click.ClickException as error:
-            error.show()
-            return error.exit_code
-        except click.Abort:
-            return _aborted(interrupts)
-        except TokmargError as error:
-            return _fail(str(error))
-        except OSError as error:
-            _drop_output()
-            name = "" if error.filename is None else f"{error.filename}: "
-            return _fail(f"{name}{error.strerror or error}")
         except Exception as error:
-            if interrupts.seen:  # code that was interrupted may make an error of its own of it
+            # Code that was interrupted, an import say, may make an error of its own of it.
+            if isinstance(error, click.Abort) or interrupts.seen:
                 return _aborted(interrupts)
-            if os.environ.get(DEBUG):
-                traceback.print_exc()
-            what = f"{type(error).__name__}: {error}"
-            return _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
+            return _failed(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a reader that has gone away, as `head` does, ends it without a word."""
@@ -64,6 +52,22 @@ class CommandLine(click.Group):
         except BrokenPipeError:
             _drop_output()
             ctx.exit(PIPE_CLOSED)
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, TokmargError):
+        return _fail(str(error))
+    if isinstance(error, OSError):
+        _drop_output()
+        name = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{name}{error.strerror or error}")
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    what = f"{type(error).__name__}: {error}"
+    return _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
 
 
 def _aborted(interrupts: Interrupts) -> int:

@@ -4,12 +4,16 @@ Python raises KeyboardInterrupt between two steps of its own; a pass of onnxrunt
 step that can take minutes. So a thread waits for the signal, too, and if the command has not ended by itself a moment
 later, ends the process. That loses nothing: rows are out when they are written, and a run on files can be gone on with
 after any end (:mod:`.batch`).
+
+Where Python can only report a KeyboardInterrupt and go on, in a callback in the middle of an import say, it prints a
+traceback; that is left out, since the thread ends the process.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -43,10 +47,12 @@ class Interrupts:
             self._before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             self._thread = threading.Thread(target=self._wait, args=(self._pipe[0],), daemon=True)
             self._thread.start()
+            self._reports, sys.unraisablehook = sys.unraisablehook, self._report
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._pipe is not None:
+            sys.unraisablehook = self._reports
             self._ended.set()
             signal.set_wakeup_fd(self._before)
             os.close(self._pipe[1])
@@ -57,6 +63,10 @@ class Interrupts:
         """The line that says so."""
         hint = self.hint()
         return f"Aborted! {hint}." if hint else "Aborted!"
+
+    def _report(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._reports(unraisable)
 
     def _wait(self, read: int) -> None:
         while received := os.read(read, 16):
