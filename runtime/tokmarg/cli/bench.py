@@ -173,7 +173,8 @@ def measure(
 def describe(found: dict[str, Any]) -> list[str]:
     """The figures as lines for people."""
     bundle, packed, matrix, memory = found["bundle"], found["packed"], found["matrix"], found["memory"]
-    threads = "one thread per core" if found["threads"] is None else f"{found['threads']} threads"
+    count = found["threads"]
+    threads = "one thread per core" if count is None else f"{count} thread{'s' if count > 1 else ''}"
     size = bundle["bytes"]
     known = [
         f"{name} {memory[key] / 1e6:,.0f} MB, {memory[key] / size:.1f} x the bundle"
@@ -193,7 +194,7 @@ def describe(found: dict[str, Any]) -> list[str]:
         _row("matrix peak", f"{matrix['peak_operations_per_second'] / 1e9:,.0f} GOP/s in {matrix['operator']}"),
         _row(
             "packed scoring reaches",
-            f"{matrix['packed_operations_per_second'] / 1e9:,.0f} GOP/s, {matrix['share']:.0%} of the peak",
+            f"{matrix['packed_operations_per_second'] / 1e9:,.0f} GOP/s, {matrix['share']:.1%} of the peak",
         ),
     ]
 
