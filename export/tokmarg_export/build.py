@@ -71,7 +71,7 @@ def build_bundle(
     prompter, tries = _compile(loaded, resolved)
     tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
     head_ids = tokens if head == "verdict" else None
-    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision)
+    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision, verdict_token_ids=tokens)
     if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
         raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,12 @@ def build_bundle(
         folder = Path(scratch) / "bundle"
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
-            loaded.model, folder, head_token_ids=head_ids, precision=precision, max_file_size=max_file_size
+            loaded.model,
+            folder,
+            head_token_ids=head_ids,
+            precision=precision,
+            max_file_size=max_file_size,
+            verdict_token_ids=contract.verdict_token_ids,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {

@@ -31,12 +31,10 @@ from transformers import PreTrainedModel
 
 from tokmarg.bundle import GraphContract
 
-from .rotation import Rotation
-
-__all__ = ["emit_graph", "why_not_fused"]
+__all__ = ["MICROSOFT", "Graph", "emit_graph", "why_not_fused"]
 
 _OPSET, _IR = 18, 9
-_MICROSOFT = "com.microsoft"
+MICROSOFT = "com.microsoft"
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP_PARTS = {"gate_proj", "up_proj", "down_proj"}
@@ -69,31 +67,26 @@ def why_not_fused(model: PreTrainedModel) -> str | None:
     return None
 
 
-def emit_graph(
-    model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, rotation: Rotation | None = None
-) -> onnx.ModelProto:
+def emit_graph(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> onnx.ModelProto:
     """The graph of a model for which :func:`why_not_fused` is None.
 
     Args:
         model: unchanged afterwards.
         contract: the interface; inputs and outputs are not declared yet.
         dtype: of weights, keys and values: float32 or float16. Norms, softmax and positions are computed in float32.
-        rotation: of the same model; the weights are written in its basis. Values (not keys) in the cache are, too.
     """
-    return _Graph(model, contract, dtype, rotation).whole()
+    return Graph(model, contract, dtype).whole()
 
 
 def _decoder(model: PreTrainedModel) -> Any:
     return model.get_decoder()
 
 
-class _Graph:
+class Graph:
     """Nodes and tensors under construction. Methods add nodes and return the names of their outputs."""
 
-    def __init__(
-        self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, rotation: Rotation | None
-    ) -> None:
-        self._model, self._contract, self._dtype, self._rotation = model, contract, dtype, rotation
+    def __init__(self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> None:
+        self._model, self._contract, self._dtype = model, contract, dtype
         self._config = model.config
         self._half = dtype == torch.float16
         self._nodes: list[NodeProto] = []
@@ -106,8 +99,7 @@ class _Graph:
     def whole(self) -> onnx.ModelProto:
         decoder = _decoder(self._model)
         layers = list(decoder.layers)
-        rows = decoder.embed_tokens.weight
-        table = self._weight("embedding", rows if self._rotation is None else self._rotation.embedding(rows))
+        table = self._weight("embedding", self._table())
         hidden = self._op("Gather", [table, "input_ids"], "hidden", axis=0)
         hidden = self._scaled(hidden, getattr(self._config, "embedding_multiplier", 1.0), "hidden/scaled")
         self._rotary_tables(decoder.rotary_emb)
@@ -117,15 +109,24 @@ class _Graph:
             at = f"layer.{i}"
             context = self._attention(i, layer.self_attn, normed)
             if i == len(layers) - 1:  # from here on only what the logits need
-                context = self._op("Gather", [context, "logit_positions"], f"{at}/context/wanted", axis=1)
-                hidden = self._op("Gather", [hidden, "logit_positions"], f"{at}/hidden/wanted", axis=1)
+                wanted = "logit_positions"
+                if self._contract.verdict_token_ids is not None:
+                    wanted = self._op("Concat", [wanted, "verdict_positions"], "positions/wanted", axis=0)
+                context = self._op("Gather", [context, wanted], f"{at}/context/wanted", axis=1)
+                hidden = self._op("Gather", [hidden, wanted], f"{at}/hidden/wanted", axis=1)
             attended = self._product(context, [layer.self_attn.o_proj], f"{at}/attended")
             normed, hidden = self._add_norm(hidden, attended, layer.post_attention_layernorm, f"{at}/middle")
             following = layers[i + 1].input_layernorm if i + 1 < len(layers) else decoder.norm
             normed, hidden = self._add_norm(hidden, self._mlp(layer.mlp, normed, at), following, f"{at}/end")
+        if self._contract.verdict_token_ids is not None:
+            whole = self._op("Shape", ["logit_positions"], "positions/whole")
+            axis, start = self._ints("axes/rows", [1]), self._ints("positions/start", [0])
+            end = self._ints("positions/end", [np.iinfo(np.int64).max])
+            self._verdict_head(self._op("Slice", [normed, whole, end, axis], "verdict/normed"))
+            normed = self._op("Slice", [normed, start, whole, axis], "head/normed")
         self._head(normed, table)
         graph = helper.make_graph(self._nodes, "tokmarg", [], [], list(self._tensors.values()))
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
+        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="tokmarg")
 
     # Parts of a layer
@@ -138,9 +139,12 @@ class _Graph:
         sizes = self._ints("sizes/qkv", [groups * kv_heads * dim, kv_heads * dim, kv_heads * dim])
         parts = [f"{at}/{x}" for x in "qkv"]
         self._nodes.append(helper.make_node("Split", [packed, sizes], parts, axis=2))
+        return self._attend(layer, module, parts)
+
+    def _attend(self, layer: int, module: Any, parts: Sequence[str]) -> str:
+        """Queries, keys and values [1, S, n * head_dim] -> [1, S, heads * head_dim]."""
+        at, dim, groups, kv_heads = f"layer.{layer}", self._contract.head_dim, self._groups, self._contract.kv_heads
         new = {x: f"present.{layer}.{x}" for x in ("key", "value")}
-        if self._rotation is not None:
-            return self._grouped_attention(layer, module, parts)
         query = self._rotated(parts[0], getattr(module, "q_norm", None), f"{at}/q/rotated")
         self._rotated(parts[1], getattr(module, "k_norm", None), new["key"])
         self._by_head(parts[2], new["value"])
@@ -150,7 +154,7 @@ class _Graph:
         # The query heads of one key head are stacked, so that no key is copied: [1, kv_heads, groups * S, head_dim].
         stacked = self._op("Reshape", [query, self._ints("shape/stacked", [1, kv_heads, -1, dim])], f"{at}/q/stacked")
         scores = self._op(
-            "FusedMatMul", [stacked, key], f"{at}/scores", _MICROSOFT, transB=1, alpha=float(module.scaling)
+            "FusedMatMul", [stacked, key], f"{at}/scores", MICROSOFT, transB=1, alpha=float(module.scaling)
         )
         if self._half:
             scores = self._op("Cast", [scores], f"{at}/scores/float", to=TensorProto.FLOAT)
@@ -165,53 +169,6 @@ class _Graph:
             "Reshape", [by_token, self._ints("shape/rows", [1, -1, groups * kv_heads * dim])], f"{at}/context"
         )
 
-    def _grouped_attention(self, layer: int, module: Any, parts: Sequence[str]) -> str:
-        """The same in one operator, for 8 bits: queries, keys and values [1, S, n * head_dim] -> context.
-
-        Cached and new keys come back together; the new ones are cut off again.
-        """
-        at, past = f"layer.{layer}", [f"past_key_values.{layer}.{x}" for x in ("key", "value")]
-        query, key = (
-            self._rotated_rows(rows, getattr(module, norm, None), f"{rows}/rotated")
-            for rows, norm in zip(parts[:2], ("q_norm", "k_norm"), strict=True)
-        )
-        if "tokens/last" not in self._tensors:
-            self._constant("tokens/last", np.array(1, np.int32))
-            mask = self._mask_of(layer)
-            length = self._op("Shape", [mask], "tokens/length", start=3, end=4)
-            total = self._op("Cast", [length], "tokens/total", to=TensorProto.INT32)
-            self._op("Sub", [total, "tokens/last"], "tokens/behind")
-            self._op("Squeeze", [total], "tokens/count")
-            self._op("Shape", [f"past_key_values.{layer}.key"], "tokens/past", start=2, end=3)
-        cached = [f"{at}/{x}s" for x in ("key", "value")]
-        self._nodes.append(
-            helper.make_node(
-                "GroupQueryAttention",
-                [query, key, parts[2], *past, "tokens/behind", "tokens/count", "", "", "", self._bias(self._mask_of(layer))],
-                [f"{at}/context", *cached],
-                domain=_MICROSOFT,
-                num_heads=self._groups * self._contract.kv_heads,
-                kv_num_heads=self._contract.kv_heads,
-                scale=float(module.scaling),
-            )
-        )
-        end, axis = self._ints("tokens/end", [np.iinfo(np.int64).max]), self._ints("tokens/axis", [2])
-        for whole, part in zip(cached, ("key", "value"), strict=True):
-            self._op("Slice", [whole, "tokens/past", end, axis], f"present.{layer}.{part}")
-        return f"{at}/context"
-
-    def _rotated_rows(self, rows: str, norm: Any, name: str) -> str:
-        """Rotary embedding of [1, S, n * head_dim]."""
-        if norm is not None:
-            dim = self._contract.head_dim
-            heads = self._op("Reshape", [rows, self._ints("shape/split_heads", [1, 0, -1, dim])], f"{rows}/heads")
-            gamma = self._weight(f"{rows}/norm", norm.weight)
-            normed = self._op(
-                "SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=self._eps
-            )
-            rows = self._op("Reshape", [normed, self._ints("shape/joined_heads", [1, 0, -1])], f"{rows}/joined")
-        return self._op("RotaryEmbedding", [rows, "rotary/index", *self._rotary], name, _MICROSOFT)
-
     def _by_head(self, rows: str, name: str, norm: Any = None) -> str:
         """[1, S, n * head_dim] -> [1, n, S, head_dim], each head normed if the model does that."""
         shape = self._ints("shape/split_heads", [1, 0, -1, self._contract.head_dim])
@@ -225,7 +182,7 @@ class _Graph:
 
     def _rotated(self, rows: str, norm: Any, name: str) -> str:
         heads = self._by_head(rows, f"{rows}/by_head", norm)
-        return self._op("RotaryEmbedding", [heads, "rotary/index", *self._rotary], name, _MICROSOFT)
+        return self._op("RotaryEmbedding", [heads, "rotary/index", *self._rotary], name, MICROSOFT)
 
     def _rotary_tables(self, rotary: Any) -> None:
         """Cosines and sines of the pass's positions, row by row; RotaryEmbedding then looks up row s for token s.
@@ -251,14 +208,8 @@ class _Graph:
     def _mlp(self, module: Any, normed: str, at: str) -> str:
         gate = self._product(normed, [module.gate_proj], f"{at}/gate")
         up = self._product(normed, [module.up_proj], f"{at}/up")
-        active = self._op("QuickGelu", [gate], f"{at}/active", _MICROSOFT, alpha=1.0)  # x * sigmoid(x)
+        active = self._op("QuickGelu", [gate], f"{at}/active", MICROSOFT, alpha=1.0)  # x * sigmoid(x)
         gated = self._op("Mul", [active, up], f"{at}/gated")
-        if self._rotation is not None and (matrix := self._rotation.blocks) is not None:
-            block = len(matrix)
-            cut = self._op("Reshape", [gated, self._ints("shape/blocks", [1, 0, -1, block])], f"{at}/gated/blocks")
-            turn = self._constant("turn/blocks", matrix.float().numpy()[None])
-            turned = self._op("MatMul", [cut, turn], f"{at}/gated/turned")
-            gated = self._op("Reshape", [turned, self._ints("shape/unblocked", [1, 0, -1])], f"{at}/gated/rows")
         return self._product(gated, [module.down_proj], f"{at}/mlp")
 
     def _add_norm(self, hidden: str, change: str, norm: Any, name: str) -> tuple[str, str]:
@@ -271,7 +222,7 @@ class _Graph:
                 "SkipSimplifiedLayerNormalization",
                 [hidden, change, gamma],
                 outputs,
-                domain=_MICROSOFT,
+                domain=MICROSOFT,
                 epsilon=self._eps,
             )
         )
@@ -283,12 +234,9 @@ class _Graph:
         ids = self._contract.head_token_ids
         embedding = _decoder(self._model).embed_tokens.weight
         if ids is None and layer.weight.data_ptr() == embedding.data_ptr():
-            weight = table
-            if self._rotation is not None:
-                normed = self._turned_back(normed, self._rotation)
+            weight, normed = table, self._before_table(normed)
         else:
-            rows = layer.weight if ids is None else layer.weight[list(ids)]
-            weight = self._weight("head", rows if self._rotation is None else self._rotation.output(rows))
+            weight = self._weight("head", self._output_rows(None if ids is None else list(ids)))
         inputs = [
             self._op("Reshape", [normed, self._ints("shape/flat", [-1, embedding.shape[1]])], "head/rows"),
             weight,
@@ -296,20 +244,54 @@ class _Graph:
         if layer.bias is not None:
             inputs.append(self._weight("head/bias", layer.bias if ids is None else layer.bias[list(ids)]))
         logits = self._op("Gemm", inputs, "head/logits", transB=1)
+        logits = self._finished(logits, "head")
+        self._op("Unsqueeze", [logits, self._ints("axes/first", [0])], "logits")
+
+    def _verdict_head(self, normed: str) -> None:
+        """Logits [1, N, columns] of verdict tokens alone."""
+        layer = cast(nn.Linear, self._model.get_output_embeddings())
+        ids = list(self._contract.verdict_token_ids or ())
+        logits = self._verdict_product(normed, self._output_rows(ids).t())
+        if layer.bias is not None:
+            logits = self._op("Add", [logits, self._weight("verdict/bias", layer.bias[ids])], "verdict/biased")
+        self._op("Identity", [self._finished(logits, "verdict")], "verdict_logits")
+
+    def _finished(self, logits: str, name: str) -> str:
+        """What is done to logits behind the output layer."""
         if self._half:
-            logits = self._op("Cast", [logits], "head/logits/float", to=TensorProto.FLOAT)
+            logits = self._op("Cast", [logits], f"{name}/logits/float", to=TensorProto.FLOAT)
         scaling = getattr(self._config, "logits_scaling", 1.0)
         if scaling != 1.0:
             divisor = self._constant("head/scaling", np.array(scaling, np.float32))
-            logits = self._op("Div", [logits, divisor], "head/logits/scaled")
-        self._op("Unsqueeze", [logits, self._ints("axes/first", [0])], "logits")
+            logits = self._op("Div", [logits, divisor], f"{name}/logits/scaled")
+        return logits
 
-    def _turned_back(self, normed: str, rotation: Rotation) -> str:
-        """In float64, where the order of a sum does not show: the product before a quantized output layer."""
-        matrix = self._constant("head/back", rotation.back().numpy())
-        double = self._op("Cast", [normed], "head/normed/double", to=TensorProto.DOUBLE)
-        turned = self._op("MatMul", [double, matrix], "head/turned/double")
-        return self._op("Cast", [turned], "head/turned", to=TensorProto.FLOAT)
+    # What a graph in another basis does differently
+
+    def _table(self) -> Tensor:
+        """The embedding, [V, hidden]."""
+        return cast(Tensor, _decoder(self._model).embed_tokens.weight)
+
+    def _linear(self, layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+        """Weight [out, in] and bias [out] of a layer of the decoder."""
+        return layer.weight, layer.bias
+
+    def _gamma(self, name: str, norm: Any) -> str:
+        """The weight of a norm of hidden states."""
+        return self._weight(name, norm.weight)
+
+    def _output_rows(self, ids: list[int] | None) -> Tensor:
+        """Rows of the output layer, [tokens, hidden]; None = all."""
+        weight: Tensor = cast(nn.Linear, self._model.get_output_embeddings()).weight
+        return weight if ids is None else weight[ids]
+
+    def _before_table(self, normed: str) -> str:
+        """What the embedding is multiplied with where it is the output layer."""
+        return normed
+
+    def _verdict_product(self, normed: str, weight: Tensor) -> str:
+        """[1, N, hidden] times [hidden, columns]."""
+        return self._op("MatMul", [normed, self._weight("verdict/weight", weight)], "verdict/product")
 
     # Masks
 
@@ -321,7 +303,7 @@ class _Graph:
         return "sliding_attention_mask" if local else "attention_mask"
 
     def _bias(self, mask: str) -> str:
-        """bool [1, 1, S, P+S] -> what is added to the scores, float32 [1, 1, groups * S, P+S] (grouped: [1, 1, S, P+S]).
+        """bool [1, 1, S, P+S] -> what is added to the scores, float32 [1, 1, groups * S, P+S].
 
         The finite minimum and not -inf: a row that sees nothing gives a mean and not NaN.
         """
@@ -329,10 +311,12 @@ class _Graph:
             seen = self._constant("mask/seen", np.array(0, np.float32))
             unseen = self._constant("mask/unseen", np.array(np.finfo(np.float32).min))
             one = self._op("Where", [mask, seen, unseen], f"{mask}/bias")
-            if self._rotation is None:
-                one = self._op("Tile", [one, self._ints("mask/groups", [1, 1, self._groups, 1])], f"{mask}/biases")
-            self._biases[mask] = one
+            self._biases[mask] = self._stacked(mask, one)
         return self._biases[mask]
+
+    def _stacked(self, mask: str, bias: str) -> str:
+        """A bias [1, 1, S, P+S] as the attention takes it: once for each query head of a key head."""
+        return self._op("Tile", [bias, self._ints("mask/groups", [1, 1, self._groups, 1])], f"{mask}/biases")
 
     # Nodes and tensors
 
@@ -342,19 +326,13 @@ class _Graph:
 
     def _product(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
         """Linear layers of the same input side by side, [1, S, in] -> [1, S, sum of out]."""
-        parts = [(x.weight, x.bias) if self._rotation is None else self._rotation.linear(x) for x in layers]
+        parts = [self._linear(layer) for layer in layers]
         weight = self._weight(f"{name}/weight", torch.cat([weight for weight, _ in parts]).t())
         product = self._op("MatMul", [rows, weight], name if layers[0].bias is None else f"{name}/product")
         if layers[0].bias is None:
             return product
         bias = self._weight(f"{name}/bias", torch.cat([cast(Tensor, bias) for _, bias in parts]))
         return self._op("Add", [product, bias], name)
-
-    def _gamma(self, name: str, norm: Any) -> str:
-        """The weight of a norm of hidden states; a rotation has put it into the layers that read them."""
-        if self._rotation is None:
-            return self._weight(name, norm.weight)
-        return self._weight("norm/ones", torch.ones_like(norm.weight))
 
     def _scaled(self, value: str, factor: float, name: str, dtype: Any = None) -> str:
         if factor == 1.0:

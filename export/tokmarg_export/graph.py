@@ -7,11 +7,13 @@ Inputs (S new tokens, P cached ones, K positions of interest; S, P and K are dyn
     attention_mask            bool   [1, 1, S, P+S]    True = visible
     sliding_attention_mask    bool   [1, 1, S, P+S]    the same for local layers; only if the model has some
     logit_positions           int64  [K]               indices into S
+    verdict_positions         int64  [N]               more of them; only where the graph has a second output layer
     past_key_values.{i}.key   float  [1, kv_heads, P, head_dim], and .value
 
 Outputs:
 
     logits                    float32 [1, K, V], or [1, K, len(head_token_ids)] for the verdict head
+    verdict_logits            float32 [1, N, len(verdict_token_ids)]
     present.{i}.key           float  [1, kv_heads, S, head_dim], and .value: the new tokens only
 
 Local layers see what `attention_mask` allows and is nearer than the window, by position and not by index:
@@ -30,6 +32,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +48,7 @@ from .int8 import quantize_rows
 from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
-from .rotation import Rotation
+from .rotated import emit_rotated_graph
 from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
@@ -61,9 +64,13 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
 def graph_contract(
-    model: PreTrainedModel, *, head_token_ids: Sequence[int] | None, precision: Precision
+    model: PreTrainedModel,
+    *,
+    head_token_ids: Sequence[int] | None,
+    precision: Precision,
+    verdict_token_ids: Sequence[int] | None = None,
 ) -> GraphContract:
-    """Read the contract off a causal LM.
+    """Read the contract off a causal LM. `verdict_token_ids`: of a second output layer, which fused graphs can have.
 
     Raises ExportError for an architecture that is not supported, or head token ids outside the output layer.
     """
@@ -79,6 +86,7 @@ def graph_contract(
             raise ExportError(f"Verdict head token id {wrong[0]} is outside the vocabulary of {vocab_size}.")
         if len(set(ids)) != len(ids):
             raise ExportError("The verdict head's token ids must be distinct.")
+    fits = why_not_fused(model) is None
     return GraphContract(
         layers=config.num_hidden_layers,
         kv_heads=config.num_key_value_heads,
@@ -89,6 +97,8 @@ def graph_contract(
         sliding_window=_sliding_window(model),
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
+        verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
+        alone=fits and precision == "int8",
     )
 
 
@@ -117,6 +127,7 @@ def export_graph(
     precision: Precision,
     max_file_size: int | None = None,
     fused: bool = True,
+    verdict_token_ids: Sequence[int] | None = None,
 ) -> str:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
@@ -125,7 +136,11 @@ def export_graph(
     model is unchanged afterwards. `fused=False` traces it whatever its shape. Returns how the graph came about:
     "fused", or "traced: " and why. Raises ExportError as `graph_contract` does.
     """
-    contract = graph_contract(model, head_token_ids=head_token_ids, precision=precision)
+    contract = graph_contract(
+        model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
+    )
+    if not fused:
+        contract = replace(contract, verdict_token_ids=None, alone=False)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     bits = _BITS.get(precision)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -133,7 +148,8 @@ def export_graph(
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
         if reason is None:
-            written = emit_graph(model, contract, dtype, Rotation(model) if precision == "int8" else None)
+            rotated = precision == "int8"
+            written = emit_rotated_graph(model, contract) if rotated else emit_graph(model, contract, dtype)
         else:
             with as_traceable(model, dtype, contract.head_token_ids, scratch):
                 scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)

@@ -1,4 +1,6 @@
-"""Weights of 8 or 4 bits: every product with a constant matrix becomes one MatMulNBits.
+"""Weights of 8 or 4 bits: products with a constant matrix become one MatMulNBits each.
+
+The form of int4; and of int8 where the graph is traced, or what `tokmarg_export.int8` leaves: the embedding.
 
 Channels are cut into blocks of 32. For token s, output n and block b,
 

@@ -68,6 +68,9 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
         "logit_positions": (TensorProto.INT64, ["logits"]),
     }
     outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
+    if contract.verdict_token_ids is not None:
+        inputs["verdict_positions"] = (TensorProto.INT64, ["verdict_logits"])
+        outputs["verdict_logits"] = (TensorProto.FLOAT, [1, "verdict_logits", len(contract.verdict_token_ids)])
     for layer in range(contract.layers):
         for part in ("key", "value"):
             inputs[f"past_key_values.{layer}.{part}"] = (

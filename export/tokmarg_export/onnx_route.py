@@ -8,6 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from tokmarg import onnx_runtime  # noqa: F401 (first: it keeps onnxruntime, which optimum imports, from reporting)
+
+# isort: split
 import torch
 from optimum.exporters.onnx import onnx_export_from_model
 from optimum.exporters.tasks import TasksManager

@@ -63,6 +63,10 @@ class AnyPlace:
         limit = min(limit, MAX_PATHS - self.evaluated)
         return heapq.nlargest(limit, self._open, key=self._open.__getitem__)
 
+    def whole(self, _: Path) -> bool:
+        """Whether the whole vocabulary's logits matter behind a path: they do behind all."""
+        return True
+
     def feed(self, path: Path, logits: npt.NDArray[np.float32]) -> None:
         """Takes the logits [V] behind a path.
 

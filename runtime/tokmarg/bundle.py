@@ -49,6 +49,10 @@ class GraphContract:
         sliding_window: tokens that local layers see; set if and only if some layer is local, that is if the graph has
             the input ``sliding_attention_mask``.
         max_positions: the model's context window in tokens.
+        verdict_token_ids: of a ``full`` head: token id of each column of a second, small output layer, for positions
+            where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
+            has none.
+        alone: a pass carries one content. Set where rounding would let a content's numbers depend on its company.
     """
 
     layers: int
@@ -60,6 +64,8 @@ class GraphContract:
     kv_dtype: Literal["float32", "float16"]
     sliding_window: int | None
     max_positions: int
+    verdict_token_ids: tuple[int, ...] | None = None
+    alone: bool = False
 
     @property
     def columns(self) -> dict[int, int] | None:
@@ -82,24 +88,34 @@ class GraphContract:
             raise f.fail("head", f'must be "full" or "verdict", not {head!r:.60}')
         if kv_dtype not in ("float32", "float16"):
             raise f.fail("kv_dtype", f'must be "float32" or "float16", not {kv_dtype!r:.60}')
-        ids = f.get("head_token_ids", list, None)
+        ids, verdict_ids = (_token_ids(f, key, sizes["vocab_size"]) for key in ("head_token_ids", "verdict_token_ids"))
         if (ids is None) != (head == "full"):
             raise f.fail("head_token_ids", "must list token ids with the verdict head, and be null with the full head")
-        if ids is not None:
-            if not ids or not all(type(i) is int and 0 <= i < sizes["vocab_size"] for i in ids):
-                raise f.fail("head_token_ids", f"must be token ids below {sizes['vocab_size']}")
-            if len(set(ids)) != len(ids):
-                raise f.fail("head_token_ids", "names a token id twice")
+        if verdict_ids is not None and head != "full":
+            raise f.fail("verdict_token_ids", "goes with the full head only")
         window = f.get("sliding_window", int, None)
         if window is not None and window < 1:
             raise f.fail("sliding_window", f"must be positive, not {window}")
         return cls(
             **sizes,
             head=cast('Literal["full", "verdict"]', head),
-            head_token_ids=None if ids is None else tuple(ids),
+            head_token_ids=ids,
             kv_dtype=cast('Literal["float32", "float16"]', kv_dtype),
             sliding_window=window,
+            verdict_token_ids=verdict_ids,
+            alone=f.get("alone", bool, False),
         )
+
+
+def _token_ids(f: Fields, key: str, vocab_size: int) -> tuple[int, ...] | None:
+    ids = f.get(key, list, None)
+    if ids is None:
+        return None
+    if not ids or not all(type(i) is int and 0 <= i < vocab_size for i in ids):
+        raise f.fail(key, f"must be token ids below {vocab_size}")
+    if len(set(ids)) != len(ids):
+        raise f.fail(key, "names a token id twice")
+    return tuple(ids)
 
 
 @dataclass(frozen=True, slots=True)

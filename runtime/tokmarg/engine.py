@@ -38,6 +38,11 @@ PACK_TOKENS = 512
 PACK_CONTENTS = 32
 #: Trie nodes evaluated per round at most: by one content, and by all contents of a pack together (4 each at least).
 _AHEAD, _AHEAD_PACK = 32, 256
+#: And in the first one, behind the prompts: most guards leave a benign content a probability of some hundredths, which
+#: the first level of labels settles. A pass of its own for those costs more than they do beside the prompt.
+_AHEAD_FIRST = 12
+#: Cached tokens that no new one sees are left out of a pass where they are this many: copying costs something, too.
+_FORGOTTEN = 24
 
 
 class TokenPath(Protocol):
@@ -64,8 +69,12 @@ class Search(Protocol[P]):
     def wanted(self, limit: int) -> Sequence[P]:
         """Paths to evaluate next, about ``limit`` at most; empty when done."""
 
+    def whole(self, node: P, /) -> bool:
+        """Whether the whole vocabulary's logits matter behind a path, and not only those of verdict tokens."""
+
     def feed(self, node: P, logits: npt.NDArray[np.float32], /) -> None:
-        """Takes the logits [columns] behind a path that :meth:`wanted` named."""
+        """Takes the logits [columns] behind a path that :meth:`wanted` named. The array is only lent; where
+        :meth:`whole` is false, other tokens than a verdict's may be at minus infinity."""
 
 
 @dataclass(slots=True)
@@ -147,10 +156,15 @@ class Engine:
     Args:
         session: the graph.
         prefixes: role mode -> stored policy prefix.
+        own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
     """
 
-    def __init__(self, session: Session, prefixes: Mapping[Role, Prefix]) -> None:
+    def __init__(self, session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> None:
         self._session, self._prefixes = session, prefixes
+        ids = session.graph.verdict_token_ids if own_verdicts else None
+        self._verdict_ids = None if ids is None else np.asarray(ids)
+        #: Contents that may share passes.
+        self.pack_contents = 1 if session.graph.alone else PACK_CONTENTS
 
     def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
@@ -173,7 +187,7 @@ class Engine:
                 job.spans.append((slot, slot + len(part)))
                 at += len(part)
             job.slots[job.search.root] = job.spans[-1][1] - 1
-            self._want(step, job, _AHEAD)
+            self._want(step, job, max(1, min(_AHEAD_FIRST, _AHEAD_PACK // len(jobs))))
         active = list(jobs)
         while step.tokens:
             self._finish(step, cache)
@@ -209,13 +223,32 @@ class Engine:
     def _finish(self, step: _Pass, cache: _Cache) -> None:
         """Runs a pass, feeds the searches, and puts the new tokens into the cache."""
         positions = np.asarray(step.positions, dtype=np.int64)
-        rows = [row for _, _, row in step.logits_for]
+        whole, narrow = [], []
+        for wanted in step.logits_for:
+            job, node, _ = wanted
+            (whole if self._verdict_ids is None or job.search.whole(node) else narrow).append(wanted)
         # A pass of prompt tokens alone still needs one row: the graph gathers before the output layer.
-        logits, new = self._session.run(step.tokens, positions, step.mask(), cache.whole(), rows or [0])
-        for (job, node, _), row in zip(step.logits_for, logits, strict=False):
-            try:
-                if job.error is None:
-                    job.search.feed(node, row)
-            except ContentError as error:
-                job.error = error
+        rows = [row for _, _, row in whole] or ([] if narrow else [0])
+        mask, past = step.mask(), cache.whole()
+        seen = np.flatnonzero(mask[:, : past.length].any(axis=0))
+        if past.length - len(seen) >= _FORGOTTEN:  # nodes whose descendants have been seen to, contents that are done
+            mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)
+            past = past.take(seen)
+        logits, narrow_logits, new = self._session.run(
+            step.tokens, positions, mask, past, rows, [row for _, _, row in narrow]
+        )
+        for (job, node, _), row in zip(whole, logits, strict=False):
+            self._feed(job, node, row)
+        if narrow:
+            spread = np.full(self._session.graph.vocab_size, -np.inf, dtype=np.float32)
+            for (job, node, _), row in zip(narrow, narrow_logits, strict=True):
+                spread[self._verdict_ids] = row
+                self._feed(job, node, spread)
         cache.append(new)
+
+    def _feed(self, job: Job[Any], node: TokenPath, logits: npt.NDArray[np.float32]) -> None:
+        try:
+            if job.error is None:
+                job.search.feed(node, logits)
+        except ContentError as error:
+            job.error = error

@@ -62,6 +62,10 @@ class FirstLabel:
         """All nodes at once: they are known beforehand, and few."""
         return [node for node in self._needed if node not in self._logits]
 
+    def whole(self, _: Node) -> bool:
+        """Whether the whole vocabulary's logits matter behind a node: the labels' own are enough."""
+        return False
+
     def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
         """Takes the logits [columns] behind a node.
 

@@ -56,6 +56,10 @@ class Greedy:
         """The path so far, until it ends."""
         return [] if self.ended or self.path.depth == self._max_depth else [self.path]
 
+    def whole(self, _: Path) -> bool:
+        """Whether the whole vocabulary's logits matter behind a path: they do behind all."""
+        return True
+
     def feed(self, path: Path, logits: npt.NDArray[np.float32]) -> None:
         """Takes the logits [V] behind the path and goes on with the most probable token (ties: the lowest id).
 

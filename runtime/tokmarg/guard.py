@@ -86,7 +86,7 @@ class Guard:
                 trie.check(samples=20)  # the exporter has done so for the bundle's own policy
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
         suspicions = Suspicions(self.spec, self._encoder)
-        self._packer = Packer(self._prompter, suspicions, self._prefixes, Engine(session, self._prefixes))
+        self._packer = Packer(self._prompter, suspicions, self._prefixes, Engine(session, self._prefixes, spec is None))
         self._guarded = Guarded(self.labels, self.events, bundle.manifest.model_id)
 
     @classmethod

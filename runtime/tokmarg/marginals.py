@@ -93,6 +93,9 @@ class Search:
         self._undecided = trie.undecided(self.root) if columns is None else []
         self._logits: dict[Node, Floats] = {}  # of the allowed tokens only
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
+        self._habits: dict[
+            int, tuple[float, int]
+        ] = {}  # token -> sum of its shares where it was allowed, and how often
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
         self._pending = np.zeros(len(trie.events))  # per event: mass of open nodes below which it is undecided
@@ -110,8 +113,8 @@ class Search:
             nodes to evaluate next, the needed one first, then those likely to be needed; empty when done.
         """
         if missing := [u.node for u in self._undecided if u.node not in self._raw]:
-            first = self._open[0][2] if self._open else self.root
-            return list(dict.fromkeys([*missing, first]))
+            first = [self._open[0][2]] if self._open else [self.root]
+            return list(dict.fromkeys([*missing, *first, *self._ahead(limit - len(missing))]))
         while self._open and self._expanded < self._max_nodes and not self._settled():
             node = self._open[0][2]
             if node not in self._logits:
@@ -120,21 +123,31 @@ class Search:
         return []
 
     def _ahead(self, limit: int) -> list[Node]:
-        """The next nodes of the best-first order, guessing an even split where the model has not been asked yet."""
+        """The next nodes of the best-first order.
+
+        Where the model has not been asked yet, its mean share of the same tokens elsewhere is the guess.
+        """
         found: list[Node] = []
         guess = list(self._open)  # a copy of a heap is a heap
         while guess and len(found) < limit:
             negative, _, node = heapq.heappop(guess)
-            children = [self._through(child) for child in self._trie.children(node).values()]
+            below = self._trie.children(node)
+            children = [self._through(child) for child in below.values()]
             if node in self._logits:
                 shares = _softmax(self._logits[node]).tolist()
             else:
                 found.append(node)
-                shares = [1 / len(children)] * len(children)
+                habits = [self._habits.get(token, (1.0, len(below))) for token in below]
+                means = [total / count for total, count in habits]
+                shares = [mean / sum(means) for mean in means]
             for child, share in zip(children, shares, strict=True):
                 if not child.complete:
                     heapq.heappush(guess, (negative * share, child.path, child))
         return found
+
+    def whole(self, node: Node) -> bool:
+        """Whether the coverage needs the whole vocabulary's logits behind a node."""
+        return any(u.node is node for u in self._undecided)
 
     def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
         """Takes the logits [columns] float32 that the model gives behind ``node``'s path.
@@ -144,7 +157,10 @@ class Search:
         """
         allowed = allowed_logits(self._trie, node, logits, self._columns)
         self._logits[node] = allowed
-        if any(u.node is node for u in self._undecided):
+        for token, share in zip(self._trie.children(node), _softmax(allowed).tolist(), strict=True):
+            total, count = self._habits.get(token, (0.0, 0))
+            self._habits[token] = (total + share, count + 1)
+        if self.whole(node):
             top = float(logits.max())
             total = float(np.exp(logits.astype(np.float64) - top).sum())
             self._raw[node] = dict(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .engine import PACK_CONTENTS, PACK_TOKENS, Engine, Job
+from .engine import PACK_TOKENS, Engine, Job
 from .errors import ContentError
 from .labels import Role
 from .prefix import Prefix, shared_tokens
@@ -98,7 +98,7 @@ class Packer:
         tokens = 0
         for record in records:
             size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
-            if pack and (tokens + size > PACK_TOKENS or len(pack) == PACK_CONTENTS):
+            if pack and (tokens + size > PACK_TOKENS or len(pack) == self._engine.pack_contents):
                 yield pack
                 pack, tokens = [], 0
             pack.append(record)

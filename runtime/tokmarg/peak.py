@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .errors import BundleError
 from .graphfile import fields
+from .oneop import FLOAT, FLOAT16, INT8, UINT8, one_operator
 from .onnx_runtime import ort
 
 __all__ = ["Peak", "Products", "matrix_peak", "read_products"]
@@ -30,10 +30,8 @@ _PRODUCTS = frozenset({
 })  # fmt: skip
 #: What gathers rows, and what they lead to.
 _GATHERS, _LOGITS = ("logit_positions", "verdict_positions"), ("logits", "verdict_logits")
-# onnx.proto of https://github.com/onnx/onnx: field numbers, and TensorProto's types of elements.
+# onnx.proto of https://github.com/onnx/onnx: field numbers.
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
-_FLOAT, _UINT8, _INT8, _FLOAT16 = 1, 2, 3, 10
-_IR_VERSION, _OPSET, _MICROSOFT = 8, 17, "com.microsoft"
 #: Rows, and sides of the square of weights: what large products have. The best of them is the peak.
 _SHAPES = ((512, 1024), (512, 2048))
 
@@ -193,17 +191,17 @@ def _measured(precision: str, device: str, threads: int | None, rows: int, side:
     random = np.random.default_rng(0)
     if device == "cpu" and precision in ("int8", "int4"):
         # What per-row quantization needs: scales for each column, zero points, and floats for a result.
-        operator, kinds, a = "MatMulIntegerToFloat", (_UINT8, _FLOAT), random.integers(0, 256, (rows, side), np.uint8)
+        operator, kinds, a = "MatMulIntegerToFloat", (UINT8, FLOAT), random.integers(0, 256, (rows, side), np.uint8)
         b = random.integers(-127, 128, (side, side), np.int8)
         weights = {
-            "b": (_INT8, b),
-            "a_scale": (_FLOAT, np.ones((), np.float32)),
-            "b_scale": (_FLOAT, np.ones(side, np.float32)),
-            "a_zero": (_UINT8, np.full((), 128, np.uint8)),
+            "b": (INT8, b),
+            "a_scale": (FLOAT, np.ones((), np.float32)),
+            "b_scale": (FLOAT, np.ones(side, np.float32)),
+            "a_zero": (UINT8, np.full((), 128, np.uint8)),
         }
     else:
         half = device == "cuda" and precision == "fp16"
-        dtype, kind = (np.float16, _FLOAT16) if half else (np.float32, _FLOAT)
+        dtype, kind = (np.float16, FLOAT16) if half else (np.float32, FLOAT)
         operator, kinds, a = "MatMul", (kind, kind), random.normal(0, 1, (rows, side)).astype(dtype)
         weights = {"b": (kind, random.normal(0, 1, (side, side)).astype(dtype))}
     options = ort.SessionOptions()
@@ -212,7 +210,7 @@ def _measured(precision: str, device: str, threads: int | None, rows: int, side:
     if threads is not None:
         options.intra_op_num_threads = threads
     provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
-    session = ort.InferenceSession(_one_operator(operator, kinds, weights), options, providers=[provider])
+    session = ort.InferenceSession(one_operator(operator, kinds, weights), options, providers=[provider])
     binding = session.io_binding()
     binding.bind_ortvalue_input("a", ort.OrtValue.ortvalue_from_numpy(a, device, 0))
     binding.bind_output("c", device)
@@ -223,43 +221,3 @@ def _measured(precision: str, device: str, threads: int | None, rows: int, side:
         binding.synchronize_outputs()
         best = min(best, time.perf_counter() - started)
     return Peak(operator, 2 * rows * side * side / best)
-
-
-def _one_operator(operator: str, kinds: tuple[int, int], weights: dict[str, tuple[int, Any]]) -> bytes:
-    """An ONNX model: input ``a`` [rows, columns], one operator with fixed weights, output ``c``.
-
-    Args:
-        operator: its name.
-        kinds: types of the elements of ``a`` and ``c``.
-        weights: name -> type and array of the further inputs, in order.
-    """
-    node = (
-        b"".join(_bytes(1, name.encode()) for name in ("a", *weights)) + _bytes(2, b"c") + _bytes(4, operator.encode())
-    )
-    if operator != "MatMul":
-        node += _bytes(7, _MICROSOFT.encode())
-    graph = _bytes(1, node) + _bytes(2, b"peak")
-    for name, (kind, array) in weights.items():
-        dims = b"".join(_int(1, size) for size in array.shape)
-        graph += _bytes(5, dims + _int(2, kind) + _bytes(8, name.encode()) + _bytes(9, array.tobytes()))
-    for number, side, kind in ((11, b"a", kinds[0]), (12, b"c", kinds[1])):
-        shape = b"".join(_bytes(1, _bytes(2, size)) for size in (b"rows", b"columns"))
-        graph += _bytes(number, _bytes(1, side) + _bytes(2, _bytes(1, _int(1, kind) + _bytes(2, shape))))
-    sets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET)) + _bytes(8, _bytes(1, _MICROSOFT.encode()) + _int(2, 1))
-    return _int(1, _IR_VERSION) + _bytes(7, graph) + sets
-
-
-def _bytes(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _int(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])

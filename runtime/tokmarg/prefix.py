@@ -61,7 +61,7 @@ def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]
     for role in prompter.spec.roles:
         ids = prompter.prefix_ids(role)
         mask = np.tri(len(ids), dtype=np.bool_)
-        _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
+        _, _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
         found[role] = Prefix(ids, cache)
     return found
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .bundle import Bundle, GraphContract
 from .errors import BundleError, DeviceError
 from .graphfile import read_references
+from .oneop import saturates
 from .onnx_runtime import ort
 from .shield import first_line
 
@@ -41,6 +42,10 @@ class KeyValues:
     def length(self) -> int:
         """Number of cached tokens P."""
         return len(self.positions)
+
+    def take(self, slots: npt.NDArray[np.int64]) -> KeyValues:
+        """The cache of some of the tokens, ``slots`` int64 [n]."""
+        return KeyValues(tuple(np.take(t, slots, axis=2) for t in self.tensors), self.positions[slots])
 
     @classmethod
     def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
@@ -79,9 +84,13 @@ class Session:
         wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
+        if self.graph.alone and saturates():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         # onnxruntime's own way back to the CPU tells of it on stdout; wanted where CUDA was, and might not work.
         fallback = {} if device == "auto" and _CUDA in wanted else {"enable_fallback": 0}
         try:
@@ -101,7 +110,8 @@ class Session:
         mask: npt.NDArray[np.bool_],
         past: KeyValues,
         logit_rows: Sequence[int],
-    ) -> tuple[npt.NDArray[np.float32], KeyValues]:
+        verdict_rows: Sequence[int] = (),
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], KeyValues]:
         """One forward pass.
 
         Args:
@@ -110,9 +120,11 @@ class Session:
             mask: bool [S, P+S], True where the row's token sees the column's.
             past: cache of P tokens.
             logit_rows: K indices into the new tokens.
+            verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
 
         Returns:
-            logits float32 [K, columns of the head] and the new tokens' keys and values.
+            logits float32 [K, columns of the head], float32 [N, verdict_token_ids] (N = 0 without those), and the new
+            tokens' keys and values.
 
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
@@ -123,6 +135,7 @@ class Session:
             "position_ids": positions[None],
             "attention_mask": mask[None, None],
             "logit_positions": np.asarray(logit_rows, dtype=np.int64),
+            "verdict_positions": np.asarray(verdict_rows, dtype=np.int64),
         }
         if self.graph.sliding_window is not None:
             keys = np.concatenate([past.positions, positions])
@@ -136,7 +149,9 @@ class Session:
             raise DeviceError(
                 f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {first_line(error)}"
             ) from error
-        return outputs[0][0], KeyValues(tuple(outputs[1:]), positions)
+        if self.graph.verdict_token_ids is None:
+            return outputs[0][0], np.zeros((0, 0), np.float32), KeyValues(tuple(outputs[1:]), positions)
+        return outputs[0][0], outputs[1][0], KeyValues(tuple(outputs[2:]), positions)
 
     def check_process(self) -> None:
         """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
@@ -181,6 +196,11 @@ class Session:
             (inputs, "logit_positions", "tensor(int64)", {}),
             (outputs, "logits", "tensor(float)", {2: columns}),
         ]
+        heads = ["logits"]
+        if g.verdict_token_ids is not None:
+            heads.append("verdict_logits")
+            wanted.append((inputs, "verdict_positions", "tensor(int64)", {}))
+            wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
         for name in self._kv_names:
             wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
             wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
@@ -201,7 +221,7 @@ class Session:
         if unknown := sorted(set(inputs) - known):
             raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
         self._inputs = frozenset(inputs)
-        self._outputs = ["logits", *(f"present.{name}" for name in self._kv_names)]
+        self._outputs = [*heads, *(f"present.{name}" for name in self._kv_names)]
 
 
 def _check_references(bundle: Bundle, path: Path) -> None:

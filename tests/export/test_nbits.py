@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.export.test_graph import FAMILY, exported, reference_logits, tiny, tree_logits
+from tests.export.test_graph import exported, reference_logits, tiny, tree_logits
 from tokmarg import Guard
 from tokmarg_export.build import build_bundle
 from tokmarg_export.load import load_model
@@ -154,7 +154,8 @@ def test_an_outlier_channel_costs_only_its_block_precision() -> None:
     assert errors[1] < errors[0] / 10
 
 
-CASES = [*((model_type, 8) for model_type in FAMILY), ("llama", 4), ("qwen3", 4), ("gemma2", 4)]
+# Llama-shaped models have another int8, see test_int8.
+CASES = [("gemma2", 8), ("gemma3_text", 8), ("llama", 4), ("qwen3", 4), ("gemma2", 4)]
 
 
 @pytest.mark.parametrize(("model_type", "bits"), CASES)
@@ -175,17 +176,17 @@ def test_every_family_is_its_float32_self_with_rounded_weights(model_type: str, 
 
 
 # Random weights, and large ones: 4 bits are only known to stay within what the exporter lets pass.
-@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.2), pytest.param("int4", 0.9, marks=pytest.mark.slow)])
-def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path, precision: Any, limit: float) -> None:
+@pytest.mark.slow
+def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path) -> None:
     loaded = load_model(tiny_model)
     resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    parity = build_bundle(loaded, resolved, tmp_path / "b", precision=precision, max_file_size=1_000_000)
+    parity = build_bundle(loaded, resolved, tmp_path / "b", precision="int4", max_file_size=1_000_000)
     assert all((value == before[name]).all() for name, value in loaded.model.state_dict().items())
     assert parity is not None
-    assert parity.mean_probability_difference < parity.max_probability_difference < limit
+    assert parity.mean_probability_difference < parity.max_probability_difference < 0.9
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["precision"], manifest["graph_form"]) == (precision, "fused")
+    assert (manifest["precision"], manifest["graph_form"]) == ("int4", "fused")
     assert manifest["parity"]["mean_probability_difference"] == parity.mean_probability_difference
     files = sorted(name for name in manifest["files"] if name.startswith("model.onnx.data"))
     assert len(files) > 1  # the embedding is larger than a megabyte, and alone in its file
@@ -196,5 +197,5 @@ def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path, precision: 
         alone, guard.score_many(TEXTS, max_nodes=16), whole.score_many(TEXTS, max_nodes=16), strict=True
     ):
         assert a.unsafe.probability == pytest.approx(b.unsafe.probability, abs=1e-5)
-        assert a.unsafe.probability == pytest.approx(c.unsafe.probability, abs=limit)
+        assert a.unsafe.probability == pytest.approx(c.unsafe.probability, abs=0.9)
         assert a.coverage == pytest.approx(b.coverage, abs=1e-5)

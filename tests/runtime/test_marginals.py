@@ -136,7 +136,7 @@ def test_benign_content_needs_one_node() -> None:
     logits = np.zeros(VOCABULARY, dtype=np.float32)
     logits[safe] = 20.0
     search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={"unsafe": 0.5})
-    (node,) = search.wanted(16)
+    (node,) = search.wanted(1)
     search.feed(node, logits)
     assert search.wanted(16) == []
     result = search.result()

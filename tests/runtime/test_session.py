@@ -19,6 +19,7 @@ from tests.runtime.documents import edited
 from tests.runtime.word_guard import VOCAB, write_manifest
 from tokmarg import BundleError, ContentError, DeviceError, Guard, Record, Result, SpecError
 from tokmarg.bundle import Bundle
+from tokmarg.oneop import FLOAT, INT8, UINT8, one_operator, saturates
 from tokmarg.session import KeyValues, Session
 
 
@@ -63,9 +64,9 @@ def test_whole_graph(word_bundle: Path) -> None:
 def test_one_pass(word_bundle: Path) -> None:
     """Two tokens that see a cached one and, of each other, what the mask allows."""
     session = Session(Bundle.open(word_bundle), "cpu")
-    _, past = session.run([VOCAB["gun"]], np.array([0]), np.array([[True]]), session.empty(), [0])
+    _, _, past = session.run([VOCAB["gun"]], np.array([0]), np.array([[True]]), session.empty(), [0])
     mask = np.array([[True, True, False], [True, False, True]])
-    logits, new = session.run([VOCAB["idiot"], VOCAB["hello"]], np.array([1, 2]), mask, past, [1, 0])
+    logits, _, new = session.run([VOCAB["idiot"], VOCAB["hello"]], np.array([1, 2]), mask, past, [1, 0])
     assert logits.shape == (2, len(VOCAB))
     assert [row[VOCAB["A"]] for row in logits] == [6, 6]
     assert [row[VOCAB["B"]] for row in logits] == [0, 6]
@@ -400,3 +401,20 @@ def test_a_pass_that_fails_is_one_clear_line(word_bundle: Path, monkeypatch: pyt
     monkeypatch.setattr("tokmarg.engine._Pass.mask", lambda self: np.ones((1, 1), dtype=np.bool_))
     with pytest.raises(DeviceError, match=r"onnxruntime failed on cpu in a pass of \d+ tokens"):
         guard.score("several words, so that the mask is too small")
+
+
+def test_this_machine_multiplies_bytes_exactly_or_is_told_apart() -> None:
+    """Either sums of bytes are exact here, or onnxruntime's exact path is: ``saturates`` decides which is taken."""
+    a, b = np.full((3, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    weights = {
+        "b": (INT8, b),
+        "a_scale": (FLOAT, np.ones((), np.float32)),
+        "b_scale": (FLOAT, np.ones(16, np.float32)),
+        "a_zero": (UINT8, np.zeros((), np.uint8)),
+    }
+    options = onnxruntime.SessionOptions()
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    assert (session.run(None, {"a": a})[0] == a.astype(int) @ b.astype(int)).all()
