@@ -65,7 +65,7 @@ class Guard:
         self.device = session.device
         self.spec = spec or bundle.manifest.spec
         self.calibration = calibration
-        self._limits = Thresholds() if calibration is None else calibration.thresholds()
+        self._limits = Thresholds(self.spec.threshold) if calibration is None else calibration.thresholds()
         graph = bundle.manifest.graph
         tokenizer = bundle.file("tokenizer.json")
         if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
@@ -213,8 +213,8 @@ class Guard:
             eps: ``any-place``: least mass of a path that is followed.
             max_depth: ``any-place``: most tokens of a path that is followed; ``greedy``, ``token``, ``fixed-place``:
                 most tokens to generate. 64 at most.
-            thresholds: when the content counts as flagged (default: the calibration's, else unsafe >= 0.5), on the
-                probabilities that the result shows.
+            thresholds: when the content counts as flagged (default: the calibration's, else unsafe >= the spec's
+                threshold, which is 0.5 but where the spec says otherwise), on the probabilities that the result shows.
             on_overflow: what to do with content beyond the context window.
 
         Raises:
@@ -406,7 +406,7 @@ class Guard:
         self, method: Method, thresholds: Thresholds | None, tolerance: float, max_nodes: int, **settings: Any
     ) -> Exact | Other:
         if method != "exact":
-            limits = thresholds or Thresholds()
+            limits = thresholds or Thresholds(self.spec.threshold)
             return Other(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
         if thresholds is None:
             limits = self._limits

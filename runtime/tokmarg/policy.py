@@ -69,6 +69,7 @@ def apply_policy(spec: Spec, policy: Policy) -> Spec:
         if name not in {label.id for label in labels}:
             known = ", ".join(label.id for label in labels)
             raise f.fail("exclude", f"{name!r:.60} is no label (labels: {known:.300})")
-    changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude))
+    # The guard's own threshold was chosen for its own policy.
+    changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude), threshold=0.5)
     changed.check(where)
     return changed

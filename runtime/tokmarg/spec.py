@@ -87,6 +87,7 @@ class Spec:
         fixed: the labels are part of the template or of the model, and cannot be replaced by others.
         aggregate: ``verdict`` = one verdict tells of all labels; ``max`` = each label has a prompt and a verdict of its
             own, whose event ``unsafe`` is the label, and the content is as unsafe as its highest label.
+        threshold: P(unsafe) from which a content is flagged where neither caller nor calibration says otherwise.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Spec:
     verdict: Verdict
     fixed: bool = False
     aggregate: Aggregate = "verdict"
+    threshold: float = 0.5
 
     @classmethod
     def parse(cls, data: object, where: str) -> Spec:
@@ -112,10 +114,13 @@ class Spec:
         f.only(["name", "title", "template", "policy", "verdict", "sources"])
         _check_sources(f.table("sources", {}))
         policy = f.table("policy")
-        policy.only(["labels", "fixed", "aggregate"])
+        policy.only(["labels", "fixed", "aggregate", "threshold"])
         aggregate = policy.get("aggregate", str, "verdict")
         if aggregate not in _AGGREGATES:
             raise policy.fail("aggregate", f'must be "verdict" or "max", not {aggregate!r:.60}')
+        threshold = policy.get("threshold", float, 0.5)
+        if not 0 < threshold <= 1:
+            raise policy.fail("threshold", f"must be above 0 and at most 1, not {threshold!r}")
         spec = cls(
             name=f.get("name", str),
             title=f.get("title", str),
@@ -124,6 +129,7 @@ class Spec:
             verdict=_parse_verdict(f.table("verdict")),
             fixed=policy.get("fixed", bool, False),
             aggregate=aggregate,
+            threshold=threshold,
         )
         spec.check(where)
         return spec

@@ -11,6 +11,7 @@ from tests.runtime.documents import REMOVED, Place, edited
 from tests.runtime.word_guard import SPEC
 from tokmarg.errors import SpecError
 from tokmarg.grammar import Choice, LabelList, Option
+from tokmarg.policy import apply_policy
 from tokmarg.spec import Label, Spec, Template, Verdict, substitute
 
 CHOICE: Place = ("verdict", "grammar", 0, "choice")
@@ -248,3 +249,17 @@ def test_grammar_of_the_spec_is_parsed() -> None:
     (part,) = Spec.parse(SPEC, "x").grammar("user").start.parts
     unsafe = Option("unsafe", ("unsafe",), ("\n", LabelList("id", (",",))))
     assert part == Choice((Option("safe"), unsafe))
+
+
+def test_a_spec_may_have_a_threshold_of_its_own() -> None:
+    place: Place = ("policy", "threshold")
+    assert Spec.parse(SPEC, "x").threshold == 0.5
+    assert parse(place, 0.9).threshold == 0.9
+    # It was chosen for the spec's own labels.
+    assert apply_policy(parse(place, 0.9), {"exclude": ["B"]}).threshold == 0.5
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, float("nan"), "0.5", True])
+def test_a_threshold_is_a_probability(wrong: object) -> None:
+    with pytest.raises(SpecError, match=r"spec\.policy\.threshold"):
+        parse(("policy", "threshold"), wrong)

@@ -55,7 +55,7 @@ Notes = deque[tuple[str, int]]
     "--threshold",
     type=options.Probability(0, 1),
     metavar="X",
-    help="Flag where P(unsafe) >= X. [default: the calibration's, else 0.5]",
+    help="Flag where P(unsafe) >= X. [default: the calibration's, else the spec's, mostly 0.5]",
 )
 @click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
 @options.calibration
@@ -231,7 +231,9 @@ def _default_thresholds(guard: Guard, method: str) -> Thresholds:
     from ..result import Thresholds
 
     calibrated = guard.calibration is not None and method == "exact"
-    return guard.calibration.shown_thresholds() if calibrated and guard.calibration else Thresholds()
+    if calibrated and guard.calibration:
+        return guard.calibration.shown_thresholds()
+    return Thresholds(guard.spec.threshold)
 
 
 def _check_search(guard: Guard, tolerance: float, max_nodes: int, on_overflow: str) -> None:
