@@ -15,12 +15,14 @@ with the same method of the first guard, or, of the first guard itself, with its
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .decisions import Decision, decisions
 from .errors import TokmargError
 from .guard import Guard
 from .labelled import Example
@@ -47,6 +49,7 @@ class Run:
         intervals: of :func:`tokmarg.resampling.bootstrap`; None without resamples.
         reference: the run this one is compared with, by its place in the list; None for the first.
         differences: metric -> this run minus the reference; None for the first.
+        decisions: of :func:`tokmarg.decisions.decisions`; None where the guard's calibration has no thresholds.
     """
 
     bundle: str
@@ -58,6 +61,7 @@ class Run:
     intervals: Mapping[str, Interval] | None
     reference: int | None = None
     differences: Mapping[str, Difference] | None = None
+    decisions: Mapping[str, Decision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,10 @@ class Evaluation:
             "failed": run.scored.failed,
             "failures": run.scored.failures,
             "seconds_per_item": run.scored.seconds_per_item,
+            "decisions": run.decisions and {name: decision.to_dict() for name, decision in run.decisions.items()},
         }
+        if (cut := run.scored.cut) is not None:
+            found["cut"] = cut if math.isfinite(cut) else None
         if run.reference is not None and run.differences is not None:
             other = self.runs[run.reference]
             found["difference"] = {
@@ -212,6 +219,9 @@ def evaluate(
                     bootstrap(scored.cases, threshold, samples) if samples else None,
                     reference,
                     None if other is None else difference(other, scored.cases, threshold, samples),
+                    None
+                    if each.calibration is None or method != "exact"
+                    else decisions(each.calibration, scored.cases, scored.results) or None,
                 )
             )
     names = {label.id: label.title for each in guards.values() for label in each.spec.labels}

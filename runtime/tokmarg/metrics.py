@@ -30,6 +30,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Cases:
         raw: of a calibrated guard, ``score`` before calibration; else None.
         raw_unsafe: likewise.
         groups: contents with the same number are the same text, int64 [contents]; None where all differ.
+        chosen: labels that the method itself predicts, bool [contents, labels]; None where a threshold decides.
     """
 
     labels: tuple[str, ...]
@@ -55,6 +57,7 @@ class Cases:
     raw: Floats | None = None
     raw_unsafe: Floats | None = None
     groups: Ints | None = None
+    chosen: Bools | None = None
 
     def rows(self, chosen: npt.NDArray[np.int64]) -> Cases:
         """The contents at some indices."""
@@ -67,6 +70,7 @@ class Cases:
             None if self.raw is None else self.raw[chosen],
             None if self.raw_unsafe is None else self.raw_unsafe[chosen],
             None if self.groups is None else self.groups[chosen],
+            None if self.chosen is None else self.chosen[chosen],
         )
 
     def before(self) -> Cases | None:
@@ -74,6 +78,11 @@ class Cases:
         if self.raw is None or self.raw_unsafe is None:
             return None
         return replace(self, score=self.raw, unsafe_score=self.raw_unsafe, raw=None, raw_unsafe=None)
+
+    def predicted(self, threshold: float) -> Bools:
+        """Labels that are predicted, bool [contents, labels]; false where there is no score."""
+        with np.errstate(invalid="ignore"):
+            return self.score >= threshold if self.chosen is None else self.chosen & ~np.isnan(self.score)
 
     def pooled(self) -> tuple[Floats, Floats]:
         """Truth and score of every pair that has both."""
@@ -117,17 +126,16 @@ def brier(truth: Floats, score: Floats) -> float | None:
     return float(np.mean((truth - score) ** 2)) if len(truth) else None
 
 
-def f1(truth: Floats, score: Floats, threshold: float) -> float | None:
-    """F1 of the pairs whose score reaches the threshold; None without cases."""
-    predicted = score >= threshold
+def f1(truth: Floats, predicted: Bools) -> float | None:
+    """F1 of predictions; None without cases."""
     hits = float(np.sum(predicted & (truth == 1)))
     every = float(np.sum(predicted)) + float(np.sum(truth == 1))
     return None if not len(truth) else 2 * hits / every if every else 0.0
 
 
-def hamming_loss(truth: Floats, score: Floats, threshold: float) -> float | None:
+def hamming_loss(truth: Floats, predicted: Bools) -> float | None:
     """Share of pairs that are predicted wrong; None without cases."""
-    return float(np.mean(truth != (score >= threshold))) if len(truth) else None
+    return float(np.mean(truth != predicted)) if len(truth) else None
 
 
 def undefined(positives: int, negatives: int) -> str | None:
@@ -142,7 +150,7 @@ def measure(cases: Cases, threshold: float) -> dict[str, Any]:
 
     Args:
         cases: what to measure.
-        threshold: a label is predicted where its score reaches it.
+        threshold: a label is predicted where its score reaches it, unless the method itself predicts labels.
 
     Returns:
         plain types: ``micro_f1``, ``hamming_loss``, ``micro_auc`` as in the paper; ``macro_auc`` and
@@ -153,11 +161,12 @@ def measure(cases: Cases, threshold: float) -> dict[str, Any]:
         with ``auc``, ``average_precision``, ``f1``, ``ece``, ``brier``, ``positives`` and ``negatives`` for each.
     """
     truth, score = cases.pooled()
-    per_label = {label: _of_label(*cases.label(i), threshold) for i, label in enumerate(cases.labels)}
+    known, predicted = ~(np.isnan(cases.truth) | np.isnan(cases.score)), cases.predicted(threshold)
+    per_label = {label: _of_label(*cases.label(i), predicted[known[:, i], i]) for i, label in enumerate(cases.labels)}
     before = cases.before()
     return {
-        "micro_f1": f1(truth, score, threshold),
-        "hamming_loss": hamming_loss(truth, score, threshold),
+        "micro_f1": f1(truth, predicted[known]),
+        "hamming_loss": hamming_loss(truth, predicted[known]),
         "micro_auc": auc(truth, score),
         "macro_auc": _mean([entry["auc"] for entry in per_label.values()]),
         "macro_average_precision": _mean([entry["average_precision"] for entry in per_label.values()]),
@@ -186,11 +195,11 @@ def _before(raw: Cases) -> dict[str, float | None]:
     }
 
 
-def _of_label(truth: Floats, score: Floats, threshold: float) -> dict[str, Any]:
+def _of_label(truth: Floats, score: Floats, predicted: Bools) -> dict[str, Any]:
     return {
         "auc": auc(truth, score),
         "average_precision": average_precision(truth, score),
-        "f1": f1(truth, score, threshold) if truth.any() else None,
+        "f1": f1(truth, predicted) if truth.any() else None,
         "ece": expected_calibration_error(truth, score),
         "brier": brier(truth, score),
         "positives": int(truth.sum()),

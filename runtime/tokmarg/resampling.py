@@ -91,6 +91,7 @@ def paired(first: Cases, second: Cases) -> tuple[Cases, Cases]:
             unsafe_score=np.where(lost_unsafe, np.nan, cases.unsafe_score),
             raw=None,
             raw_unsafe=None,
+            chosen=None if cases.chosen is None else cases.chosen[:, chosen],
         )
         for cases, chosen, score in zip((first, second), columns, scores, strict=True)
     )
@@ -136,7 +137,7 @@ class _Prepared:
     def __init__(self, cases: Cases, threshold: float) -> None:
         known = ~(np.isnan(cases.truth) | np.isnan(cases.score))
         truth, score = np.where(known, cases.truth, 0.0), np.where(known, cases.score, 0.0)
-        predicted = known & (score >= threshold)
+        predicted = known & cases.predicted(threshold)
         # Per content, float64 [contents, 5]: pairs, hits, predicted and true, wrong, squared distance.
         self._sums = np.stack(
             [

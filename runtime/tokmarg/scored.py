@@ -16,9 +16,11 @@ from .errors import ContentError, TokmargError
 from .grammar import UNSAFE
 from .guard import Guard
 from .labelled import Example
+from .methods import UNCERTAINTIES
 from .metrics import Cases
 from .packing import OnOverflow
 from .result import Marginal, Method, MethodResult, Result, Thresholds
+from .uncertainty import one_or_two
 
 __all__ = ["LOW_COVERAGE", "Scored", "failures", "score_examples"]
 
@@ -39,6 +41,8 @@ class Scored:
         converged: share of the scored records.
         failed: how many records could not be scored.
         seconds_per_item: wall-clock time over the records.
+        cut: of a method with an uncertainty, fitted on the records (:func:`tokmarg.uncertainty.one_or_two`): above it
+            one label is predicted, else two; minus infinity: always one. None for other methods.
     """
 
     cases: Cases
@@ -48,6 +52,7 @@ class Scored:
     converged: float
     failed: int
     seconds_per_item: float
+    cut: float | None = None
 
     @property
     def failures(self) -> dict[str, int]:
@@ -114,6 +119,11 @@ def score_examples(
     scored = [result for result in found if not isinstance(result, ContentError)]
     if not scored:
         raise TokmargError(_all_failed(examples, found))
+    chosen = cut = None
+    if method in UNCERTAINTIES:
+        doubts = [r.uncertainty if isinstance(r, MethodResult) else None for r in found]
+        uncertainties = np.array([np.nan if u is None else u for u in doubts], dtype=np.float64)
+        chosen, cut = one_or_two(score[:, :-1], uncertainties, truth[:, :-1])
     coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
     return Scored(
         Cases(
@@ -125,6 +135,7 @@ def score_examples(
             raw[:, :-1] if calibrated else None,
             raw[:, -1] if calibrated else None,
             _groups(examples),
+            chosen,
         ),
         tuple(found),
         float(np.mean(coverages)) if coverages else None,
@@ -132,6 +143,7 @@ def score_examples(
         sum(result.converged for result in scored) / len(scored),
         len(found) - len(scored),
         seconds,
+        cut,
     )
 
 

@@ -23,7 +23,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["digamma", "entropy_uncertainty", "fit_cut", "logtoku", "predict", "probability_uncertainty", "softmax"]
+__all__ = [
+    "digamma",
+    "entropy_uncertainty",
+    "fit_cut",
+    "logtoku",
+    "one_or_two",
+    "predict",
+    "probability_uncertainty",
+    "softmax",
+]
 
 Floats = npt.NDArray[np.float64]
 #: What a label's place in the ranking was worth: "first" only, "second" too, or neither.
@@ -133,3 +142,28 @@ def predict(z: npt.ArrayLike, uncertainty: float, cut: float) -> tuple[int, ...]
     """
     best = np.argsort(-np.asarray(z, dtype=np.float64), kind="stable")
     return tuple(best[: 2 if uncertainty <= cut else 1].tolist())
+
+
+def one_or_two(scores: Floats, uncertainties: Floats, truth: Floats) -> tuple[npt.NDArray[np.bool_], float]:
+    """The predictions for labelled contents, at the cut that is fitted on the same contents, as the paper does it.
+
+    Args:
+        scores: of the labels, float64 [contents, labels]; NaN where there is none.
+        uncertainties: float64 [contents]; NaN where there is none.
+        truth: 1, 0, or NaN where unknown, float64 [contents, labels].
+
+    Returns:
+        what is predicted, bool [contents, labels], nothing where a content has no scores; and the cut.
+    """
+    ranked = np.where(np.isnan(scores), -np.inf, scores)
+    best = np.argsort(-ranked, axis=1, kind="stable")[:, :2]
+    of_best = np.take_along_axis(truth, best, axis=1)
+    usable = np.isfinite(uncertainties) & ~np.isnan(of_best).any(axis=1)
+    right: list[Right] = [
+        "second" if row[1:] == [1.0] else "first" if row[0] == 1 else "neither" for row in of_best[usable].tolist()
+    ]
+    cut = fit_cut(uncertainties[usable].tolist(), right)
+    predicted = np.zeros(scores.shape, dtype=bool)
+    for i in np.flatnonzero(~np.isnan(scores).all(axis=1)):
+        predicted[i, list(predict(ranked[i], float(uncertainties[i]), cut))] = True
+    return predicted, cut

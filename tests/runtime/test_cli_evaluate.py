@@ -52,9 +52,8 @@ def test_methods_are_rows_of_the_table(tokmarg: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("6 records of ")
-    assert [line.split()[0] for line in lines if line.startswith(("exact", "greedy", "any-place"))] == [
-        "exact", "greedy", "any-place",
-    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[2:6]] == ["method", "exact", "greedy", "any-place"]
+    assert lines[lines.index("greedy:") + 1].startswith("  against exact: ")  # notes come below the table
     assert any(line.startswith("unsafe or not: 4 unsafe, 2 safe; at 0.5: recall 1.000") for line in lines)
     assert [line.split()[0] for line in lines if line[:1] in "AB" and "1.000" in line] == ["A", "B"]
 
@@ -410,3 +409,34 @@ def test_calibrations_that_cannot_be_used(tokmarg: Run, seen: Path, tmp_path: Pa
     done = tokmarg("evaluate", "--data", seen, "--calibration", tmp_path / "c.json", "--methods", "token,greedy")
     assert done.exit_code == 2
     assert "--calibration is for --methods exact, not token,greedy." in done.stderr
+
+
+def test_decisions_of_the_calibration_are_counted(tokmarg: Run, seen: Path, tmp_path: Path) -> None:
+    """By hand, from the rows that ``tokmarg score`` gives for the same records."""
+    calibration, data = tmp_path / "t.json", write(tmp_path / "unseen.jsonl", [*skewed(20, 1), {"text": " "}])
+    done = tokmarg("calibrate", "--data", seen, "--target", "recall>=0.9", "-o", calibration)
+    assert done.exit_code == 0, done.output
+    options = ["--data", data, "--bootstrap", 0, "--calibration", calibration]
+    found = json.loads(tokmarg("evaluate", *options, "--json").stdout)["methods"]["exact"]["decisions"]
+    assert list(found) == ["unsafe", "A", "B", "C", "flagged"]
+    lines = tokmarg("score", "--input", data, "--format", "jsonl", "--calibration", calibration).stdout.splitlines()
+    scored = [json.loads(line) for line in lines][:-1]
+    truths = [json.loads(line)["labels"] for line in data.read_text(encoding="utf-8").splitlines()[:-1]]
+    for name in ("A", "flagged"):
+        limit = found["A"]["threshold"]
+        flagged = [row["labels"]["A"] >= limit if name == "A" else row["flagged"] for row in scored]
+        true = ["A" in labels if name == "A" else bool(labels) for labels in truths]
+        hits = sum(f and t for f, t in zip(flagged, true, strict=True))
+        assert found[name]["recall"] == hits / sum(true)
+        assert found[name]["precision"] == hits / sum(flagged)
+        assert found[name]["false_positive_rate"] == (sum(flagged) - hits) / (len(true) - sum(true))
+    assert found["C"] == {"threshold": found["C"]["threshold"]} | dict.fromkeys(
+        ("recall", "false_positive_rate", "precision")
+    )
+    shown = tokmarg("evaluate", *options).stdout.splitlines()
+    assert [line.split()[0] for line in shown[-5:]] == ["unsafe", "A", "B", "C", "flagged"]
+    assert shown[-5].split()[2:] == [
+        f"{found['unsafe'][k]:.3f}" for k in ("recall", "false_positive_rate", "precision")
+    ]
+    plain = json.loads(tokmarg("evaluate", *options[:-2], "--json").stdout)["methods"]["exact"]
+    assert plain["decisions"] is None

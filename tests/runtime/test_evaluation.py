@@ -18,6 +18,7 @@ import pytest
 import sklearn.metrics as sk
 
 from tokmarg import Guard, Marginal, Result, TokmargError
+from tokmarg.cli.evaltable import describe
 from tokmarg.evaluation import Evaluation, evaluate
 from tokmarg.guard import Record
 from tokmarg.labelled import Example
@@ -56,6 +57,7 @@ class Fake:
     """A guard whose scores are given: label A, and unsafe alike."""
 
     labels = ("A",)
+    calibration = None
     path = Path("fake")
     manifest = SimpleNamespace(model_id="tests/fake", precision="fp32")
     spec = SimpleNamespace(labels=(SimpleNamespace(id="A", title="Weapons"),))
@@ -121,6 +123,45 @@ def test_the_word_guard(guard: Guard) -> None:
     assert document["methods"]["greedy"]["difference"]["from"] == {"bundle": guard.path.name, "method": "exact"}
     assert document["methods"]["exact"]["coverage"] == pytest.approx(0.997, abs=1e-3)
     assert "compared" not in document
+
+
+def test_methods_with_an_uncertainty_predict_one_label_or_two(guard: Guard) -> None:
+    """Where the guard is sure two labels are right, and where it is not one is; so the cut lies between."""
+    rows = [
+        Example(Record(text, None), {label: label in true for label in "AB"}, True)
+        for text, true in [("gun", "AB"), ("idiot", "AB"), ("gun idiot", "A"), ("gun gun", "AB"), ("gun idiot", "B")]
+    ]
+    found = evaluate(guard, rows, methods=["entropy-uncertainty", "probability-uncertainty", "token"], samples=20)
+    results = found.runs[0].scored.results
+    unsure, sure = (results[i].uncertainty for i in (2, 3))  # type: ignore[union-attr]
+    run, other, token = found.runs
+    assert run.scored.cut == max(results[i].uncertainty for i in (0, 1, 3))  # type: ignore[union-attr,type-var]
+    assert sure is not None
+    assert unsure is not None
+    assert sure <= run.scored.cut < unsure
+    assert (token.scored.cut, token.scored.cases.chosen) == (None, None)
+    chosen = run.scored.cases.chosen
+    assert chosen is not None
+    assert chosen[:, :2].sum(axis=1).tolist() == [2, 2, 1, 2, 1]
+    truth = run.scored.cases.truth[:, :2]
+    assert run.metrics["micro_f1"] == pytest.approx(sk.f1_score(truth, chosen[:, :2], average="micro"))
+    assert run.metrics["hamming_loss"] == pytest.approx(sk.hamming_loss(truth, chosen[:, :2]))
+    assert run.metrics["labels"]["B"]["f1"] == pytest.approx(sk.f1_score(truth[:, 1], chosen[:, 1]))
+    assert run.intervals is not None
+    assert run.intervals["hamming_loss"][0] <= run.metrics["hamming_loss"] <= run.intervals["hamming_loss"][1]  # type: ignore[index]
+    assert token.differences is not None
+    assert token.differences["hamming_loss"].value == pytest.approx(
+        token.metrics["hamming_loss"] - run.metrics["hamming_loss"]
+    )
+    document = json.loads(found.to_json())["methods"]
+    assert document["entropy-uncertainty"]["cut"] == run.scored.cut
+    assert document["probability-uncertainty"]["cut"] == other.scored.cut
+    assert "cut" not in document["token"]
+    lines = list(describe(found))
+    assert (
+        f"  predicts two labels up to the uncertainty {run.scored.cut:.3g}, one above it; fitted on these records, as "
+        "in the paper"
+    ) in lines
 
 
 def test_several_guards_are_compared_method_by_method(guard: Guard) -> None:

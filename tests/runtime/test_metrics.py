@@ -91,7 +91,15 @@ def test_scores_before_calibration() -> None:
     found = measure(data, 0.2)
     assert (found["ece"], found["brier"], found["unsafe"]["ece"]) == pytest.approx((0.0, 0.25, 0.0))
     assert found["before_calibration"] == pytest.approx(
-        {"ece": 0.4, "brier": (0.01 + 0.81) / 2, "unsafe_ece": 0.3, "unsafe_brier": (0.04 + 0.64) / 2}
+        {
+            "ece": 0.4,
+            "brier": (0.01 + 0.81) / 2,
+            "micro_auc": 0.5,
+            "macro_auc": 0.5,
+            "unsafe_ece": 0.3,
+            "unsafe_brier": (0.04 + 0.64) / 2,
+            "unsafe_auc": 0.5,
+        }
     )
     assert measure(cases(1), 0.2)["before_calibration"] is None
 

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokmarg import uncertainty
-from tokmarg.uncertainty import digamma, entropy_uncertainty, fit_cut, logtoku, predict, probability_uncertainty
+from tokmarg.uncertainty import (
+    digamma,
+    entropy_uncertainty,
+    fit_cut,
+    logtoku,
+    one_or_two,
+    predict,
+    probability_uncertainty,
+)
 
 LOGITS = st.lists(st.floats(0.01, 40), min_size=2, max_size=14)
 
@@ -57,6 +65,20 @@ def test_cut_by_hand() -> None:
     assert fit_cut([], []) == -math.inf
     with pytest.raises(ValueError, match="finite"):
         fit_cut([math.nan], ["first"])
+
+
+def test_predictions_by_hand() -> None:
+    """Of the first two contents the second label is right, too, and of the third only the first."""
+    nan = math.nan
+    scores = np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6], [0.2, 0.7, 0.1], [nan] * 3, [0.5, 0.4, nan]])
+    truth = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0], [nan, 0, 0]])
+    predicted, cut = one_or_two(scores, np.array([0.1, 0.2, 0.3, nan, 0.15]), truth)
+    assert cut == 0.2
+    assert predicted.tolist() == [
+        [True, True, False], [False, True, True], [False, True, False], [False] * 3, [True, True, False],
+    ]  # fmt: skip
+    predicted, cut = one_or_two(scores[:1, :1], np.array([0.1]), truth[:1, :1])  # one label in all
+    assert (predicted.tolist(), cut) == ([[True]], -math.inf)
 
 
 @given(data=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["first", "second", "neither"])), max_size=20))

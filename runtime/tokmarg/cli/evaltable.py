@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..decisions import FLAGGED
 from ..metrics import undefined
 from .terminal import pad, printable
 
@@ -53,9 +55,31 @@ def describe(evaluation: Evaluation) -> Iterator[str]:
     for run, name in zip(runs, names, strict=True):
         values = "".join(f"{_number(value(run)):>{wide}}" for _, wide, value in _COLUMNS)
         yield pad(printable(name), width) + values
-        yield from (f"  {line}" for line in _notes(run, runs))
+    yield from _all_notes(runs, names)
     yield from _of_unsafe(runs[0].metrics["unsafe"])
     yield from _of_labels(runs[0])
+    yield from _of_decisions(runs[0])
+
+
+def _all_notes(runs: tuple[Run, ...], names: Sequence[str]) -> Iterator[str]:
+    """The notes of each run, under its name where there are several; what all say once."""
+    notes = [list(_notes(run, runs)) for run in runs]
+    missing = [_undefined(run.metrics) for run in runs]
+    alike = len(runs) > 1 and all(each == missing[0] for each in missing)
+    for name, lines, reasons in zip(names, notes, missing, strict=True):
+        if reasons and not alike:
+            lines.append(_no_auc(reasons))
+        if lines and len(runs) > 1:
+            yield ""
+            yield f"{printable(name)}:"
+        yield from (f"  {line}" for line in lines)
+    if alike and missing[0]:
+        yield ""
+        yield _no_auc(missing[0])
+
+
+def _no_auc(reasons: Sequence[str]) -> str:
+    return f"no AUC: {'; '.join(reasons)}"
 
 
 def _notes(run: Run, runs: tuple[Run, ...]) -> Iterator[str]:
@@ -73,6 +97,9 @@ def _notes(run: Run, runs: tuple[Run, ...]) -> Iterator[str]:
         yield f"against {printable(what)}: " + (", ".join(parts) or "nothing that both can measure")
     if run.metrics["before_calibration"] is not None:
         yield from _calibrated(run.metrics, run.metrics["before_calibration"])
+    if (cut := run.scored.cut) is not None:
+        what = f"two labels up to the uncertainty {cut:.3g}, one above it" if math.isfinite(cut) else "always one label"
+        yield f"predicts {what}; fitted on these records, as in the paper"
     if run.scored.low_coverage:
         yield f"coverage below 0.5 in {run.scored.low_coverage:.1%} of the records"
     if run.scored.converged < 1:
@@ -81,8 +108,6 @@ def _notes(run: Run, runs: tuple[Run, ...]) -> Iterator[str]:
         records = "record" if run.scored.failed == 1 else "records"
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in run.scored.failures.items())
         yield f"{run.scored.failed:,} {records} could not be scored ({reasons})"
-    if missing := _undefined(run.metrics):
-        yield "no AUC: " + "; ".join(missing)
 
 
 def _calibrated(metrics: Mapping[str, Any], before: Mapping[str, float | None]) -> Iterator[str]:
@@ -129,6 +154,22 @@ def _of_labels(run: Run) -> Iterator[str]:
             f"{pad(printable(label), 12)}{entry['positives']:>10,}{entry['negatives']:>10,}{_number(entry['auc']):>8}"
             f"{_range(interval) if interval else '-':>16}{_number(entry['average_precision']):>10}"
             f"{_number(entry['f1']):>8}{_number(entry['ece']):>8}"
+        )
+
+
+def _of_decisions(run: Run) -> Iterator[str]:
+    """What the calibration's thresholds do."""
+    if not run.decisions:
+        return
+    yield ""
+    yield "decisions of the calibration's thresholds"
+    yield f"{'':<12}{'threshold':>10}{'recall':>8}{'FPR':>8}{'precision':>10}"
+    for name, decision in run.decisions.items():
+        rates = decision.counts.rates()
+        limit = "any" if name == FLAGGED else "never" if decision.threshold is None else f"{decision.threshold:.4g}"
+        yield (
+            f"{pad(printable(name), 12)}{limit:>10}{_number(rates['recall']):>8}"
+            f"{_number(rates['false_positive_rate']):>8}{_number(rates['precision']):>10}"
         )
 
 

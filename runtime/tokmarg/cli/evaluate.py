@@ -96,8 +96,8 @@ def evaluate(
 
     With --compare, the difference of each metric comes with an interval over the same resampled records.
 
-    Where a bundle is calibrated, ECE, Brier score and AUC before calibration are given too. A calibration says how good
-    it is on records that it was not fitted on. --calibration is that of --bundle; none is for every bundle.
+    Where a bundle is calibrated, ECE, Brier score and AUC before calibration are given too; measure that on records
+    that the calibration was not fitted on. --calibration is that of --bundle; none is for every bundle.
     """
     names = _methods(methods)
     if calibration_file not in (None, "none") and "exact" not in names:
