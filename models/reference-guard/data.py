@@ -1,19 +1,20 @@
 """Training rows for the reference guard: the texts written here, mixed with public sets.
 
-    python data.py --public FOLDER --rows 20000 --seed 0 -o rows.jsonl
+    python data.py --public FOLDER --rows 20000 --seed 0 -o rows.jsonl [--snippets FILE]
 
 A row is {"messages": [...], "labels": [...] or null, "unsafe": bool, "kind": "..."}; ``labels`` is null where the
 category is unknown: such a row teaches the decision only. The same seed gives the same rows.
 
 The texts are in ``texts/``: one file per label with templates and slots, ``safe.toml`` for everything harmless,
-``frames.toml`` for sentences that join several intents. They ask for harm, so that a guard can recognise it; they do
-not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
+``frames.toml`` for sentences that join several intents, ``edges_*.toml`` for harmless questions that look harmful, each
+set beside harmful ones, ``posts*.toml`` and ``harmful_posts.toml`` for what people tell and do not ask. They ask for
+harm, so that a guard can recognise it; they do not explain any. Texts of label S4 come from the public sets alone, but
+for bare category names.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import random
 import re
@@ -52,20 +53,23 @@ CATQA = {
 #: How often each kind of row is drawn.
 UNSAFE_KINDS = {
     "composed": 24, "joined": 16, "passage": 5, "request": 8, "several": 8, "statement": 7, "response": 5,
-    "foreign": 3, "about": 3, "said": 2, "edge": 3, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8,
-    "tweet": 2,
+    "foreign": 3, "about": 3, "said": 2, "edge": 12, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8,
+    "tweet": 2, "post": 12, "post among others": 6,
 }  # fmt: skip
 SAFE_KINDS = {
-    "composed": 12, "joined": 8, "passage": 7, "request": 16, "statement": 12, "response": 7, "foreign": 5,
-    "everyday": 12, "post": 10, "answer": 3, "everyday foreign": 3, "edge": 9, "cyber": 4, "self-instruct": 3,
-    "tweet": 4,
+    "composed": 10, "joined": 7, "passage": 6, "request": 12, "statement": 9, "response": 6, "foreign": 4,
+    "everyday": 8, "post": 8, "answer": 3, "everyday foreign": 2, "edge": 26, "cyber": 4, "self-instruct": 3,
+    "tweet": 4, "charged": 22, "tale": 5, "thread": 5,
 }  # fmt: skip
-#: From this row on there are posts on charged subjects as well, and tweets come several in one text, too: with requests
-#: alone a guard learns that harm is asked for, and finds it in every dark story.
-POSTS_FROM = 8000
-POSTS = ("argument", "past", "fiction", "forum", "news", "hardship")
-SAFE_POSTS = {"charged": 22, "thread": 6}
-UNSAFE_SHARE = 0.55
+SAFE_SNIPPETS = {"snippets": 14}  # if there are any
+#: Sentences of one register make a text: with requests alone a guard learns that harm is asked for, and finds it in
+#: every dark story.
+POSTS = (
+    "argument", "past", "fiction", "forum", "news", "hardship", "thriller", "warhistory", "truecrime", "partisan",
+    "religion", "romance", "body", "despair", "slang", "identity", "web",
+)  # fmt: skip
+HARMFUL_POSTS = ("hate", "hate_threat", "threats", "harassment", "selfharm", "sexual", "gore", "longer")
+UNSAFE_SHARE = 0.5
 
 
 class Texts:
@@ -76,6 +80,10 @@ class Texts:
         read = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (HERE / "texts").glob("*.toml")}
         self.common: dict[str, list[str]] = read.pop("common")["slots"]
         self.frames: dict[str, list[str]] = read.pop("frames")
+        for edges in (read.pop("edges_a"), read.pop("edges_b")):
+            for field in ("edge", "edge_unsafe"):
+                read["safe"][field] += edges[field]
+        read["posts"] |= read.pop("posts_b")
         self.files = read
         self._bags: dict[tuple[int, str], list[Any]] = {}
 
@@ -115,11 +123,11 @@ class Generator:
     Args:
         public: folder of the public sets.
         seed: of everything random.
+        snippets: what ``snippets.py`` makes, one text per line of JSON; None = do without.
     """
 
-    def __init__(self, public: Path, seed: int) -> None:
+    def __init__(self, public: Path, seed: int, snippets: Path | None = None) -> None:
         self.rng = rng = random.Random(seed)
-        self.drawn = 0
         self.texts = Texts(rng)
         self.sets = {
             name: [json.loads(line) for line in (public / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -128,6 +136,10 @@ class Generator:
                 "harmfulqa_unsafe_only", "interpreter_abuse", "self_instruct_safe", "tweets_hate_or_neither",
             )
         }  # fmt: skip
+        self.safe_kinds = dict(SAFE_KINDS)
+        if snippets is not None:
+            self.safe_kinds |= SAFE_SNIPPETS
+            self.sets["snippets"] = [json.loads(line) for line in snippets.read_text(encoding="utf-8").splitlines()]
         self._cycle: dict[str, list[str]] = {}
         by_label: dict[str, list[Row]] = {label: [] for label in LABELS}
         for name in ("ailuminate_en_us", "ailuminate_fr_fr"):
@@ -141,17 +153,13 @@ class Generator:
         self.catqa = catqa
 
     def __iter__(self) -> Iterator[Row]:
-        for self.drawn in itertools.count():
+        while True:
             unsafe = self.rng.random() < UNSAFE_SHARE
-            kinds = UNSAFE_KINDS if unsafe else SAFE_KINDS | (SAFE_POSTS if self._posts else {})
+            kinds = UNSAFE_KINDS if unsafe else self.safe_kinds
             kind = self.rng.choices(list(kinds), weights=list(kinds.values()))[0]
             row = self._unsafe(kind) if unsafe else self._safe(kind)
             row |= {"kind": f"{'unsafe' if unsafe else 'safe'} {kind}", "unsafe": unsafe}
             yield row
-
-    @property
-    def _posts(self) -> bool:
-        return self.drawn >= POSTS_FROM
 
     # One label after the other, shuffled anew each time: no label is drawn much more often than another.
     def _label(self, purpose: str, known: list[str]) -> str:
@@ -200,6 +208,13 @@ class Generator:
             return _user(*texts.draw(self._written("foreign"), "foreign"))
         if kind == "edge":
             text, labels = texts.draw("safe", "edge_unsafe")
+            return _user(self._said(text), labels)
+        if kind in ("post", "post among others"):
+            text, labels = texts.draw("harmful_posts", self._label("harmful post", list(HARMFUL_POSTS)))
+            if kind == "post among others":
+                parts = [text, *self._charged()]
+                rng.shuffle(parts)
+                text = rng.choice([" ", "\n", "\n\n"]).join(parts)
             return _user(self._said(text), labels)
         if kind == "ailuminate":
             known = [*self.ailuminate, "S4", "S4", "S4"]  # which has little else
@@ -292,7 +307,7 @@ class Generator:
         known = [label for label in LABELS if texts.files[label]["statements"]]
         drawn = [texts.draw(self._label("passage", known), "statements") for _ in range(harmful)]
         parts = [text for text, _ in drawn]
-        if self._posts and harmful and rng.random() < 0.6:
+        if harmful and rng.random() < 0.6:
             parts += self._charged()
         for _ in range(0 if len(parts) > harmful else rng.randint(2, 6)):
             if rng.random() < 0.5:
@@ -322,6 +337,10 @@ class Generator:
             return self._passage(0)
         if kind == "charged":
             return _user(self._said(rng.choice([" ", " ", "\n\n"]).join(self._charged())), [])
+        if kind == "tale":
+            return _user(texts.draw("posts", "tales")[0], [])
+        if kind == "snippets":
+            return _user(rng.choice(self.sets["snippets"])["text"], [])
         if kind == "thread":
             tweets = [r["text"] for r in self.sets["tweets_hate_or_neither"] if not r["labels"]]
             return _user("\n".join(rng.choices(tweets, k=rng.randint(2, 5))), [])
@@ -405,9 +424,10 @@ def main() -> None:
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--snippets", type=Path, help="what snippets.py makes")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    rows = iter(Generator(options.public, options.seed))
+    rows = iter(Generator(options.public, options.seed, options.snippets))
     with options.output.open("w", encoding="utf-8") as stream:
         for _ in range(options.rows):
             stream.write(json.dumps(next(rows), ensure_ascii=False) + "\n")

