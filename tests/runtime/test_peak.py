@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tokmarg.errors import BundleError
-from tokmarg.peak import Products, _one_operator, matrix_peak, read_products
+from tokmarg.oneop import one_operator
+from tokmarg.peak import Products, matrix_peak, read_products
 
 
 def graph_file(tmp_path, nodes, weights):
@@ -80,7 +81,7 @@ def test_the_peak_is_measured_in_a_model_ofone_operator(precision, operator):
 
 def test_the_model_of_one_operator_is_valid_onnx():
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
-    model = onnx.load_from_string(_one_operator("MatMul", (1, 1), {"b": (1, weight)}))
+    model = onnx.load_from_string(one_operator("MatMul", (1, 1), {"b": (1, weight)}))
     onnx.checker.check_model(model)
     assert [node.op_type for node in model.graph.node] == ["MatMul"]
     assert np.array_equal(numpy_helper.to_array(model.graph.initializer[0]), weight)
