@@ -35,7 +35,8 @@ def _orthogonal(size: int, seed: int) -> Tensor:
     """A random orthogonal matrix, float64 [size, size], the same on every machine up to rounding."""
     random = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(random)
-    return q * torch.sign(torch.diagonal(r))
+    turned: Tensor = q * torch.sign(torch.diagonal(r))
+    return turned
 
 
 class Rotation:

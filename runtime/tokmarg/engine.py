@@ -223,7 +223,8 @@ class Engine:
     def _finish(self, step: _Pass, cache: _Cache) -> None:
         """Runs a pass, feeds the searches, and puts the new tokens into the cache."""
         positions = np.asarray(step.positions, dtype=np.int64)
-        whole, narrow = [], []
+        whole: list[tuple[Job[Any], Any, int]] = []
+        narrow: list[tuple[Job[Any], Any, int]] = []
         for wanted in step.logits_for:
             job, node, _ = wanted
             (whole if self._verdict_ids is None or job.search.whole(node) else narrow).append(wanted)
