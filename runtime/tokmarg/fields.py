@@ -107,17 +107,19 @@ def _shown(value: object) -> str:
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parses JSON as the standard has it: no NaN, no infinity, and no field twice, of which readers differ in which
-    they take.
+    """Parses JSON as the standard has it: UTF-8, no NaN, no infinity, and no field twice, of which readers differ in
+    which they take.
 
     Raises:
         ValueError: it is not that.
         RecursionError: it is nested too deeply.
     """
+    if isinstance(text, bytes):  # json would guess UTF-16 and UTF-32
+        text = text.decode("utf-8-sig")
     return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
 
 
-def unique_json(text: str | bytes) -> Any:
+def unique_json(text: str) -> Any:
     """Parses JSON as Python does, but for a field twice: data that people have may hold NaN where nobody looks.
 
     Raises:

@@ -77,13 +77,17 @@ class Guard:
         self._prompter = build_prompter(self.spec, self._encoder, graph.max_positions)
         self._columns = graph.columns
         self.events = self.spec.events
-        self._tries = build_tries(self._prompter)
-        self._check_sizes()
+        try:
+            self._tries = build_tries(self._prompter)
+            self._check_sizes()
+            for trie in self._tries.values() if spec is not None else ():
+                trie.check(samples=20)  # the exporter has done so for the bundle's own policy
+        except SpecError as error:
+            where = self.path / MANIFEST
+            raise SpecError(f"{where}: spec.verdict{' with the given policy' * (spec is not None)}: {error}") from None
         if spec is None:
             self._prefixes = read_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
         else:
-            for trie in self._tries.values():
-                trie.check(samples=20)  # the exporter has done so for the bundle's own policy
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
         suspicions = Suspicions(self.spec, self._encoder)
         self._packer = Packer(self._prompter, suspicions, self._prefixes, Engine(session, self._prefixes, spec is None))

@@ -130,6 +130,7 @@ def test_cut_files(copy: Path, name: str, kept: float) -> None:
         b'{"a":' * 100_000,
         b"[" * 10**6,
         b"\xff\xfe{}",
+        *('{"schema_version": 1}'.encode(encoding) for encoding in ("utf-16", "utf-16-le", "utf-32")),
     ],
 )  # fmt: skip
 def test_manifests_that_readers_could_differ_on(copy: Path, content: bytes) -> None:

@@ -333,7 +333,7 @@ def _keep_columns(graph: onnx.GraphProto, kept: list[int]) -> None:
 def test_spec_that_does_not_fit_the_tokenizer(copy: Path) -> None:
     """Found when the bundle is loaded, not when the first content is scored."""
     edit_spec(copy, "verdict", "terminators", value=["hello gun"])
-    with pytest.raises(SpecError, match=r"the terminator 'hello gun' is not one token of this tokenizer"):
+    with pytest.raises(SpecError, match=r"manifest\.json: spec\.verdict: the terminator 'hello gun' is not one token"):
         load(copy)
 
 

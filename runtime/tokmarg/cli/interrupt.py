@@ -5,8 +5,8 @@ step that can take minutes. So a thread waits for the signal, too, and if the co
 later, ends the process. That loses nothing: rows are out when they are written, and a run on files can be gone on with
 after any end (:mod:`.batch`).
 
-Where Python can only report a KeyboardInterrupt and go on, in a callback in the middle of an import say, it prints a
-traceback; that is left out, since the thread ends the process.
+Where Python would only print the traceback of a KeyboardInterrupt and go on, in a callback in the middle of an import
+say, the process ends at once.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from .quiet import stderr_now
 
@@ -65,15 +66,19 @@ class Interrupts:
         return f"Aborted! {hint}." if hint else "Aborted!"
 
     def _report(self, unraisable: sys.UnraisableHookArgs) -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            self._reports(unraisable)
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._end()
+        self._reports(unraisable)
 
     def _wait(self, read: int) -> None:
         while received := os.read(read, 16):
             if signal.SIGINT in received:
                 self.seen = True
                 if not self._ended.wait(_GRACE):
-                    try:
-                        os.write(stderr_now(), f"\n{self.message()}\n".encode())
-                    finally:
-                        os._exit(INTERRUPTED)
+                    self._end()
+
+    def _end(self) -> NoReturn:
+        try:
+            os.write(stderr_now(), f"\n{self.message()}\n".encode())
+        finally:
+            os._exit(INTERRUPTED)
