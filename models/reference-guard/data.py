@@ -54,12 +54,12 @@ CATQA = {
 UNSAFE_KINDS = {
     "composed": 24, "joined": 16, "passage": 5, "request": 8, "several": 8, "statement": 7, "response": 5,
     "foreign": 3, "about": 3, "said": 2, "edge": 12, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8,
-    "tweet": 2, "post": 12, "post among others": 6,
+    "tweet": 2, "post": 10, "post among others": 8, "long": 9, "long mixture": 14,
 }  # fmt: skip
 SAFE_KINDS = {
     "composed": 10, "joined": 7, "passage": 6, "request": 12, "statement": 9, "response": 6, "foreign": 4,
     "everyday": 8, "post": 8, "answer": 3, "everyday foreign": 2, "edge": 26, "cyber": 4, "self-instruct": 3,
-    "tweet": 4, "charged": 22, "tale": 5, "thread": 5,
+    "tweet": 4, "charged": 22, "charged long": 12, "tale": 4, "long": 12, "thread": 5,
 }  # fmt: skip
 SAFE_SNIPPETS = {"snippets": 14}  # if there are any
 #: Sentences of one register make a text: with requests alone a guard learns that harm is asked for, and finds it in
@@ -69,6 +69,14 @@ POSTS = (
     "religion", "romance", "body", "despair", "slang", "identity", "web",
 )  # fmt: skip
 HARMFUL_POSTS = ("hate", "hate_threat", "threats", "harassment", "selfharm", "sexual", "gore", "longer")
+#: What a long harmful text is made of: its label, the registers of its harmful and of its harmless sentences.
+LONG_MIXTURES = (
+    ("S12", ("sexual",), ("romance", "fiction", "body")),
+    ("S12", ("sexual",), ("fiction", "slang", "romance")),
+    ("S10", ("hate", "hate", "hate_threat"), ("partisan", "identity", "religion", "argument", "warhistory")),
+    ("S1", ("threats", "gore"), ("thriller", "truecrime", "warhistory", "slang", "fiction")),
+    ("S11", ("selfharm",), ("despair", "hardship", "body")),
+)
 UNSAFE_SHARE = 0.5
 
 
@@ -216,6 +224,10 @@ class Generator:
                 rng.shuffle(parts)
                 text = rng.choice([" ", "\n", "\n\n"]).join(parts)
             return _user(self._said(text), labels)
+        if kind == "long":
+            return _user(*texts.draw("long_harmful", rng.choice(["sexual", "sexual", "hate", "violence", "selfharm"])))
+        if kind == "long mixture":
+            return self._long_mixture()
         if kind == "ailuminate":
             known = [*self.ailuminate, "S4", "S4", "S4"]  # which has little else
             row = rng.choice(self.ailuminate[self._label("ailuminate", known)])
@@ -318,6 +330,23 @@ class Generator:
         text = rng.choice([" ", " ", "\n", "\n\n"]).join(_capital(part.strip()) for part in parts)
         return _user(text, _union(*(labels for _, labels in drawn)))
 
+    def _long_mixture(self) -> Row:
+        """A long text: a few sentences harmful, all of one label, among harmless ones of like subjects."""
+        texts, rng = self.texts, self.rng
+        label, harmful, harmless = rng.choice(LONG_MIXTURES)
+        found: list[str] = []
+        parts = []
+        for _ in range(rng.choice([1, 2, 2, 3, 4])):
+            if rng.random() < 0.6:
+                text, labels = texts.draw("harmful_posts", rng.choice(harmful))
+            else:
+                text, labels = texts.draw(label, "statements")
+            parts.append(text)
+            found += labels
+        for _ in range(rng.randint(3, 9)):
+            parts.insert(rng.randrange(len(parts) + 1), texts.draw("posts", rng.choice(harmless))[0])
+        return _user(rng.choice([" ", " ", "\n", "\n\n"]).join(_capital(part) for part in parts), _union(found))
+
     def _charged(self) -> list[str]:
         """Sentences of one post, in one register or two."""
         rng = self.rng
@@ -337,6 +366,12 @@ class Generator:
             return self._passage(0)
         if kind == "charged":
             return _user(self._said(rng.choice([" ", " ", "\n\n"]).join(self._charged())), [])
+        if kind == "charged long":
+            banks = rng.sample(POSTS, rng.choice([1, 1, 2, 3]))
+            parts = [texts.draw("posts", rng.choice(banks))[0] for _ in range(rng.randint(6, 12))]
+            return _user(rng.choice([" ", " ", "\n", "\n\n"]).join(parts), [])
+        if kind == "long":
+            return _user(texts.draw("long_harmless", rng.choice(["fiction", "opinion", "life", "facts"]))[0], [])
         if kind == "tale":
             return _user(texts.draw("posts", "tales")[0], [])
         if kind == "snippets":

