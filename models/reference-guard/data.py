@@ -61,6 +61,17 @@ SAFE_KINDS = {
     "everyday": 8, "post": 8, "answer": 3, "everyday foreign": 2, "edge": 26, "cyber": 4, "self-instruct": 3,
     "tweet": 4, "charged": 22, "charged long": 12, "tale": 4, "long": 12, "thread": 5,
 }  # fmt: skip
+#: And in a mixture of mostly posts and long texts, for a last run: these kinds instead of the same above.
+POST_UNSAFE = {
+    "composed": 12, "joined": 5, "passage": 10, "request": 3, "several": 4, "statement": 14, "response": 4,
+    "foreign": 2, "about": 1, "said": 1, "edge": 9, "ailuminate": 6, "catqa": 1, "interpreter": 2, "unknown": 4,
+    "tweet": 6, "post": 20, "post among others": 14, "long": 16, "long mixture": 30,
+}  # fmt: skip
+POST_SAFE = {
+    "composed": 6, "joined": 4, "passage": 8, "request": 6, "statement": 10, "response": 5, "foreign": 3,
+    "everyday": 5, "post": 10, "answer": 2, "everyday foreign": 2, "edge": 22, "cyber": 3, "self-instruct": 2,
+    "tweet": 7, "charged": 24, "charged long": 24, "tale": 6, "long": 20, "thread": 8,
+}  # fmt: skip
 SAFE_SNIPPETS = {"snippets": 14}  # if there are any
 #: Sentences of one register make a text: with requests alone a guard learns that harm is asked for, and finds it in
 #: every dark story.
@@ -132,9 +143,10 @@ class Generator:
         public: folder of the public sets.
         seed: of everything random.
         snippets: what ``snippets.py`` makes, one text per line of JSON; None = do without.
+        posts: mostly posts and long texts.
     """
 
-    def __init__(self, public: Path, seed: int, snippets: Path | None = None) -> None:
+    def __init__(self, public: Path, seed: int, snippets: Path | None = None, posts: bool = False) -> None:
         self.rng = rng = random.Random(seed)
         self.texts = Texts(rng)
         self.sets = {
@@ -144,7 +156,8 @@ class Generator:
                 "harmfulqa_unsafe_only", "interpreter_abuse", "self_instruct_safe", "tweets_hate_or_neither",
             )
         }  # fmt: skip
-        self.safe_kinds = dict(SAFE_KINDS)
+        self.unsafe_kinds = POST_UNSAFE if posts else UNSAFE_KINDS
+        self.safe_kinds = dict(POST_SAFE if posts else SAFE_KINDS)
         if snippets is not None:
             self.safe_kinds |= SAFE_SNIPPETS
             self.sets["snippets"] = [json.loads(line) for line in snippets.read_text(encoding="utf-8").splitlines()]
@@ -163,7 +176,7 @@ class Generator:
     def __iter__(self) -> Iterator[Row]:
         while True:
             unsafe = self.rng.random() < UNSAFE_SHARE
-            kinds = UNSAFE_KINDS if unsafe else self.safe_kinds
+            kinds = self.unsafe_kinds if unsafe else self.safe_kinds
             kind = self.rng.choices(list(kinds), weights=list(kinds.values()))[0]
             row = self._unsafe(kind) if unsafe else self._safe(kind)
             row |= {"kind": f"{'unsafe' if unsafe else 'safe'} {kind}", "unsafe": unsafe}
@@ -460,9 +473,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--snippets", type=Path, help="what snippets.py makes")
+    parser.add_argument("--posts", action="store_true", help="mostly posts and long texts")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    rows = iter(Generator(options.public, options.seed, options.snippets))
+    rows = iter(Generator(options.public, options.seed, options.snippets, options.posts))
     with options.output.open("w", encoding="utf-8") as stream:
         for _ in range(options.rows):
             stream.write(json.dumps(next(rows), ensure_ascii=False) + "\n")

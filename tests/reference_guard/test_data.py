@@ -152,6 +152,15 @@ def test_same_seed_same_rows(data: ModuleType, public: Path, rows: list[dict[str
     assert list(itertools.islice(data.Generator(public, 2, snippets), 300)) != rows[:300]
 
 
+def test_the_mixture_of_posts_has_the_same_kinds(data: ModuleType, public: Path) -> None:
+    assert set(data.POST_UNSAFE) == set(data.UNSAFE_KINDS)
+    assert set(data.POST_SAFE) == set(data.SAFE_KINDS)
+    rows = list(itertools.islice(data.Generator(public, 1, posts=True), 3000))
+    longest = sorted(len(row["messages"][-1]["content"]) for row in rows)
+    plain = sorted(len(row["messages"][-1]["content"]) for row in itertools.islice(data.Generator(public, 1), 3000))
+    assert longest[1500] > 1.5 * plain[1500]
+
+
 def test_snippets_are_optional(data: ModuleType, public: Path) -> None:
     kinds = {row["kind"] for row in itertools.islice(data.Generator(public, 1), 2000)}
     assert "safe snippets" not in kinds
