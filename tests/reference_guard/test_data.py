@@ -158,7 +158,8 @@ def test_the_mixture_of_posts_has_the_same_kinds(data: ModuleType, public: Path)
     rows = list(itertools.islice(data.Generator(public, 1, posts=True), 3000))
     longest = sorted(len(row["messages"][-1]["content"]) for row in rows)
     plain = sorted(len(row["messages"][-1]["content"]) for row in itertools.islice(data.Generator(public, 1), 3000))
-    assert longest[1500] > 1.5 * plain[1500]
+    assert longest[1500] > 1.15 * plain[1500]
+    assert sum(longest) > 1.15 * sum(plain)
 
 
 def test_snippets_are_optional(data: ModuleType, public: Path) -> None:

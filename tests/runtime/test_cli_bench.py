@@ -53,7 +53,8 @@ def test_table(tokmarg):
         "memory", "matrix peak", "packed scoring reaches",
     ]  # fmt: skip
     assert "tests/words, fp32, 3 labels" in result.stdout
-    assert all(len(line) < 100 for line in result.stdout.splitlines()[2:])
+    # A toy bundle's memory, in a large process, is tens of thousands of times its size: a longer line than a guard's.
+    assert all(len(line) < 110 for line in result.stdout.splitlines()[2:])
 
 
 def test_a_missing_bundle_is_one_line(tokmarg, tmp_path):

@@ -256,7 +256,8 @@ def _memory() -> tuple[int | None, int | None]:
         import resource
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return resident, peak
+    # The kernel counts the two separately, each a little late.
+    return resident, peak if resident is None or peak is None else max(peak, resident)
 
 
 def _processor() -> str:
