@@ -63,7 +63,7 @@ class Session:
         threads: intra-op threads (None: one per core).
 
     Raises:
-        DeviceError: CUDA was asked for and is not active.
+        DeviceError: CUDA was asked for and is not active, or the graph's products have no form for it.
         BundleError: the graph cannot be loaded or does not match the manifest.
     """
 
@@ -79,9 +79,11 @@ class Session:
         path = bundle.path / "model.onnx"
         _check_references(bundle, path)
         available = ort.get_available_providers()
+        if device == "cuda" and self.graph.alone:
+            raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
         if device == "cuda" and _CUDA not in available:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
-        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available else [_CPU]
+        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available and not self.graph.alone else [_CPU]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.

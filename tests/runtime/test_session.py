@@ -418,3 +418,10 @@ def test_this_machine_multiplies_bytes_exactly_or_is_told_apart() -> None:
     model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     assert (session.run(None, {"a": a})[0] == a.astype(int) @ b.astype(int)).all()
+
+
+def test_an_int8_graph_is_not_sent_to_cuda_where_its_products_have_no_form(copy: Path) -> None:
+    edit_graph_table(copy, alone=True)
+    with pytest.raises(DeviceError, match="--precision fp16"):
+        Session(Bundle.open(copy), "cuda")
+    assert Session(Bundle.open(copy), "auto").device == "cpu"
