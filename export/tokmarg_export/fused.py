@@ -171,14 +171,16 @@ class Graph:
 
     def _by_head(self, rows: str, name: str, norm: Any = None) -> str:
         """[1, S, n * head_dim] -> [1, n, S, head_dim], each head normed if the model does that."""
+        return self._op("Transpose", [self._heads(rows, norm)], name, perm=[0, 2, 1, 3])
+
+    def _heads(self, rows: str, norm: Any) -> str:
+        """[1, S, n * head_dim] -> [1, S, n, head_dim], each head normed if the model does that."""
         shape = self._ints("shape/split_heads", [1, 0, -1, self._contract.head_dim])
         heads = self._op("Reshape", [rows, shape], f"{rows}/heads")
-        if norm is not None:
-            gamma = self._weight(f"{rows}/norm", norm.weight)
-            heads = self._op(
-                "SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=self._eps
-            )
-        return self._op("Transpose", [heads], name, perm=[0, 2, 1, 3])
+        if norm is None:
+            return heads
+        gamma = self._weight(f"{rows}/norm", norm.weight)
+        return self._op("SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=self._eps)
 
     def _rotated(self, rows: str, norm: Any, name: str) -> str:
         heads = self._by_head(rows, f"{rows}/by_head", norm)

@@ -112,11 +112,6 @@ class _RotatedGraph(Graph):
     def _rotated_rows(self, rows: str, norm: Any, name: str) -> str:
         """Rotary embedding of [1, S, n * head_dim]."""
         if norm is not None:
-            dim = self._contract.head_dim
-            heads = self._op("Reshape", [rows, self._ints("shape/split_heads", [1, 0, -1, dim])], f"{rows}/heads")
-            gamma = self._weight(f"{rows}/norm", norm.weight)
-            normed = self._op(
-                "SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=self._eps
-            )
+            normed = self._heads(rows, norm)
             rows = self._op("Reshape", [normed, self._ints("shape/joined_heads", [1, 0, -1])], f"{rows}/joined")
         return self._op("RotaryEmbedding", [rows, "rotary/index", *self._rotary], name, MICROSOFT)

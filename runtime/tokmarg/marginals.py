@@ -93,9 +93,8 @@ class Search:
         self._undecided = trie.undecided(self.root) if columns is None else []
         self._logits: dict[Node, Floats] = {}  # of the allowed tokens only
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
-        self._habits: dict[
-            int, tuple[float, int]
-        ] = {}  # token -> sum of its shares where it was allowed, and how often
+        # Token -> the sum of its shares where it was allowed, and how often it was.
+        self._habits: dict[int, tuple[float, int]] = {}
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
         self._pending = np.zeros(len(trie.events))  # per event: mass of open nodes below which it is undecided
@@ -139,7 +138,8 @@ class Search:
                 found.append(node)
                 habits = [self._habits.get(token, (1.0, len(below))) for token in below]
                 means = [total / count for total, count in habits]
-                shares = [mean / sum(means) for mean in means]
+                whole = sum(means)
+                shares = [mean / whole for mean in means]
             for child, share in zip(children, shares, strict=True):
                 if not child.complete:
                     heapq.heappush(guess, (negative * share, child.path, child))
