@@ -33,7 +33,6 @@ from tokmarg.bundle import GraphContract
 
 __all__ = ["MICROSOFT", "Graph", "emit_graph", "why_not_fused"]
 
-_OPSET, _IR = 18, 9
 MICROSOFT = "com.microsoft"
 _LAYER_PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _ATTENTION_PARTS = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -85,6 +84,8 @@ def _decoder(model: PreTrainedModel) -> Any:
 class Graph:
     """Nodes and tensors under construction. Methods add nodes and return the names of their outputs."""
 
+    _opset, _ir = 18, 9
+
     def __init__(self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> None:
         self._model, self._contract, self._dtype = model, contract, dtype
         self._config = model.config
@@ -126,8 +127,8 @@ class Graph:
             normed = self._op("Slice", [normed, start, whole, axis], "head/normed")
         self._head(normed, table)
         graph = helper.make_graph(self._nodes, "tokmarg", [], [], list(self._tensors.values()))
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR, producer_name="tokmarg")
+        opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=self._ir, producer_name="tokmarg")
 
     # Parts of a layer
 
@@ -313,12 +314,9 @@ class Graph:
             seen = self._constant("mask/seen", np.array(0, np.float32))
             unseen = self._constant("mask/unseen", np.array(np.finfo(np.float32).min))
             one = self._op("Where", [mask, seen, unseen], f"{mask}/bias")
-            self._biases[mask] = self._stacked(mask, one)
+            groups = self._ints("mask/groups", [1, 1, self._groups, 1])
+            self._biases[mask] = self._op("Tile", [one, groups], f"{mask}/biases")
         return self._biases[mask]
-
-    def _stacked(self, mask: str, bias: str) -> str:
-        """A bias [1, 1, S, P+S] as the attention takes it: once for each query head of a key head."""
-        return self._op("Tile", [bias, self._ints("mask/groups", [1, 1, self._groups, 1])], f"{mask}/biases")
 
     # Nodes and tensors
 

@@ -98,7 +98,7 @@ def graph_contract(
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
         verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
-        alone=fits and precision == "int8",
+        by_content=fits and precision == "int8",
     )
 
 
@@ -140,7 +140,7 @@ def export_graph(
         model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
     )
     if not fused:
-        contract = replace(contract, verdict_token_ids=None, alone=False)
+        contract = replace(contract, verdict_token_ids=None, by_content=False)
     dtype = torch.float16 if precision == "fp16" else torch.float32
     bits = _BITS.get(precision)
     out_dir.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,10 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     """Replace the traced inputs and outputs, whose axes the tracer knows only in part, by the contract's."""
     kv_type = TensorProto.FLOAT if contract.kv_dtype == "float32" else TensorProto.FLOAT16
     mask: _Spec = (TensorProto.BOOL, [1, 1, "new", "past_and_new"])
+    present: list[int | str] = [1, contract.kv_heads, "new", contract.head_dim]
+    if contract.by_content:
+        mask = (TensorProto.BOOL, ["contents", 1, "places", "keys"])
+        present = ["contents", contract.kv_heads, "places", contract.head_dim]
     rows = contract.vocab_size if contract.head_token_ids is None else len(contract.head_token_ids)
     inputs: dict[str, _Spec] = {
         "input_ids": (TensorProto.INT64, [1, "new"]),
@@ -67,6 +71,9 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
         **({"sliding_attention_mask": mask} if contract.sliding_window is not None else {}),
         "logit_positions": (TensorProto.INT64, ["logits"]),
     }
+    if contract.by_content:
+        inputs["attention_rows"] = (TensorProto.INT64, ["contents", "places"])
+        inputs["row_places"] = (TensorProto.INT64, ["new"])
     outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
     if contract.verdict_token_ids is not None:
         inputs["verdict_positions"] = (TensorProto.INT64, ["verdict_logits"])
@@ -77,7 +84,10 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
                 kv_type,
                 [1, contract.kv_heads, "past", contract.head_dim],
             )
-            outputs[f"present.{layer}.{part}"] = (kv_type, [1, contract.kv_heads, "new", contract.head_dim])
+            if contract.by_content:
+                own: list[int | str] = ["contents", contract.kv_heads, "own", contract.head_dim]
+                inputs[f"own_key_values.{layer}.{part}"] = (kv_type, own)
+            outputs[f"present.{layer}.{part}"] = (kv_type, present)
     # The tracer may drop an input that nothing reads (the full mask, if all layers are local); declared all
     # the same.
     graph.name = "tokmarg"

@@ -1,10 +1,15 @@
 """The fused graph in a rotated basis (`tokmarg_export.rotation`), made for products in 8 bits (`tokmarg_export.int8`).
 
 What differs from `tokmarg_export.fused`: the weights; the norms, whose own weights are 1; a small product in front of
-the down projection; attention in one operator, `GroupQueryAttention`, whose sums depend in the last bit on what is
-masked, so that a pass of such a graph carries one content (`graph.alone` in the manifest); float64 in front of output
-layers, where the order of a sum would show in the rounding behind it. Keys in the cache are the model's own, values are
-rotated.
+the down projection; float64 in front of output layers, where the order of a sum would show in the rounding behind it;
+and attention, whose sums would show it, too. It is one operator, and works content by content:
+
+    rows of the pass [1, N, ...]  ->  Gather  ->  contents [B, ..., S, ...]  ->  Attention  ->  Gather  ->  rows
+
+Every content of a pass has S places for its rows and T for the cached tokens of its own; where it has fewer, the mask
+says so. The sums of a content have the same shape then whoever else is in the pass, and the runtime chooses S and T by
+the content alone (`tokmarg.contents`). Everything else is computed row by row. Keys in the cache are the model's own,
+values are rotated.
 """
 
 from __future__ import annotations
@@ -36,6 +41,8 @@ def emit_rotated_graph(model: PreTrainedModel, contract: GraphContract) -> onnx.
 
 
 class _RotatedGraph(Graph):
+    _opset, _ir = 23, 11  # of Attention
+
     def __init__(self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> None:
         super().__init__(model, contract, dtype)
         self._rotation = Rotation(model)
@@ -64,9 +71,6 @@ class _RotatedGraph(Graph):
         product = self._op("MatMul", [double, matrix], f"{name}/double")
         return self._op("Cast", [product], f"{name}/product", to=TensorProto.FLOAT)
 
-    def _stacked(self, mask: str, bias: str) -> str:
-        return bias
-
     def _product(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
         if name.endswith("/mlp") and (matrix := self._rotation.blocks) is not None:
             cut = self._op("Reshape", [rows, self._ints("shape/blocks", [1, 0, -1, len(matrix)])], f"{rows}/blocks")
@@ -76,42 +80,79 @@ class _RotatedGraph(Graph):
             rows = self._op("Reshape", [turned, self._ints("shape/unblocked", [1, 0, -1])], f"{rows}/unblocked")
         return super()._product(rows, layers, name)
 
-    def _attend(self, layer: int, module: Any, parts: Sequence[str]) -> str:
-        """In one operator. Cached and new keys come back together; the new ones are cut off again."""
-        at, past = f"layer.{layer}", [f"past_key_values.{layer}.{x}" for x in ("key", "value")]
-        query, key = (
-            self._rotated_rows(rows, getattr(module, norm, None), f"{rows}/rotated")
-            for rows, norm in zip(parts[:2], ("q_norm", "k_norm"), strict=True)
-        )
-        if "tokens/last" not in self._tensors:
-            self._constant("tokens/last", np.array(1, np.int32))
-            mask = self._mask_of(layer)
-            length = self._op("Shape", [mask], "tokens/length", start=3, end=4)
-            total = self._op("Cast", [length], "tokens/total", to=TensorProto.INT32)
-            self._op("Sub", [total, "tokens/last"], "tokens/behind")
-            self._op("Squeeze", [total], "tokens/count")
-            self._op("Shape", [f"past_key_values.{layer}.key"], "tokens/past", start=2, end=3)
-        bias = self._bias(self._mask_of(layer))
-        cached = [f"{at}/{x}s" for x in ("key", "value")]
-        self._nodes.append(
-            helper.make_node(
-                "GroupQueryAttention",
-                [query, key, parts[2], *past, "tokens/behind", "tokens/count", "", "", "", bias],
-                [f"{at}/context", *cached],
-                domain=MICROSOFT,
-                num_heads=self._groups * self._contract.kv_heads,
-                kv_num_heads=self._contract.kv_heads,
-                scale=float(module.scaling),
+    def _attention(self, layer: int, module: Any, normed: str) -> str:
+        """[1, N, hidden] -> [1, N, heads * head_dim]; names the new keys and values of each content as outputs."""
+        at, kv_heads = f"layer.{layer}", self._contract.kv_heads
+        heads, dim = self._groups * kv_heads, self._contract.head_dim
+        packed = self._product(normed, [module.q_proj, module.k_proj, module.v_proj], f"{at}/qkv")
+        norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
+        turned, values = f"{at}/qk", f"{at}/v"
+        if norms == [None, None]:
+            sizes = self._ints("sizes/qk_v", [(heads + kv_heads) * dim, kv_heads * dim])
+            self._nodes.append(helper.make_node("Split", [packed, sizes], [turned, values], axis=2))
+        else:
+            sizes = self._ints("sizes/q_k_v", [heads * dim, kv_heads * dim, kv_heads * dim])
+            parts = [f"{at}/q", f"{at}/k"]
+            self._nodes.append(helper.make_node("Split", [packed, sizes], [*parts, values], axis=2))
+            normed_heads = [self._heads(rows, norm) for rows, norm in zip(parts, norms, strict=True)]
+            whole = self._op("Concat", normed_heads, f"{turned}/heads", axis=2)
+            self._op("Reshape", [whole, self._ints("shape/joined_heads", [1, 0, -1])], turned)
+        rotated = self._op("RotaryEmbedding", [turned, "rotary/index", *self._rotary], f"{turned}/rotated", MICROSOFT)
+        index, flat = self._places(), self._ints("shape/head_rows", [-1, dim])
+        turned_heads = self._op("Reshape", [rotated, flat], f"{turned}/rows")
+        value_heads = self._op("Reshape", [values, flat], f"{values}/rows")
+        query = self._op("Gather", [turned_heads, index["query"]], f"{at}/queries", axis=0)
+        new = {
+            "key": self._op("Gather", [turned_heads, index["key"]], f"present.{layer}.key", axis=0),
+            "value": self._op("Gather", [value_heads, index["value"]], f"present.{layer}.value", axis=0),
+        }
+        whole_cache = []
+        for part, rows in new.items():
+            prefix = self._op("Expand", [f"past_key_values.{layer}.{part}", index["each"]], f"{at}/{part}/prefix")
+            whole_cache.append(
+                self._op("Concat", [prefix, f"own_key_values.{layer}.{part}", rows], f"{at}/{part}s", axis=2)
             )
+        mixed = self._op(
+            "Attention",
+            [query, *whole_cache, self._bias(self._mask_of(layer))],
+            f"{at}/mixed",
+            scale=float(module.scaling),
         )
-        end, axis = self._ints("tokens/end", [np.iinfo(np.int64).max]), self._ints("tokens/axis", [2])
-        for whole, part in zip(cached, ("key", "value"), strict=True):
-            self._op("Slice", [whole, "tokens/past", end, axis], f"present.{layer}.{part}")
-        return f"{at}/context"
+        by_head = self._op("Reshape", [mixed, flat], f"{at}/mixed/rows")
+        by_row = self._op("Gather", [by_head, index["row"]], f"{at}/mixed/heads", axis=0)
+        return self._op("Reshape", [by_row, self._ints("shape/joined_heads", [1, 0, -1])], f"{at}/context")
 
-    def _rotated_rows(self, rows: str, norm: Any, name: str) -> str:
-        """Rotary embedding of [1, S, n * head_dim]."""
-        if norm is not None:
-            normed = self._heads(rows, norm)
-            rows = self._op("Reshape", [normed, self._ints("shape/joined_heads", [1, 0, -1])], f"{rows}/joined")
-        return self._op("RotaryEmbedding", [rows, "rotary/index", *self._rotary], name, MICROSOFT)
+    def _places(self) -> dict[str, str]:
+        """Where the heads of every place of every content stand among the heads of all rows, and the way back.
+
+        query [B, kv_heads, groups * S] (the query heads of one key head are stacked), key and value [B, kv_heads, S],
+        row [1, N, heads]; each [B, 1, 1, 1], the shape that the prefix is expanded to.
+        """
+        kv_heads, groups = self._contract.kv_heads, self._groups
+        heads, names = groups * kv_heads, {part: f"places/{part}" for part in ("query", "key", "value", "row", "each")}
+        if "places/every" in self._tensors:
+            return names
+        every = self._constant("places/every", np.arange(heads).reshape(kv_heads, groups, 1))
+        keys = self._constant("places/keys", heads + np.arange(kv_heads).reshape(kv_heads, 1))
+        values = self._constant("places/values", np.arange(kv_heads).reshape(kv_heads, 1))
+        beside = self._constant("places/beside", np.array(heads + kv_heads))
+        rows = self._op("Unsqueeze", ["attention_rows", self._ints("places/axis", [1])], "places/rows")
+        firsts = self._op("Mul", [rows, beside], "places/firsts")
+        self._op("Add", [firsts, keys], names["key"])
+        among_values = self._op("Mul", [rows, self._constant("places/kv_heads", np.array(kv_heads))], "places/by_value")
+        self._op("Add", [among_values, values], names["value"])
+        by_group = self._op("Unsqueeze", [firsts, self._ints("places/axis", [1])], "places/by_group")
+        grouped = self._op("Add", [by_group, every], "places/grouped")
+        self._op("Reshape", [grouped, self._ints("shape/stacked_places", [0, kv_heads, -1])], names["query"])
+        # place = content * S + s stands at content * heads * S + head * S + s.
+        count = self._op("Shape", ["attention_rows"], "places/count", start=1, end=2)
+        content = self._op("Div", ["row_places", count], "places/content")
+        more = self._op("Mul", [content, self._constant("places/others", np.array(heads - 1))], "places/more")
+        ahead = self._op("Mul", [more, count], "places/ahead")
+        place = self._op("Add", ["row_places", ahead], "places/place")
+        column = self._op("Reshape", [place, self._ints("shape/place_column", [1, -1, 1])], "places/column")
+        steps = self._op("Mul", [self._constant("places/heads", np.arange(heads)), count], "places/steps")
+        self._op("Add", [column, steps], names["row"])
+        contents = self._op("Shape", ["attention_rows"], "places/contents", start=0, end=1)
+        self._op("Concat", [contents, self._ints("places/ones", [1, 1, 1])], names["each"], axis=0)
+        return names

@@ -52,7 +52,9 @@ class GraphContract:
         verdict_token_ids: of a ``full`` head: token id of each column of a second, small output layer, for positions
             where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
             has none.
-        alone: a pass carries one content. Set where rounding would let a content's numbers depend on its company.
+        by_content: attention takes each content of a pass by itself (inputs ``attention_rows``, ``row_places`` and
+            ``own_key_values``), so that its sums do not depend on its company. Set where rounding behind them would
+            let it show.
     """
 
     layers: int
@@ -65,7 +67,7 @@ class GraphContract:
     sliding_window: int | None
     max_positions: int
     verdict_token_ids: tuple[int, ...] | None = None
-    alone: bool = False
+    by_content: bool = False
 
     @property
     def columns(self) -> dict[int, int] | None:
@@ -77,6 +79,8 @@ class GraphContract:
     @classmethod
     def parse(cls, f: Fields) -> GraphContract:
         """Reads the ``graph`` table."""
+        if "alone" in f.data:
+            raise f.fail("alone", "is of an earlier tokmarg: export the bundle again")
         f.only(cls.__slots__)
         sizes = {}
         for key in ("layers", "kv_heads", "head_dim", "vocab_size", "max_positions"):
@@ -103,7 +107,7 @@ class GraphContract:
             kv_dtype=cast('Literal["float32", "float16"]', kv_dtype),
             sliding_window=window,
             verdict_token_ids=verdict_ids,
-            alone=f.get("alone", bool, False),
+            by_content=f.get("by_content", bool, False),
         )
 
 

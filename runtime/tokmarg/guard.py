@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 from .bundle import MANIFEST, Bundle, find_bundle
 from .calibration import Calibration, find_calibration
 from .encoding import Encoder
-from .engine import Engine
+from .engine import engine_for
 from .errors import BundleError, ContentError, SpecError, TokmargError
 from .firstlabel import FirstLabel
 from .freepath import Reader
@@ -90,7 +90,8 @@ class Guard:
         else:
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
         suspicions = Suspicions(self.spec, self._encoder)
-        self._packer = Packer(self._prompter, suspicions, self._prefixes, Engine(session, self._prefixes, spec is None))
+        engine = engine_for(session, self._prefixes, spec is None)
+        self._packer = Packer(self._prompter, suspicions, self._prefixes, engine)
         self._guarded = Guarded(self.labels, self.events, bundle.manifest.model_id)
 
     @classmethod

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .engine import PACK_TOKENS, Engine, Job
+from .engine import Engine
 from .errors import ContentError
 from .labels import Role
+from .passes import PACK_TOKENS, Job
 from .prefix import Prefix, shared_tokens
 from .prompt import Content, Message, Prompt, Prompter, messages_of
 from .suspicion import Suspicions
@@ -98,7 +99,7 @@ class Packer:
         tokens = 0
         for record in records:
             size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
-            if pack and (tokens + size > PACK_TOKENS or len(pack) == self._engine.pack_contents):
+            if pack and (tokens + size > self._engine.pack_tokens or len(pack) == self._engine.pack_contents):
                 yield pack
                 pack, tokens = [], 0
             pack.append(record)

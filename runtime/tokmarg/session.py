@@ -19,7 +19,7 @@ from .oneop import saturates
 from .onnx_runtime import ort
 from .shield import first_line
 
-__all__ = ["Device", "KeyValues", "Session"]
+__all__ = ["Contents", "Device", "KeyValues", "Session"]
 
 Device = Literal["auto", "cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
@@ -54,6 +54,33 @@ class KeyValues:
         return cls(tensors, np.concatenate([p.positions for p in parts]))
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The B contents of a pass through a graph whose attention goes content by content (``graph.by_content``).
+
+    Each has S places for its new tokens and T for cached ones of its own; what stands at places that it does not need
+    is never seen.
+
+    Attributes:
+        rows: int64 [B, S], which new token of the pass stands at each place.
+        places: int64 [N], at which of the B * S places each new token of the pass stands.
+        own: key 0, value 0, key 1, ... of the contents' own cached tokens, [2 * layers, B, kv_heads, T, head_dim].
+        positions: int64 [B, T], theirs.
+    """
+
+    rows: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    own: npt.NDArray[Any]
+    positions: npt.NDArray[np.int64]
+
+    @classmethod
+    def one(cls, graph: GraphContract, count: int) -> Contents:
+        """All ``count`` new tokens of a pass are of one content, which has none of its own in the cache."""
+        own = np.zeros((2 * graph.layers, 1, graph.kv_heads, 0, graph.head_dim), dtype=graph.kv_dtype)
+        places = np.arange(count, dtype=np.int64)
+        return cls(places[None], places, own, np.zeros((1, 0), dtype=np.int64))
+
+
 class Session:
     """The graph of a bundle on one device. Safe to call from several threads of the process that made it.
 
@@ -79,11 +106,11 @@ class Session:
         path = bundle.path / "model.onnx"
         _check_references(bundle, path)
         available = ort.get_available_providers()
-        if device == "cuda" and self.graph.alone:
+        if device == "cuda" and self.graph.by_content:
             raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
         if device == "cuda" and _CUDA not in available:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
-        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available and not self.graph.alone else [_CPU]
+        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available and not self.graph.by_content else [_CPU]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
@@ -91,7 +118,7 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
-        if self.graph.alone and saturates():
+        if self.graph.by_content and saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
         # onnxruntime's own way back to the CPU tells of it on stdout; wanted where CUDA was, and might not work.
         fallback = {} if device == "auto" and _CUDA in wanted else {"enable_fallback": 0}
@@ -113,20 +140,23 @@ class Session:
         past: KeyValues,
         logit_rows: Sequence[int],
         verdict_rows: Sequence[int] = (),
+        contents: Contents | None = None,
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], KeyValues]:
         """One forward pass.
 
         Args:
             input_ids: S new tokens.
             positions: int64 [S].
-            mask: bool [S, P+S], True where the row's token sees the column's.
+            mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, P+T+S] of
+                their places.
             past: cache of P tokens.
             logit_rows: K indices into the new tokens.
             verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
+            contents: of a graph that is ``by_content``; None if all new tokens are of one.
 
         Returns:
             logits float32 [K, columns of the head], float32 [N, verdict_token_ids] (N = 0 without those), and the new
-            tokens' keys and values.
+            tokens' keys and values; with ``contents`` those at their places, each [B, kv_heads, S, head_dim].
 
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
@@ -139,10 +169,18 @@ class Session:
             "logit_positions": np.asarray(logit_rows, dtype=np.int64),
             "verdict_positions": np.asarray(verdict_rows, dtype=np.int64),
         }
+        queries, keys = positions, np.concatenate([past.positions, positions])
+        if self.graph.by_content:
+            contents = contents or Contents.one(self.graph, len(input_ids))
+            mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
+            queries = positions[contents.rows][:, None]
+            shared = np.broadcast_to(past.positions, (len(contents.rows), past.length))
+            keys = np.concatenate([shared, contents.positions, queries[:, 0]], axis=1)[:, None]
+            feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
+            feeds |= {f"own_key_values.{name}": own for name, own in zip(self._kv_names, contents.own, strict=True)}
         if self.graph.sliding_window is not None:
-            keys = np.concatenate([past.positions, positions])
-            near = positions[:, None] - keys[None, :] < self.graph.sliding_window
-            feeds["sliding_attention_mask"] = (mask & near)[None, None]
+            near = queries[..., :, None] - keys[..., None, :] < self.graph.sliding_window
+            feeds["sliding_attention_mask"] = (mask & near).reshape(feeds["attention_mask"].shape)
         for name, tensor in zip(self._kv_names, past.tensors, strict=True):
             feeds[f"past_key_values.{name}"] = tensor
         try:
@@ -203,6 +241,11 @@ class Session:
             heads.append("verdict_logits")
             wanted.append((inputs, "verdict_positions", "tensor(int64)", {}))
             wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
+        if g.by_content:
+            wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places")]
+            wanted += [
+                (inputs, f"own_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}) for name in self._kv_names
+            ]
         for name in self._kv_names:
             wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
             wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))

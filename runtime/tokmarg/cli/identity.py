@@ -46,7 +46,8 @@ def identify(
         input: size and sha256 of the input.
         input_format, output_format: as they are used.
     """
-    from ..engine import PACK_CONTENTS, PACK_TOKENS
+    from ..contents import ContentEngine
+    from ..engine import PackedEngine
 
     return {
         **foresee(options, input, input_format, output_format),
@@ -55,7 +56,7 @@ def identify(
         "device": guard.device,
         "thresholds": asdict(thresholds),
         "calibration": _calibration(guard),
-        "packs": [PACK_CONTENTS, PACK_TOKENS],
+        "packs": [[engine.pack_contents, engine.pack_tokens] for engine in (PackedEngine, ContentEngine)],
     }
 
 
