@@ -48,8 +48,10 @@ class Rotation:
         hidden = decoder.embed_tokens.weight.shape[1]
         dim = layers[0].self_attn.head_dim
         self._hidden, self._head = _orthogonal(hidden, 0), _orthogonal(dim, 1)
-        #: Turns blocks of what the down projection reads, float64 [block, block]; None where they do not fit.
-        self.blocks = _orthogonal(_BLOCK, 2) if layers[0].mlp.down_proj.weight.shape[1] % _BLOCK == 0 else None
+        #: Turns blocks of what the down projection reads, float64 [block, block]; None where they do not fit, or a row
+        #: has but one: onnxruntime sums the product of a single row in an order of its own.
+        blocks, rest = divmod(layers[0].mlp.down_proj.weight.shape[1], _BLOCK)
+        self.blocks = _orthogonal(_BLOCK, 2) if blocks > 1 and not rest else None
         self._final: Tensor = decoder.norm.weight
         self._how: dict[int, Callable[[], Turned]] = {}
         for layer in layers:

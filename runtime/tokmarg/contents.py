@@ -13,12 +13,14 @@ S and T are equal. Their number then changes no bit, and neither does who they a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .bundle import GraphContract
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
 from .session import Contents, Session
@@ -30,16 +32,17 @@ __all__ = ["ContentEngine"]
 #: harmless contents are done behind the first pass and nearly all behind the second; others need dozens of nodes, and
 #: the later a node is chosen the less often it turns out not to be needed.
 _AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 12, 8, 16
-#: S and T are multiples of this, and above four times as much, of a fourth to an eighth of them.
-_STEP = 16
+#: S and T are multiples of these, and the larger they are, of a fourth to an eighth of them. Fewer sizes of T let more
+#: contents share a pass, and a key costs little.
+_PLACES, _KEYS = 16, 32
 #: Contents, and tokens of their prompts, that are under way together; new ones begin when half of these are done. Each
 #: token takes memory for its keys and values (46 kB in SmolLM2-135M).
 _UNDER_WAY, _TOKENS_UNDER_WAY = 16, 1024
 
 
-def _rounded(count: int) -> int:
-    """The next size: 0, 16, 32, 48, 64, 80, ... 128, 160, ... 256, 320, ..."""
-    step = max(_STEP, 1 << max(0, (count - 1).bit_length() - 3))
+def _rounded(count: int, least: int) -> int:
+    """The next size, in steps of 16: 0, 16, 32, 48, 64, 80, ... 128, 160, ... 256, 320, ..."""
+    step = max(least, 1 << max(0, (count - 1).bit_length() - 3))
     return -(-count // step) * step
 
 
@@ -75,11 +78,11 @@ class _Content:
             active = [job for job in self._jobs if job.error is None]
             ahead = max(4, (_AHEAD if self._rounds else _AHEAD_SECOND) // max(1, len(active)))
             for job in active:
-                step.nodes(job, ahead, _rounded(ahead * len(active)))
+                step.nodes(job, ahead, _rounded(ahead * len(active), _PLACES))
             self._rounds += 1
         mask = step.mask()
         self._mask, self._seen = mask, np.flatnonzero(mask[:, behind : step.past].any(axis=0))
-        self.shape = _rounded(len(step.tokens)), _rounded(len(self._seen))
+        self.shape = _rounded(len(step.tokens), _PLACES), _rounded(len(self._seen), _KEYS)
         return bool(step.tokens)
 
     def fill(self, mask: npt.NDArray[np.bool_], own: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> None:
@@ -91,17 +94,37 @@ class _Content:
         new = behind + own.shape[2]
         mask[:rows, new : new + rows] = self._mask[:, self.step.past :]
         positions[: len(seen)] = self._positions[seen]
+        own[:, :, len(seen) :] = 0  # what is never seen must still be a number
         at = start = 0
         for part in self._parts:
             inside = seen[(start <= seen) & (seen < start + part.shape[2])] - start
-            own[:, :, at : at + len(inside)] = part[:, :, inside]
-            at, start = at + len(inside), start + part.shape[2]
+            for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1):  # slices are copied without a detour
+                if len(run):
+                    own[:, :, at : at + len(run)] = part[:, :, run[0] : run[-1] + 1]
+                    at += len(run)
+            start += part.shape[2]
 
     def keep(self, new: Sequence[npt.NDArray[Any]]) -> None:
         """Takes the keys and values of the pass, key 0, value 0, key 1, ... each [kv_heads, S, head_dim]."""
         rows = len(self.step.tokens)
         self._parts.append(np.stack([tensor[:, :rows] for tensor in new]))
         self._positions = np.concatenate([self._positions, self.step.positions])
+
+
+class _Room:
+    """Memory for the cached tokens of a pass, which the next pass takes again: new memory is slow to come by."""
+
+    def __init__(self, graph: GraphContract) -> None:
+        self._graph = graph
+        self._flat = np.zeros(0, dtype=graph.kv_dtype)
+
+    def take(self, contents: int, keys: int) -> npt.NDArray[Any]:
+        """[2 * layers, contents, kv_heads, keys, head_dim], with anything in it."""
+        graph = self._graph
+        shape = (2 * graph.layers, contents, graph.kv_heads, keys, graph.head_dim)
+        if (size := math.prod(shape)) > len(self._flat):
+            self._flat = np.zeros(size, dtype=graph.kv_dtype)
+        return self._flat[:size].reshape(shape)
 
 
 class ContentEngine:
@@ -120,8 +143,9 @@ class ContentEngine:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         prefix = self._prefixes[role]
         contents = [_Content(group, prefix) for group in _by_content(jobs)]
-        waiting = sorted(contents, key=lambda content: _rounded(content.size))[::-1]
+        waiting = sorted(contents, key=lambda content: _rounded(content.size, _PLACES))[::-1]
         active: list[_Content] = []
+        room = _Room(self._session.graph)
         while waiting or active:
             if len(active) <= _UNDER_WAY // 2:
                 while waiting and len(active) < _UNDER_WAY:
@@ -130,17 +154,16 @@ class ContentEngine:
                     active.append(waiting.pop())
             active = [content for content in active if content.advance()]
             for together in _passes(active):
-                self._finish(together, prefix)
+                self._finish(together, prefix, room)
 
-    def _finish(self, contents: Sequence[_Content], prefix: Prefix) -> None:
+    def _finish(self, contents: Sequence[_Content], prefix: Prefix, room: _Room) -> None:
         """Runs a pass of contents that have one shape, feeds their searches, and hands the new tokens out."""
-        graph = self._session.graph
         (places, keys), count = contents[0].shape, len(contents)
         lengths = [len(content.step.tokens) for content in contents]
         starts = np.cumsum([0, *lengths[:-1]])
         rows = starts[:, None] + np.minimum(np.arange(places), np.array(lengths)[:, None] - 1)
         mask = np.zeros((count, places, prefix.cache.length + keys + places), dtype=np.bool_)
-        own = np.zeros((2 * graph.layers, count, graph.kv_heads, keys, graph.head_dim), dtype=graph.kv_dtype)
+        own = room.take(count, keys)
         positions = np.zeros((count, keys), dtype=np.int64)
         for i, content in enumerate(contents):
             content.fill(mask[i], own[:, i], positions[i])

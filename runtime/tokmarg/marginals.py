@@ -91,7 +91,7 @@ class Search:
             for value in (values if isinstance(values, tuple) else (values,))
         ]
         self._undecided = trie.undecided(self.root) if columns is None else []
-        self._logits: dict[Node, Floats] = {}  # of the allowed tokens only
+        self._shares: dict[Node, list[float]] = {}  # constrained probability of each allowed token, until expanded
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
         # Token -> the sum of its shares where it was allowed, and how often it was.
         self._habits: dict[int, tuple[float, int]] = {}
@@ -116,7 +116,7 @@ class Search:
             return list(dict.fromkeys([*missing, *first, *self._ahead(limit - len(missing))]))
         while self._open and self._expanded < self._max_nodes and not self._settled():
             node = self._open[0][2]
-            if node not in self._logits:
+            if node not in self._shares:
                 return self._ahead(min(limit, self._max_nodes - self._expanded))
             self._expand()
         return []
@@ -130,19 +130,19 @@ class Search:
         guess = list(self._open)  # a copy of a heap is a heap
         while guess and len(found) < limit:
             negative, _, node = heapq.heappop(guess)
+            node = self._through(node)
+            if node.complete:
+                continue
             below = self._trie.children(node)
-            children = [self._through(child) for child in below.values()]
-            if node in self._logits:
-                shares = _softmax(self._logits[node]).tolist()
-            else:
+            shares = self._shares.get(node)
+            if shares is None:
                 found.append(node)
                 habits = [self._habits.get(token, (1.0, len(below))) for token in below]
                 means = [total / count for total, count in habits]
                 whole = sum(means)
                 shares = [mean / whole for mean in means]
-            for child, share in zip(children, shares, strict=True):
-                if not child.complete:
-                    heapq.heappush(guess, (negative * share, child.path, child))
+            for child, share in zip(below.values(), shares, strict=True):
+                heapq.heappush(guess, (negative * share, child.path, child))
         return found
 
     def whole(self, node: Node) -> bool:
@@ -156,8 +156,8 @@ class Search:
             ContentError: ``non_finite_logits``.
         """
         allowed = allowed_logits(self._trie, node, logits, self._columns)
-        self._logits[node] = allowed
-        for token, share in zip(self._trie.children(node), _softmax(allowed).tolist(), strict=True):
+        self._shares[node] = shares = _softmax(allowed).tolist()
+        for token, share in zip(self._trie.children(node), shares, strict=True):
             total, count = self._habits.get(token, (0.0, 0))
             self._habits[token] = (total + share, count + 1)
         if self.whole(node):
@@ -196,9 +196,8 @@ class Search:
     def _expand(self) -> None:
         negative, _, node = heapq.heappop(self._open)
         self._count(node, negative)
-        q = _softmax(self._logits.pop(node))
         self._expanded += 1
-        for child, share in zip(self._trie.children(node).values(), q.tolist(), strict=True):
+        for child, share in zip(self._trie.children(node).values(), self._shares.pop(node), strict=True):
             self._add(child, -negative * share)
 
     def _add(self, node: Node, mass: float) -> None:

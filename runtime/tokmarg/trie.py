@@ -69,7 +69,9 @@ class Node:
         complete: the path is a whole verdict, terminator included.
     """
 
-    __slots__ = ("_children", "_threads", "certain", "complete", "depth", "parent", "path", "possible", "token")
+    __slots__ = (
+        "_children", "_only", "_threads", "certain", "complete", "depth", "parent", "path", "possible", "token",
+    )  # fmt: skip
 
     def __init__(self, token: int, parent: Node | None, threads: list[_Thread], certain: int, possible: int) -> None:
         self.token, self.parent = token, parent
@@ -79,6 +81,7 @@ class Node:
         self.complete = not threads
         self._threads = threads
         self._children: dict[int, Node] | None = None
+        self._only: tuple[Node | None] | None = None  # the answer of Trie.only_child, once it has been asked
 
 
 class Trie:
@@ -136,12 +139,18 @@ class Trie:
 
     def only_child(self, node: Node) -> Node | None:
         """The node behind the only allowed token; None where there is a choice, or the verdict is complete."""
-        first = -1
-        for thread in self._opened(node._threads):
-            if first >= 0 and thread.rest[0] != first:
-                return None
-            first = thread.rest[0]
-        return None if node.complete else self.children(node)[first]
+        if node._only is None:
+            node._only = (self._only_child(node),)
+        return node._only[0]
+
+    def _only_child(self, node: Node) -> Node | None:
+        first = {thread.rest[0] for thread in node._threads if thread.rest}  # most nodes are settled by these
+        if len(first) < 2:
+            for thread in self._opened(thread for thread in node._threads if not thread.rest):
+                first.add(thread.rest[0])
+                if len(first) > 1:
+                    break
+        return self.children(node)[first.pop()] if len(first) == 1 else None
 
     def spelt(self, node: Node, before: int) -> int:
         """Events whose text the path to ``node`` holds in full, as a bit set.

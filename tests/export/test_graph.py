@@ -104,6 +104,11 @@ class Graph:
             "attention_mask": visible[None, None],
             "logit_positions": np.array(wanted, dtype=np.int64),
         }
+        if contract.by_content:  # the rows are of one content, and all that is cached belongs to the prefix
+            feeds |= {"attention_rows": np.arange(len(ids))[None], "row_places": np.arange(len(ids))}
+            own = np.zeros((1, contract.kv_heads, 0, contract.head_dim), contract.kv_dtype)
+            names = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]
+            feeds |= {f"own_key_values.{name}": own for name in names}
         if contract.sliding_window is not None:
             feeds["sliding_attention_mask"] = (visible & (distance < contract.sliding_window))[None, None]
         names = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]

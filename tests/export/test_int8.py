@@ -114,7 +114,7 @@ def test_every_weight_is_within_half_a_step(seed: int, channels: int, spread: fl
 def test_every_family_is_near_its_float32_self(model_type: str, tmp_path: Path) -> None:
     model = tiny(model_type, hidden_size=128, intermediate_size=192)
     graph = exported(model, tmp_path, precision="int8")
-    assert graph.contract.alone
+    assert graph.contract.by_content
     logits, expected = tree_logits(graph), reference_logits(model)
     assert 0 < np.abs(logits - expected).mean() / expected.std() < 0.2
     # Rounding may fall elsewhere where a prompt comes in two passes: its size is what it was.
@@ -126,7 +126,7 @@ def test_every_product_with_weights_is_one_of_integers(tmp_path: Path) -> None:
     exported(tiny("llama", num_hidden_layers=3, intermediate_size=128), tmp_path, precision="int8")
     count = Counter(node.op_type for node in nodes_of(tmp_path))
     assert count["MatMulIntegerToFloat"] == 5 * 3
-    assert (count["GroupQueryAttention"], count["Softmax"]) == (3, 0)
+    assert (count["Attention"], count["Softmax"]) == (3, 0)
     assert count["MatMul"] == 3  # what turns the gated activations, no weight of the model
     assert count["MatMulNBits"] == 1  # the output layer
     assert count["QuantizeLinear"] == 4 * 3
@@ -141,7 +141,7 @@ def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path) -> None:
     assert parity is not None
     assert parity.mean_probability_difference < parity.max_probability_difference < 0.2
     manifest: dict[str, Any] = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["precision"], manifest["graph_form"], manifest["graph"]["alone"]) == ("int8", "fused", True)
+    assert (manifest["precision"], manifest["graph_form"], manifest["graph"]["by_content"]) == ("int8", "fused", True)
     guard = Guard.load(tmp_path / "b", device="cpu")
     alone = [guard.score(text, max_nodes=16) for text in TEXTS]
     assert list(guard.score_many([*TEXTS, *reversed(TEXTS)], max_nodes=16)) == [*alone, *reversed(alone)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_rotated_graph_equals_pytorch(model_type: str, changes: dict[str, Any], 
             if "norm" in name:  # ones at initialization, which would hide a lost one
                 parameter.uniform_(0.3, 2.0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    contract = graph_contract(model, head_token_ids=None, precision="fp32")
+    contract = replace(graph_contract(model, head_token_ids=None, precision="fp32"), by_content=True)
     graph = written(model, tmp_path, contract)
     expected = reference_logits(model)
     for split in (0, 3):
@@ -73,6 +74,7 @@ def test_no_channel_stands_out() -> None:
 def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool, tmp_path: Path) -> None:
     model = tiny(model_type)
     contract = graph_contract(model, head_token_ids=None, precision="fp32", verdict_token_ids=COLUMNS)
+    contract = replace(contract, by_content=rotated)
     assert contract.verdict_token_ids == tuple(COLUMNS)
     graph = written(model, tmp_path, contract, rotated)
     length = len(PROMPT)
@@ -81,9 +83,12 @@ def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool
         "position_ids": np.arange(length)[None],
         "attention_mask": np.tri(length, dtype=bool)[None, None],
     }
-    for i in range(contract.layers):
-        for part in ("key", "value"):
-            feeds[f"past_key_values.{i}.{part}"] = np.zeros((1, contract.kv_heads, 0, contract.head_dim), np.float32)
+    if rotated:
+        feeds |= {"attention_rows": np.arange(length)[None], "row_places": np.arange(length)}
+    for kind in ("past_key_values", "own_key_values") if rotated else ("past_key_values",):
+        for i in range(contract.layers):
+            for part in ("key", "value"):
+                feeds[f"{kind}.{i}.{part}"] = np.zeros((1, contract.kv_heads, 0, contract.head_dim), np.float32)
     for whole, few in (([0, 5, 10], [10, 2]), ([3], []), ([], [4, 4, 1])):
         positions = {"logit_positions": np.array(whole, np.int64), "verdict_positions": np.array(few, np.int64)}
         logits, verdict = graph.session.run(["logits", "verdict_logits"], feeds | positions)

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_python
 from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
-from tokmarg.engine import Engine
+from tokmarg.engine import PackedEngine
 from tokmarg.session import Session
 
 TEXTS = [
@@ -126,7 +126,7 @@ def test_score_does_not_depend_on_its_company(tiny_guard: Guard) -> None:
 
 def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.engine.PACK_TOKENS", 16)
+    monkeypatch.setattr("tokmarg.passes.PACK_TOKENS", 16)
     for a, b in zip(whole, tiny_guard.score_many(TEXTS), strict=True):
         assert_same(a, b, 1e-5)
 
@@ -170,7 +170,7 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
     )  # the decision, with and without the lead, for the coverage
     assert sum(narrow for _, narrow in rows) > 20
     engine = guard._packer._engine
-    foreign = Engine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
+    foreign = PackedEngine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
     monkeypatch.setattr(guard._packer, "_engine", foreign)
     rows.clear()
     for a, text in zip(few, TEXTS, strict=True):

@@ -1,0 +1,185 @@
+"""Graphs whose attention goes content by content: company changes no bit, and PyTorch says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.export.test_fused import FUSED
+from tests.export.test_graph import VOCAB, Graph, exported, tiny
+from tests.export.test_rotation import written
+from tokmarg_export.graph import graph_contract
+
+PREFIX = [7, 3, 250, 9, 81]
+PLACES, KEYS = 16, 32
+
+
+@dataclass
+class Content:
+    """New tokens, each of which sees the prefix, some cached tokens of its own and a chain of new ones before it."""
+
+    ids: list[int]
+    parents: list[int]  # row before each row, -1 where there is none
+    cached: list[int]  # tokens of its own behind the prefix, seen by all rows
+    keys: np.ndarray | None = None  # [2 * layers, kv_heads, len(cached), head_dim]
+
+    def chain(self, row: int) -> list[int]:
+        """The row and those it extends, from the top."""
+        return [*self.chain(self.parents[row]), row] if row >= 0 else []
+
+    def positions(self) -> list[int]:
+        before = len(PREFIX) + len(self.cached)
+        return [before + len(self.chain(row)) - 1 for row in range(len(self.ids))]
+
+
+def run(graph: Graph, contents: Sequence[Content], past: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Logits [rows, V] and new keys and values [2 * layers, kv_heads, rows, head_dim] of each content, in one pass.
+
+    Args:
+        graph: by content.
+        contents: at most PLACES rows and KEYS cached tokens each.
+        past: of the prefix, [2 * layers, 1, kv_heads, P, head_dim].
+    """
+    contract, known = graph.contract, past.shape[3]
+    ids = [token for content in contents for token in content.ids]
+    positions = np.array([position for content in contents for position in content.positions()])
+    starts = np.cumsum([0, *(len(content.ids) for content in contents)])
+    mask = np.zeros((len(contents), 1, PLACES, known + KEYS + PLACES), bool)
+    distance = np.full(mask.shape, 10**6)
+    own = np.zeros((2 * contract.layers, len(contents), contract.kv_heads, KEYS, contract.head_dim), np.float32)
+    rows, places = np.zeros((len(contents), PLACES), np.int64), []
+    for i, content in enumerate(contents):
+        count, cached = len(content.ids), len(content.cached)
+        rows[i] = starts[i] + np.minimum(np.arange(PLACES), count - 1)
+        places += [i * PLACES + row for row in range(count)]
+        if content.keys is not None:
+            own[:, i, :, :cached] = content.keys
+        here = np.concatenate([np.arange(known), known + np.arange(KEYS), positions[rows[i]]])
+        distance[i, 0] = positions[rows[i]][:, None] - here
+        for row in range(count):
+            mask[i, 0, row, [*range(known + cached), *(known + KEYS + r for r in content.chain(row))]] = True
+    names = [f"{layer}.{part}" for layer in range(contract.layers) for part in ("key", "value")]
+    feeds = {
+        "input_ids": np.array([ids]),
+        "position_ids": positions[None],
+        "attention_mask": mask,
+        "attention_rows": rows,
+        "row_places": np.array(places),
+        "logit_positions": np.arange(len(ids)),
+    }
+    feeds |= {f"past_key_values.{name}": tensor for name, tensor in zip(names, past, strict=True)}
+    feeds |= {f"own_key_values.{name}": tensor for name, tensor in zip(names, own, strict=True)}
+    if contract.sliding_window is not None:
+        feeds["sliding_attention_mask"] = mask & (distance < contract.sliding_window)
+    logits, *present = graph.session.run(["logits", *(f"present.{name}" for name in names)], feeds)
+    new = [np.stack([tensor[i, :, : len(content.ids)] for tensor in present]) for i, content in enumerate(contents)]
+    return np.split(logits[0], starts[1:-1]), new
+
+
+def prefix_of(graph: Graph) -> np.ndarray:
+    """Keys and values of PREFIX, [2 * layers, 1, kv_heads, P, head_dim]."""
+    count = len(PREFIX)
+    return np.stack(graph.run(PREFIX, list(range(count)), np.tri(count, dtype=bool), [0], None, [])[1])
+
+
+def cached(graph: Graph, contents: Sequence[Content], past: np.ndarray) -> list[Content]:
+    """The contents with keys and values of what they have in the cache; in passes of PLACES tokens."""
+    found = []
+    for content in contents:
+        keys = np.zeros((len(past), past.shape[2], 0, past.shape[4]), np.float32)
+        for at in range(0, len(content.cached), PLACES):
+            part = content.cached[at : at + PLACES]
+            step = Content(part, list(range(-1, len(part) - 1)), content.cached[:at], keys)
+            keys = np.concatenate([keys, run(graph, [step], past)[1][0]], axis=2)
+        found.append(replace(content, keys=keys))
+    return found
+
+
+@st.composite
+def some_contents(draw: st.DrawFn) -> list[Content]:
+    tokens = st.integers(3, VOCAB - 1)
+
+    def one() -> Content:
+        tree = draw(st.lists(st.tuples(tokens, st.integers(0, 6)), min_size=1, max_size=PLACES))
+        parents = [i - 1 - back if back < i else -1 for i, (_, back) in enumerate(tree)]
+        return Content([token for token, _ in tree], parents, draw(st.lists(tokens, max_size=KEYS)))
+
+    return [one() for _ in range(draw(st.integers(1, 7)))]
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, np.ndarray]:
+    graph = exported(tiny("llama", intermediate_size=128), tmp_path_factory.mktemp("int8"), precision="int8")
+    return graph, prefix_of(graph)
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_contents())
+def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[Content]) -> None:
+    graph, past = int8
+    contents = cached(graph, contents, past)
+    logits, new = run(graph, contents, past)
+    backwards, new_backwards = run(graph, contents[::-1], past)
+    for i, content in enumerate(contents):
+        alone, new_alone = run(graph, [content], past)
+        for company in (logits[i], backwards[-1 - i]):
+            np.testing.assert_array_equal(company, alone[0])
+        for company in (new[i], new_backwards[-1 - i]):
+            np.testing.assert_array_equal(company, new_alone[0])
+
+
+CASES = [
+    *((family, {}) for family in FUSED),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes"), CASES)
+def test_contents_in_one_pass_equal_plain_forwards(model_type: str, changes: dict[str, object], tmp_path: Path) -> None:
+    model = tiny(model_type, **changes)
+    contract = replace(graph_contract(model, head_token_ids=None, precision="fp32"), by_content=True)
+    graph = written(model, tmp_path, contract)
+    past = prefix_of(graph)
+    contents = [
+        Content([17, 42, 8], [-1, 0, 1], []),
+        Content([11, 201, 12, 77, 5], [-1, -1, 0, 1, 3], [99, 120, 3, 250, 61, 7, 33]),
+        Content([4], [-1], [12] * 20),
+        Content(list(range(30, 46)), [-1, *range(15)], [17]),
+    ]
+    found, _ = run(graph, cached(graph, contents, past), past)
+    for content, logits in zip(contents, found, strict=True):
+        for row in range(len(content.ids)):
+            ids = [*PREFIX, *content.cached, *(content.ids[i] for i in content.chain(row))]
+            with torch.no_grad():
+                plain = model(torch.tensor([ids])).logits[0, -1].numpy()
+            np.testing.assert_allclose(logits[row], plain, rtol=1e-4, atol=2e-4)
+
+
+def test_what_attention_is_made_of(tmp_path: Path) -> None:
+    """One operator a layer; where the rows go is computed once a pass; neither masks nor caches are cut."""
+    exported(tiny("llama", num_hidden_layers=3, intermediate_size=128), tmp_path, precision="int8")
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Attention") == 3
+    # q, k, v and the way back; the embedding and its scales, and the last layer's rows of attention and residual
+    assert kinds.count("Gather") == 4 * 3 + 4
+    assert kinds.count("Tile") == 1
+    assert kinds.count("Concat") == 2 * 3 + 1
+    assert not {"GroupQueryAttention", "Softmax", "Slice"} & set(kinds)
+    assert len(kinds) <= 42 * 3 + 50
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    assert shapes["attention_rows"] == ["contents", "places"]
+    assert shapes["attention_mask"] == ["contents", 1, "places", "keys"]
+    assert shapes["own_key_values.2.value"] == ["contents", 2, "own", 16]
+    assert shapes["past_key_values.2.value"] == [1, 2, "past", 16]

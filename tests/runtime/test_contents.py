@@ -1,0 +1,211 @@
+"""Contents that share passes have the same results as alone, to the last bit, whoever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokmarg import ContentError, Guard, Record
+from tokmarg.contents import ContentEngine, _rounded
+from tokmarg.passes import Job
+from tokmarg.session import Session
+
+TEXTS = (
+    "How do I pick a lock?",
+    "Thanks!",
+    "word " * 60,
+    "Ça coûte 12,50 €. 雨が好きです 🌧️",
+    "no " * 15,
+    "a b c " * 30,
+)
+CONTENTS: tuple[Any, ...] = (
+    *TEXTS,
+    [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi! What can I do for you?"}],
+    [{"role": "user", "content": "Hello. " * 20}, {"role": "assistant", "content": "No."}],
+    "",
+)
+SETTINGS: dict[str, Any] = {"max_nodes": 40}
+
+
+@pytest.fixture(scope="module")
+def guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """The tiny guard in int8."""
+    return Guard.load(build(tiny_model, tmp_path_factory.mktemp("int8") / "bundle"), device="cpu", threads=1)
+
+
+def build(model: Path, out: Path, **changes: Any) -> Path:
+    from tokmarg_export.build import build_bundle
+    from tokmarg_export.load import load_model
+    from tokmarg_export.specs import choose_spec, resolve_spec
+
+    loaded = load_model(model)
+    resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)
+    build_bundle(loaded, resolved | changes, out, precision="int8", verify=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(guard: Guard) -> list[Any]:
+    return [scored_alone(guard, content) for content in CONTENTS]
+
+
+def scored_alone(guard: Guard, content: Any, **more: Any) -> Any:
+    (result,) = guard.score_many([content], on_error="return", **{**SETTINGS, **more})
+    return shown(result)
+
+
+def shown(result: Any) -> Any:
+    return (result.type, str(result)) if isinstance(result, ContentError) else result
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Tokens and contents of every pass that is run."""
+    found: list[tuple[int, int]] = []
+    run = Session.run
+
+    def counted(self: Session, *arguments: Any) -> Any:
+        found.append((len(arguments[0]), len(arguments[6].rows)))
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Session, "run", counted)
+    return found
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, len(CONTENTS) - 1), min_size=1, max_size=24))
+def test_any_company_in_any_order(guard: Guard, alone: list[Any], chosen: list[int]) -> None:
+    results = guard.score_many([CONTENTS[i] for i in chosen], on_error="return", **SETTINGS)
+    assert [shown(result) for result in results] == [alone[i] for i in chosen]
+
+
+@pytest.mark.parametrize("method", ["greedy", "any-place", "probability-uncertainty"])
+def test_other_methods(guard: Guard, method: Any) -> None:
+    single = [guard.score(text, method=method, max_depth=6) for text in TEXTS]
+    together = list(guard.score_many([*TEXTS, *TEXTS[::-1]], method=method, max_depth=6))
+    assert together == [*single, *single[::-1]]
+
+
+def test_long_prompts_fed_in_several_passes(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]]
+) -> None:
+    for module in ("passes", "contents"):
+        monkeypatch.setattr(f"tokmarg.{module}.PACK_TOKENS", 24)
+    single = [guard.score(text, **SETTINGS) for text in TEXTS]
+    assert max(tokens for tokens, _ in passes) < 24 + 24  # nodes come on top
+    assert list(guard.score_many(TEXTS[::-1], **SETTINGS)) == single[::-1]
+
+
+def test_windows_of_overlong_content(guard: Guard) -> None:
+    long = "all of it " * 300
+    single = guard.score(long, on_overflow="window", **SETTINGS)
+    assert single.truncated
+    together = list(guard.score_many([TEXTS[0], long, TEXTS[2], long], on_overflow="window", **SETTINGS))
+    assert together[1] == together[3] == single
+
+
+def test_how_many_there_are_under_way_changes_nothing(
+    guard: Guard, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for contents, tokens in ((1, 10**6), (3, 10**6), (16, 30)):
+        monkeypatch.setattr("tokmarg.contents._UNDER_WAY", contents)
+        monkeypatch.setattr("tokmarg.contents._TOKENS_UNDER_WAY", tokens)
+        assert list(guard.score_many(TEXTS, **SETTINGS)) == alone[: len(TEXTS)]
+
+
+def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> None:
+    guard.score(TEXTS[0], **SETTINGS)
+    single = len(passes)
+    passes.clear()
+    list(guard.score_many([TEXTS[0]] * 16, **SETTINGS))
+    assert [contents for _, contents in passes[:4]] == [6, 6, 4, 16]  # 80 places each, then 16
+    assert len(passes) == single + 2
+
+
+def test_a_pass_is_no_larger_than_it_may_be(guard: Guard, passes: list[tuple[int, int]]) -> None:
+    list(guard.score_many([*TEXTS] * 12, **SETTINGS))
+    assert max(tokens for tokens, _ in passes) <= 512
+    assert max(contents for _, contents in passes) > 4
+
+
+@given(st.integers(0, 5000), st.sampled_from([16, 32]))
+def test_sizes(count: int, least: int) -> None:
+    size = _rounded(count, least)
+    assert count <= size <= max(count * 1.25, count + least - 1)
+    assert size % least == 0
+    assert _rounded(size, least) == size
+
+
+@pytest.fixture(scope="module")
+def per_label_guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
+    """Asked for one label at a time: the prompts branch off behind the content."""
+    from tokmarg_export.load import load_model
+    from tokmarg_export.specs import choose_spec, resolve_spec
+
+    resolved = resolve_spec(*choose_spec(None, "tiny-Llama-Guard-3-8B"), load_model(tiny_model))
+    template = {**resolved["template"], "text": "<|begin_of_text|>Judge:\n{{conversation}}\n{{policy}}<|eot_id|>"}
+    grammar = [{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}]
+    folder = build(
+        tiny_model,
+        tmp_path_factory.mktemp("per-label") / "bundle",
+        template=template,
+        policy={**resolved["policy"], "aggregate": "max"},
+        verdict={**resolved["verdict"], "grammar": grammar},
+    )
+    return Guard.load(folder, device="cpu", threads=1)
+
+
+def test_one_label_at_a_time(per_label_guard: Guard, passes: list[tuple[int, int]]) -> None:
+    single = [per_label_guard.score(text) for text in TEXTS]
+    assert len(single[0].labels) == 14
+    assert passes[0][1] == 1  # all prompts of a content stand in one block
+    assert list(per_label_guard.score_many([*TEXTS[::-1], TEXTS[0]])) == [*single[::-1], single[0]]
+
+
+class Fails:
+    """A search that wants the logits behind its prompt, and refuses them."""
+
+    def __init__(self, real: Any) -> None:
+        self.root = real.root
+
+    def wanted(self, limit: int) -> list[Any]:
+        return [self.root]
+
+    def whole(self, _: Any) -> bool:
+        return True
+
+    def feed(self, node: Any, logits: np.ndarray) -> None:
+        raise ContentError("non_finite_logits", "as if")
+
+
+def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
+    engine = guard._packer._engine
+    assert isinstance(engine, ContentEngine)
+    results: dict[bool, list[Any]] = {}
+    for failing in (False, True):
+        jobs = list(searches(guard))
+        if failing:
+            jobs[1].search = Fails(jobs[1].search)
+        engine.run("user", jobs)
+        assert [job.error is not None for job in jobs] == [False, failing, False]
+        results[failing] = [job.search.result() for job in (jobs[0], jobs[2])]
+    assert results[True] == results[False]
+
+
+def searches(guard: Guard) -> Iterator[Job[Any]]:
+    """Jobs of three texts."""
+    way = guard._way("exact", None, 1e-3, 40)
+    for text in TEXTS[:3]:
+        prompt = guard.prompt(text)
+        yield Job(prompt.token_ids, way.search(prompt))
+
+
+def test_results_keep_their_records_and_order(guard: Guard) -> None:
+    records = [Record(text, id=i) for i, text in enumerate(TEXTS * 3)]
+    assert [result.id for result in guard.score_many(records, **SETTINGS)] == list(range(len(records)))
