@@ -46,6 +46,7 @@ def quantize_rows(model: onnx.ModelProto) -> int:
     nodes: list[NodeProto] = []
     weights: set[str] = set()
     for node in graph.node:
+        rewriter.follow(node)
         weight = tensors.get(node.input[1]) if node.op_type == "MatMul" else None
         if weight is None or weight.data_type != TensorProto.FLOAT or len(weight.dims) != 2:
             nodes.append(node)
@@ -79,6 +80,8 @@ class _Rewriter:
     def __init__(self, unit_rows: set[str]) -> None:
         self._unit_rows = unit_rows
         self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
+        self._rows: dict[str, str] = {}  # tensor -> which of the pass's rows it has, as the name of what picked them
+        self._middles: dict[str, str] = {}  # which rows -> the middle once for each of them
         self.tensors: dict[str, TensorProto] = {}
         for name, value in (
             ("int8/middle", np.array(128, np.uint8)),
@@ -89,7 +92,16 @@ class _Rewriter:
             ("int8/axes", np.array([0, 2])),
         ):
             self.tensors[name] = numpy_helper.from_array(value, name)
-        self._middles = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
+        self._middle = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
+
+    def follow(self, node: NodeProto) -> None:
+        """Notes which rows the outputs of a node have: all, until some are picked."""
+        rows = next((self._rows[name] for name in node.input if name in self._rows), "all")
+        if node.op_type == "Gather" and any(a.name == "axis" and a.i == 1 for a in node.attribute):
+            rows = node.input[1]
+        elif node.op_type == "Slice":
+            rows = node.output[0]
+        self._rows.update(dict.fromkeys(node.output, rows))
 
     def store(self, name: str, weight: Floats) -> None:
         """Keeps a matrix [K, N] as levels and scales."""
@@ -115,12 +127,16 @@ class _Rewriter:
             self._rounded[rows] = (at, "int8/unit_step", None)
             return [helper.make_node("QuantizeLinear", [rows, "int8/unit_step", "int8/middle"], [at])]
         self._rounded[rows] = (at, "int8/one", f"{at}/steps")
-        return [
+        which, middles = self._rows.get(rows, "all"), f"{at}/middles"
+        if made := which not in self._middles:
+            self._middles[which] = middles
+        nodes = [
             helper.make_node("Abs", [rows], [f"{at}/sizes"]),
             helper.make_node("ReduceMax", [f"{at}/sizes", "int8/axes"], [f"{at}/peaks"], keepdims=0),
             helper.make_node("Mul", [f"{at}/peaks", "int8/part"], [f"{at}/row"]),
             helper.make_node("Shape", [f"{at}/row"], [f"{at}/count"]),
-            helper.make_node("ConstantOfShape", [f"{at}/count"], [f"{at}/middles"], value=self._middles),
-            helper.make_node("QuantizeLinear", [rows, f"{at}/row", f"{at}/middles"], [at], axis=1),
+            helper.make_node("ConstantOfShape", [f"{at}/count"], [middles], value=self._middle),
+            helper.make_node("QuantizeLinear", [rows, f"{at}/row", self._middles[which]], [at], axis=1),
             helper.make_node("Unsqueeze", [f"{at}/row", "int8/last"], [f"{at}/steps"]),
         ]
+        return nodes if made else [node for node in nodes if node.op_type not in ("Shape", "ConstantOfShape")]

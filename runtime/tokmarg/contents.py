@@ -28,16 +28,16 @@ from .spec import Role
 
 __all__ = ["ContentEngine"]
 
-#: Nodes that a content asks for in the pass that ends its prompt, in the next one, and in all later ones. Half the
-#: harmless contents are done behind the first pass and nearly all behind the second; others need dozens of nodes, and
-#: the later a node is chosen the less often it turns out not to be needed.
-_AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 12, 8, 16
+#: Nodes that a content asks for in the pass that ends its prompt, in the next one, and in all later ones. More of them
+#: take fewer passes, and more of them turn out not to be needed. With these the 16 harmless messages of benchmarks/ take
+#: two passes and 20 nodes, the harmful ones ten and 120, of which 94 are needed; with twice as many, two, 39, six, 175.
+_AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 6, 8, 16
 #: S and T are multiples of these, and the larger they are, of a fourth to an eighth of them. Fewer sizes of T let more
 #: contents share a pass, and a key costs little.
 _PLACES, _KEYS = 16, 32
 #: Contents, and tokens of their prompts, that are under way together; new ones begin when half of these are done. Each
 #: token takes memory for its keys and values (46 kB in SmolLM2-135M).
-_UNDER_WAY, _TOKENS_UNDER_WAY = 16, 1024
+_UNDER_WAY, _TOKENS_UNDER_WAY = 12, 1024
 
 
 def _rounded(count: int, least: int) -> int:
@@ -201,6 +201,6 @@ def _passes(contents: Sequence[_Content]) -> Iterator[list[_Content]]:
     by_shape: dict[tuple[int, int], list[_Content]] = {}
     for content in contents:
         by_shape.setdefault(content.shape, []).append(content)
-    for (places, _), group in by_shape.items():
-        room = max(1, PACK_TOKENS // places)
+    for (places, keys), group in by_shape.items():
+        room = max(1, PACK_TOKENS // max(places, keys // 2))  # memory for cached tokens counts, too
         yield from (group[i : i + room] for i in range(0, len(group), room))
