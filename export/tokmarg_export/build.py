@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from tokmarg import __version__
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
-from tokmarg.errors import TokmargError
+from tokmarg.errors import ContentError, TokmargError
 from tokmarg.guard import build_prompter, build_tries
 from tokmarg.prefix import compute_prefixes, write_prefixes
-from tokmarg.prompt import Prompter
+from tokmarg.prompt import Message, Prompt, Prompter
 from tokmarg.scoring import Asked
 from tokmarg.session import Session
 from tokmarg.spec import Spec
@@ -45,6 +45,7 @@ def build_bundle(
     max_file_size: int | None = None,
     verify: bool = True,
     force: bool = False,
+    texts: Sequence[Sequence[Message]] | None = None,
     progress: Progress = lambda step: None,
 ) -> Parity | None:
     """Writes a bundle to folder ``out``; the folder appears only when it is whole.
@@ -57,6 +58,7 @@ def build_bundle(
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace what is at ``out``.
+        texts: typical conversations, which int8 weights are rounded for; None = to the nearest.
         progress: called with a line of text at each step.
 
     Returns:
@@ -77,6 +79,10 @@ def build_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
+        sequences = None
+        if texts is not None:
+            progress(f"reading {len(texts)} texts, and rounding for them")
+            sequences = [prompt.token_ids for text in texts for prompt in _prompts(prompter, text)]
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
             loaded.model,
@@ -85,6 +91,7 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
+            sequences=sequences,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
@@ -149,6 +156,13 @@ def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, d
     except TokmargError as error:
         raise ExportError(str(error)) from error
     return prompter, tries
+
+
+def _prompts(prompter: Prompter, text: Sequence[Message]) -> tuple[Prompt, ...]:
+    try:
+        return prompter.prompts(text)
+    except ContentError as error:
+        raise ExportError(f"a typical text cannot be scored: {error}") from None
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -16,6 +16,8 @@ from tokmarg import __version__
 from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch
+    from tokmarg.prompt import Message
+
     from .graph import Precision
 
 __all__ = ["main"]
@@ -38,6 +40,13 @@ __all__ = ["main"]
     help="TOML or JSON file: [[labels]] (id, name, definition) that replace the spec's, or exclude = [ids].",
 )
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8", "int4"]), default="fp32", show_default=True)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Typical contents (.jsonl, .csv or .txt, as for tokmarg score), a hundred or so: int8 weights are rounded so "
+    "that these are computed best. [default: to the nearest]",
+)
 @click.option(
     "--max-file-size", type=click.IntRange(min=1), metavar="MB", help="Split the weights into files of this size."
 )
@@ -75,6 +84,7 @@ def export(
     spec: str | None,
     policy: Path | None,
     precision: str,
+    texts: Path | None,
     max_file_size: int | None,
     head: str,
     gguf_file: str | None,
@@ -98,6 +108,9 @@ def export(
         raise ExportError("--device cuda: PyTorch finds no CUDA device here")
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists and is not empty; --force replaces it")
+    if texts is not None and precision != "int8":
+        raise ExportError("--texts goes with --precision int8")
+    typical = None if texts is None else _typical(texts)
     progress = _Progress()
     progress(f"loading {model}")
     loaded = load_model(model, gguf_file=gguf_file, adapters=adapters)
@@ -115,6 +128,7 @@ def export(
         head=cast(Literal["full", "verdict"], head),
         verify=not no_verify,
         force=force,
+        texts=typical,
         progress=progress,
     )
     progress.done()
@@ -127,6 +141,30 @@ def export(
             f"difference from {parity.reference}: {difference:.1e} at most, {mean:.1e} on average, "
             f"over {parity.nodes} trie nodes"
         )
+
+
+def _typical(path: Path) -> list[list[Message]]:
+    """The conversations of a file.
+
+    Raises:
+        ExportError: it cannot be read, or a record is broken; names the record.
+    """
+    from tokmarg.errors import ContentError
+    from tokmarg.prompt import messages_of
+    from tokmarg.records import format_of, read_records
+
+    found = []
+    with path.open("rb") as stream:
+        for number, record in enumerate(read_records(stream, format_of(path.name) or "lines"), 1):
+            try:
+                if isinstance(record, ContentError):
+                    raise record
+                found.append(list(messages_of(record.content, record.role)))
+            except ContentError as error:
+                raise ExportError(f"{path}: record {number}: {error}") from None
+    if not found:
+        raise ExportError(f"{path}: holds no texts")
+    return found
 
 
 class _Progress:

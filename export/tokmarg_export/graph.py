@@ -31,7 +31,7 @@ others is traced (`tokmarg_export.traced`). Same contract, same numbers, more no
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,7 @@ from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
 from .rotated import emit_rotated_graph
+from .rounding import input_moments
 from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
@@ -128,13 +129,15 @@ def export_graph(
     max_file_size: int | None = None,
     fused: bool = True,
     verdict_token_ids: Sequence[int] | None = None,
+    sequences: Iterable[Sequence[int]] | None = None,
 ) -> str:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
     `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
     all. `max_file_size`: of a file of weights, in bytes; more files are called `model.onnx.data.1` and so on. The
-    model is unchanged afterwards. `fused=False` traces it whatever its shape. Returns how the graph came about:
-    "fused", or "traced: " and why. Raises ExportError as `graph_contract` does.
+    model is unchanged afterwards. `fused=False` traces it whatever its shape. `sequences`: token ids of typical
+    prompts, for which weights in int8 are rounded best. Returns how the graph came about: "fused", or "traced: " and
+    why. Raises ExportError as `graph_contract` does, and for `sequences` where nothing is rounded by them.
     """
     contract = graph_contract(
         model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
@@ -145,11 +148,17 @@ def export_graph(
     bits = _BITS.get(precision)
     out_dir.mkdir(parents=True, exist_ok=True)
     reason = why_not_fused(model) if fused else "as asked for"
+    rotated = reason is None and precision == "int8"
+    if sequences is not None and not rotated:
+        raise ExportError(f"typical texts are for int8 in fused graphs; this one is {reason or precision}")
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
         if reason is None:
-            rotated = precision == "int8"
-            written = emit_rotated_graph(model, contract) if rotated else emit_graph(model, contract, dtype)
+            if rotated:
+                read = None if sequences is None else input_moments(model, sequences)
+                written, moments = emit_rotated_graph(model, contract, read)
+            else:
+                written = emit_graph(model, contract, dtype)
         else:
             with as_traceable(model, dtype, contract.head_token_ids, scratch):
                 scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
@@ -162,8 +171,8 @@ def export_graph(
         state_interface(written.graph, contract)
         if bits is not None:
             steady_attention(written.graph)
-            if reason is None and precision == "int8":
-                quantize_rows(written)
+            if rotated:
+                quantize_rows(written, moments)
             quantize(written, bits)  # what is left of the products, and the embedding
         save_onnx(written, out_dir, max_file_size)
     return "fused" if reason is None else f"traced: {reason}"

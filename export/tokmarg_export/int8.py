@@ -16,10 +16,15 @@ asks onnxruntime for its exact path there (session.x64quantprecision).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from .rounding import rounded_columns
 
 __all__ = ["REACH", "by_column", "quantize_rows"]
 
@@ -32,14 +37,22 @@ _TINY = np.float32(1e-12)  # columns of zeros have a scale, too; rows of zeros n
 _MICROSOFT = "com.microsoft"
 
 
-def by_column(weight: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Quantizes the columns of a matrix [K, N]: int8 [K, N] and scales float32 [N]."""
-    scale = np.maximum(np.abs(weight).max(axis=0), _TINY) / np.float32(127)
-    return np.rint(weight / scale).astype(np.int8), scale.astype(np.float32)
+def by_column(weight: Floats, moments: Tensor | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Quantizes the columns of a matrix [K, N]: int8 [K, N] and scales float32 [N].
+
+    ``moments``, float64 [K, K], of what the matrix is multiplied with decide the rounding; without them to the nearest.
+    """
+    scale = (np.maximum(np.abs(weight).max(axis=0), _TINY) / np.float32(127)).astype(np.float32)
+    if moments is not None:
+        return rounded_columns(weight, scale, moments), scale
+    return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantize_rows(model: onnx.ModelProto) -> int:
-    """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many."""
+def quantize_rows(model: onnx.ModelProto, moments: Mapping[str, Tensor] | None = None) -> int:
+    """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many.
+
+    ``moments``: by the matrix's name, see :func:`by_column`.
+    """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     rewriter = _Rewriter(_unit_rows(graph, tensors))
@@ -52,7 +65,8 @@ def quantize_rows(model: onnx.ModelProto) -> int:
             nodes.append(node)
             continue
         if weight.name not in weights:
-            rewriter.store(weight.name, numpy_helper.to_array(weight))
+            known = None if moments is None else moments.get(weight.name)
+            rewriter.store(weight.name, by_column(numpy_helper.to_array(weight), known))
             weights.add(weight.name)
         nodes += rewriter.product(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
@@ -103,9 +117,9 @@ class _Rewriter:
             rows = node.output[0]
         self._rows.update(dict.fromkeys(node.output, rows))
 
-    def store(self, name: str, weight: Floats) -> None:
-        """Keeps a matrix [K, N] as levels and scales."""
-        for part, value in zip(("levels", "scales"), by_column(weight), strict=True):
+    def store(self, name: str, quantized: tuple[npt.NDArray[np.int8], Floats]) -> None:
+        """Keeps the levels [K, N] and scales [N] of a matrix."""
+        for part, value in zip(("levels", "scales"), quantized, strict=True):
             self.tensors[f"{name}/{part}"] = numpy_helper.from_array(value, f"{name}/{part}")
 
     def product(self, node: NodeProto) -> list[NodeProto]:

@@ -14,7 +14,7 @@ values are rotated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,20 +32,30 @@ from .rotation import Rotation
 __all__ = ["emit_rotated_graph"]
 
 
-def emit_rotated_graph(model: PreTrainedModel, contract: GraphContract) -> onnx.ModelProto:
+def emit_rotated_graph(
+    model: PreTrainedModel, contract: GraphContract, moments: Mapping[int, Tensor] | None = None
+) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
     """The graph in float32 of a model for which :func:`tokmarg_export.fused.why_not_fused` is None.
 
-    The model is unchanged afterwards.
+    Args:
+        model: unchanged afterwards.
+        contract: the interface.
+        moments: of :func:`tokmarg_export.rounding.input_moments`.
+
+    Returns:
+        the graph; and by name of a weight the moments of what it is multiplied with, none without ``moments``.
     """
-    return _RotatedGraph(model, contract, torch.float32).whole()
+    graph = _RotatedGraph(model, contract, moments or {})
+    return graph.whole(), graph.moments
 
 
 class _RotatedGraph(Graph):
     _opset, _ir = 23, 11  # of Attention
 
-    def __init__(self, model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> None:
-        super().__init__(model, contract, dtype)
-        self._rotation = Rotation(model)
+    def __init__(self, model: PreTrainedModel, contract: GraphContract, moments: Mapping[int, Tensor]) -> None:
+        super().__init__(model, contract, torch.float32)
+        self._rotation, self._read = Rotation(model), moments
+        self.moments: dict[str, Tensor] = {}
 
     def _table(self) -> Tensor:
         return self._rotation.embedding(super()._table())
@@ -72,6 +82,8 @@ class _RotatedGraph(Graph):
         return self._op("Cast", [product], f"{name}/product", to=TensorProto.FLOAT)
 
     def _product(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
+        if (read := self._read.get(id(layers[0]))) is not None:
+            self.moments[f"{name}/weight"] = self._rotation.moments(layers[0], read)
         if name.endswith("/mlp") and (matrix := self._rotation.blocks) is not None:
             cut = self._op("Reshape", [rows, self._ints("shape/blocks", [1, 0, -1, len(matrix)])], f"{rows}/blocks")
             # Three dimensions, so that it is not taken for a product with weights, which would be rounded.

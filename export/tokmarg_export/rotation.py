@@ -54,6 +54,7 @@ class Rotation:
         self.blocks = _orthogonal(_BLOCK, 2) if blocks > 1 and not rest else None
         self._final: Tensor = decoder.norm.weight
         self._how: dict[int, Callable[[], Turned]] = {}
+        self._turns: dict[int, Callable[[Tensor], Tensor]] = {}
         for layer in layers:
             attention, mlp = layer.self_attn, layer.mlp
             before, middle = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
@@ -66,6 +67,11 @@ class Rotation:
     def linear(self, layer: nn.Linear) -> Turned:
         """Weight float64 [out, in] and bias [out] of a layer of the decoder."""
         return self._how[id(layer)]()
+
+    def moments(self, layer: nn.Linear, moments: Tensor) -> Tensor:
+        """Of what the turned layer reads, given those of what the layer itself reads, float64 [in, in]."""
+        turn = self._turns[id(layer)]
+        return turn(turn(moments).T)
 
     def embedding(self, table: Tensor) -> Tensor:
         """Rows [V, hidden] as hidden states, float64."""
@@ -89,17 +95,23 @@ class Rotation:
                 bias = None if bias is None else (bias.view(-1, len(self._head)) @ self._head).flatten()
             return weight, bias
 
+        def turn(rows: Tensor) -> Tensor:
+            weights = norm.detach().double()
+            return torch.where(weights == 0, 0.0, rows / weights) @ self._hidden
+
         for layer in layers:
             self._how[id(layer)] = lambda layer=layer: turned(layer)  # type: ignore[misc]
+            self._turns[id(layer)] = turn
 
     def _writes(self, layer: nn.Linear, blocks: Tensor | None) -> None:
+        def turn(rows: Tensor) -> Tensor:
+            return rows if blocks is None else (rows.reshape(len(rows), -1, len(blocks)) @ blocks).flatten(1)
+
         def turned() -> Turned:
-            weight = self._hidden.T @ layer.weight.detach().double()
-            if blocks is not None:
-                weight = (weight.view(len(weight), -1, len(blocks)) @ blocks).flatten(1)
+            weight = turn(self._hidden.T @ layer.weight.detach().double())
             return weight, None if layer.bias is None else layer.bias.detach().double() @ self._hidden
 
-        self._how[id(layer)] = turned
+        self._how[id(layer)], self._turns[id(layer)] = turned, turn
 
     def _split(self, weight: Tensor) -> Tensor:
         return weight.view(-1, len(self._head), weight.shape[1])

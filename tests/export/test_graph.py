@@ -148,9 +148,14 @@ def reference_logits(model: PreTrainedModel) -> np.ndarray:
 
 
 def exported(
-    model: PreTrainedModel, folder: Path, ids: list[int] | None = None, precision: Any = "fp32", fused: bool = True
+    model: PreTrainedModel,
+    folder: Path,
+    ids: list[int] | None = None,
+    precision: Any = "fp32",
+    fused: bool = True,
+    sequences: Any = None,
 ) -> Graph:
-    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused)
+    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused, sequences=sequences)
     return Graph(folder, graph_contract(model, head_token_ids=ids, precision=precision))
 
 

@@ -23,7 +23,7 @@ COLUMNS = [7, 250, 3, 11]
 
 
 def written(model: Any, folder: Path, contract: GraphContract, rotated: bool = True) -> Graph:
-    graph = emit_rotated_graph(model, contract) if rotated else emit_graph(model, contract, torch.float32)
+    graph = emit_rotated_graph(model, contract)[0] if rotated else emit_graph(model, contract, torch.float32)
     state_interface(graph.graph, contract)
     folder.mkdir(exist_ok=True)
     save_onnx(graph, folder)
