@@ -22,7 +22,8 @@ import numpy as np
 import onnxruntime
 
 from tokmarg.bundle import Bundle
-from tokmarg.session import KeyValues, Session
+from tokmarg.keyvalues import KeyValues
+from tokmarg.session import Session
 
 PREFIX = 200
 PASSES = (100, 46, 1, 512)

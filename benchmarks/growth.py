@@ -22,6 +22,7 @@ from graphs import machine
 from messages import HARMFUL, HARMLESS, MESSAGES
 
 from tokmarg import Guard
+from tokmarg.gpu import gpu_name
 
 LENGTHS = (10, 20, 40, 80, 160, 320, 640, 1000, 2000)
 LABELS = (2, 5, 14, 30, 60, 100)
@@ -42,6 +43,7 @@ T = TypeVar("T")
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time scores of growing contents, policies and batches.")
     parser.add_argument("--bundle", help="[default: the installed reference guard]")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["content", "labels", "batch"], help="[default: all three]")
@@ -50,7 +52,8 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = scratch  # the policies' prefixes leave nothing behind
         guard = load(arguments)
         graph = guard.manifest
-        print(f"{machine()}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}; load average ", end="")
+        where = gpu_name() if guard.device == "cuda" else machine()
+        print(f"{where}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}; load average ", end="")
         print(f"{os.getloadavg()[0]:.1f}. {graph.model_id}, {graph.precision}, {len(guard.labels)} labels.\n")
         if arguments.only in (None, "content"):
             content(guard, arguments.rounds)
@@ -62,7 +65,11 @@ def main() -> None:
 
 def load(arguments: argparse.Namespace, policy: Mapping[str, object] | None = None) -> Guard:
     return Guard.load(
-        arguments.bundle, device="cpu", threads=arguments.threads, policy=policy, calibration=False if policy else None
+        arguments.bundle,
+        device=arguments.device,
+        threads=arguments.threads,
+        policy=policy,
+        calibration=False if policy else None,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -68,15 +69,22 @@ class Parity:
             )
 
 
-def measure_parity(folder: Path, loaded: LoadedModel, prompter: Prompter, tries: Mapping[Asked, Trie]) -> Parity:
+def measure_parity(
+    folder: Path,
+    loaded: LoadedModel,
+    prompter: Prompter,
+    tries: Mapping[Asked, Trie],
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Parity:
     """Scores the probes with the bundle in ``folder`` and with PyTorch.
 
     Args:
         folder: the bundle.
         loaded: the model it was made from.
         prompter, tries: of its spec.
+        device: where the bundle runs; PyTorch runs where the model is.
     """
-    guard = Guard.load(folder, device="cpu", verify=False)
+    guard = Guard.load(folder, device=device, verify=False)
     spec = prompter.spec
     differences: list[float] = []
     coverage, nodes = 0.0, 0

@@ -17,14 +17,16 @@ Later rounds reuse the keys and values of all rounds before. Graphs whose attent
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .contents import ContentEngine
+from .keyvalues import KeyValues
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .session import KeyValues, Session
+from .session import Session
 from .spec import Role
 
 __all__ = ["PACK_CONTENTS", "Engine", "PackedEngine", "engine_for"]
@@ -70,7 +72,9 @@ class PackedEngine:
     pack_contents, pack_tokens = PACK_CONTENTS, PACK_TOKENS
 
     def __init__(self, session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> None:
-        self._session, self._prefixes = session, prefixes
+        self._session = session
+        # Where the passes run, once and for all of them.
+        self._prefixes = {role: replace(p, cache=p.cache.moved(session.store)) for role, p in prefixes.items()}
         self._logits = Logits(session, own_verdicts)
 
     def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:

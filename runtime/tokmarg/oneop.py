@@ -1,7 +1,9 @@
-"""ONNX models of one operator, for finding out what a machine does with it; the onnx package is not needed."""
+"""ONNX models of one operator: what a machine does with it is found out, or done, with those; the onnx package is not
+needed."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,11 +11,13 @@ import numpy as np
 
 from .onnx_runtime import ort
 
-__all__ = ["FLOAT", "FLOAT16", "INT8", "UINT8", "one_operator", "saturates"]
+__all__ = ["FLOAT", "FLOAT16", "INT8", "INT64", "UINT8", "Value", "bare_model", "node", "one_operator", "saturates"]
 
 #: Types of elements, as TensorProto numbers them.
-FLOAT, UINT8, INT8, FLOAT16 = 1, 2, 3, 10
-_IR_VERSION, _OPSET, _MICROSOFT = 8, 17, "com.microsoft"
+FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
+#: Of an input or output: type of the elements, names of the axes.
+Value = tuple[int, tuple[str, ...]]
+_IR_VERSION, _OPSET, _MICROSOFT, _ATTRIBUTE_INT = 8, 17, "com.microsoft", 2
 
 
 @cache
@@ -44,18 +48,40 @@ def one_operator(operator: str, kinds: tuple[int, int], weights: dict[str, tuple
 
     Source: onnx.proto of https://github.com/onnx/onnx, which the field numbers are of.
     """
-    node = (
-        b"".join(_bytes(1, name.encode()) for name in ("a", *weights)) + _bytes(2, b"c") + _bytes(4, operator.encode())
+    graph = _bytes(1, node(operator, ("a", *weights), "c", "" if operator == "MatMul" else _MICROSOFT)) + _bytes(
+        2, b"one"
     )
-    if operator != "MatMul":
-        node += _bytes(7, _MICROSOFT.encode())
-    graph = _bytes(1, node) + _bytes(2, b"one")
     for name, (kind, array) in weights.items():
         dims = b"".join(_int(1, size) for size in array.shape)
         graph += _bytes(5, dims + _int(2, kind) + _bytes(8, name.encode()) + _bytes(9, array.tobytes()))
-    for number, side, kind in ((11, b"a", kinds[0]), (12, b"c", kinds[1])):
-        shape = b"".join(_bytes(1, _bytes(2, size)) for size in (b"rows", b"columns"))
-        graph += _bytes(number, _bytes(1, side) + _bytes(2, _bytes(1, _int(1, kind) + _bytes(2, shape))))
+    for number, side, kind in ((11, "a", kinds[0]), (12, "c", kinds[1])):
+        graph += _bytes(number, _value(side, kind, ("rows", "columns")))
+    return _model(graph)
+
+
+def bare_model(nodes: Sequence[bytes], inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> bytes:
+    """An ONNX model of nodes without weights."""
+    graph = b"".join(_bytes(1, each) for each in nodes) + _bytes(2, b"one")
+    for number, values in ((11, inputs), (12, outputs)):
+        graph += b"".join(_bytes(number, _value(name, *value)) for name, value in values.items())
+    return _model(graph)
+
+
+def node(operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: int) -> bytes:
+    """A node with one output and integer attributes."""
+    found = b"".join(_bytes(1, name.encode()) for name in inputs) + _bytes(2, output.encode())
+    found += _bytes(4, operator.encode())
+    for name, number in attributes.items():
+        found += _bytes(5, _bytes(1, name.encode()) + _int(3, number) + _int(20, _ATTRIBUTE_INT))
+    return found + (_bytes(7, domain.encode()) if domain else b"")
+
+
+def _value(name: str, kind: int, axes: Sequence[str]) -> bytes:
+    shape = b"".join(_bytes(1, _bytes(2, axis.encode())) for axis in axes)
+    return _bytes(1, name.encode()) + _bytes(2, _bytes(1, _int(1, kind) + _bytes(2, shape)))
+
+
+def _model(graph: bytes) -> bytes:
     sets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET)) + _bytes(8, _bytes(1, _MICROSOFT.encode()) + _int(2, 1))
     return _int(1, _IR_VERSION) + _bytes(7, graph) + sets
 

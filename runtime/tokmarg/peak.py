@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .cuda import CPU, CUDA, CUDA_OPTIONS
 from .errors import BundleError
 from .graphfile import fields
 from .oneop import FLOAT, FLOAT16, INT8, UINT8, one_operator
@@ -32,8 +33,9 @@ _PRODUCTS = frozenset({
 _GATHERS, _LOGITS = ("logit_positions", "verdict_positions"), ("logits", "verdict_logits")
 # onnx.proto of https://github.com/onnx/onnx: field numbers.
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
-#: Rows, and sides of the square of weights: what large products have. The best of them is the peak.
-_SHAPES = ((512, 1024), (512, 2048))
+#: Rows, and sides of the square of weights: what large products have. The best of them is the peak. On a GPU smaller
+#: ones would measure how soon a product starts.
+_SHAPES = {"cpu": ((512, 1024), (512, 2048)), "cuda": ((4096, 4096), (8192, 8192))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,8 @@ def matrix_peak(precision: str, device: str, threads: int | None, seconds: float
         threads: intra-op threads (None: one per core).
         seconds: how long, about.
     """
-    found = [_measured(precision, device, threads, rows, side, seconds / len(_SHAPES)) for rows, side in _SHAPES]
+    shapes = _SHAPES[device]
+    found = [_measured(precision, device, threads, rows, side, seconds / len(shapes)) for rows, side in shapes]
     return max(found, key=lambda peak: peak.per_second)
 
 
@@ -202,14 +205,14 @@ def _measured(precision: str, device: str, threads: int | None, rows: int, side:
     else:
         half = device == "cuda" and precision == "fp16"
         dtype, kind = (np.float16, FLOAT16) if half else (np.float32, FLOAT)
-        operator, kinds, a = "MatMul", (kind, kind), random.normal(0, 1, (rows, side)).astype(dtype)
-        weights = {"b": (kind, random.normal(0, 1, (side, side)).astype(dtype))}
+        a, b = (random.standard_normal(shape, np.float32).astype(dtype) for shape in ((rows, side), (side, side)))
+        operator, kinds, weights = "MatMul", (kind, kind), {"b": (kind, b)}
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
-    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    provider = (CUDA, CUDA_OPTIONS) if device == "cuda" else (CPU, {})
     session = ort.InferenceSession(one_operator(operator, kinds, weights), options, providers=[provider])
     binding = session.io_binding()
     binding.bind_ortvalue_input("a", ort.OrtValue.ortvalue_from_numpy(a, device, 0))

@@ -22,8 +22,9 @@ from safetensors.numpy import save_file
 
 from .bundle import GraphContract, Manifest
 from .errors import BundleError
+from .keyvalues import HOST, KeyValues
 from .prompt import Prompter
-from .session import KeyValues, Session
+from .session import Session
 from .shield import PanicError, first_line, shielded
 from .spec import Role
 
@@ -71,7 +72,7 @@ def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix], *, half: bool = 
     tensors = {}
     for role, prefix in prefixes.items():
         tensors[f"{role}.token_ids"] = np.asarray(prefix.token_ids, dtype=np.int64)
-        for i, tensor in enumerate(prefix.cache.tensors):
+        for i, tensor in enumerate(prefix.cache.moved(HOST).tensors):
             tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(
                 tensor, np.float16 if half else None
             )

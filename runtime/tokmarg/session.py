@@ -13,45 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle, GraphContract
+from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
+from .devicestore import DeviceStore
 from .errors import BundleError, DeviceError
 from .graphfile import read_references
+from .keyvalues import HOST, KeyValues, Store
 from .oneop import saturates
 from .onnx_runtime import ort
 from .shield import first_line
 
-__all__ = ["Contents", "Device", "KeyValues", "Session"]
+__all__ = ["Contents", "Device", "Session"]
 
 Device = Literal["auto", "cpu", "cuda"]
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
 #: Releases with wrong results or crashes in the operators used here.
 _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValues:
-    """A key/value cache: per layer key and value, each [1, kv_heads, P, head_dim].
-
-    ``positions`` int64 [P] are the positions at which the tokens stand.
-    """
-
-    tensors: tuple[npt.NDArray[Any], ...]  # key 0, value 0, key 1, value 1, ...
-    positions: npt.NDArray[np.int64]
-
-    @property
-    def length(self) -> int:
-        """Number of cached tokens P."""
-        return len(self.positions)
-
-    def take(self, slots: npt.NDArray[np.int64]) -> KeyValues:
-        """The cache of some of the tokens, ``slots`` int64 [n]."""
-        return KeyValues(tuple(np.take(t, slots, axis=2) for t in self.tensors), self.positions[slots])
-
-    @classmethod
-    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
-        """Caches one behind the other, as one."""
-        tensors = tuple(np.concatenate(layer, axis=2) for layer in zip(*(p.tensors for p in parts), strict=True))
-        return cls(tensors, np.concatenate([p.positions for p in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +65,7 @@ class Session:
         threads: intra-op threads (None: one per core).
 
     Raises:
-        DeviceError: CUDA was asked for and is not active, or the graph's products have no form for it.
+        DeviceError: CUDA was asked for and is not active, or cannot run all of the graph.
         BundleError: the graph cannot be loaded or does not match the manifest.
     """
 
@@ -105,12 +80,11 @@ class Session:
             bundle.file(name)
         path = bundle.path / "model.onnx"
         _check_references(bundle, path)
-        available = ort.get_available_providers()
+        has_cuda = CUDA in ort.get_available_providers()
         if device == "cuda" and self.graph.by_content:
             raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
-        if device == "cuda" and _CUDA not in available:
+        if device == "cuda" and not has_cuda:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
-        wanted = [_CUDA, _CPU] if device != "cpu" and _CUDA in available and not self.graph.by_content else [_CPU]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
@@ -120,17 +94,24 @@ class Session:
             options.intra_op_num_threads = threads
         if self.graph.by_content and saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
-        # onnxruntime's own way back to the CPU tells of it on stdout; wanted where CUDA was, and might not work.
-        fallback = {} if device == "auto" and _CUDA in wanted else {"enable_fallback": 0}
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=wanted, **fallback)
-        except Exception as error:  # onnxruntime raises its own types, none of them public
-            raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
-        active = self._session.get_providers()[0]
-        if device == "cuda" and active != _CUDA:
-            raise DeviceError("CUDA was asked for, but onnxruntime could not start it: check driver and CUDA libraries")
-        self.device: Literal["cpu", "cuda"] = "cuda" if active == _CUDA else "cpu"
+        self.device: Literal["cpu", "cuda"] = "cpu"
+        if device != "cpu" and has_cuda and not self.graph.by_content:
+            try:
+                self._session = on_cuda(path, options)
+                self.device = "cuda"
+            except DeviceError:
+                if device == "cuda":
+                    raise
+        if self.device == "cpu":
+            try:
+                self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
+            except Exception as error:  # onnxruntime raises its own types, none of them public
+                raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
         self._check(str(path))
+        #: Where keys and values lie, those of passes and those that :meth:`run` is given.
+        self.store: Store = HOST
+        if self.device == "cuda":
+            self.store = DeviceStore("cuda", (CUDA, CUDA_OPTIONS), len(self._pasts), self.graph.kv_dtype)
 
     def run(
         self,
@@ -149,14 +130,14 @@ class Session:
             positions: int64 [S].
             mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, P+T+S] of
                 their places.
-            past: cache of P tokens.
+            past: cache of P tokens; one that lies elsewhere than ``store`` is copied there.
             logit_rows: K indices into the new tokens.
             verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
             contents: of a graph that is ``by_content``; None if all new tokens are of one.
 
         Returns:
             logits float32 [K, columns of the head], float32 [N, verdict_token_ids] (N = 0 without those), and the new
-            tokens' keys and values; with ``contents`` those at their places, each [B, kv_heads, S, head_dim].
+            tokens' keys and values, in ``store``; with ``contents`` those at their places, [B, kv_heads, S, head_dim].
 
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
@@ -177,21 +158,20 @@ class Session:
             shared = np.broadcast_to(past.positions, (len(contents.rows), past.length))
             keys = np.concatenate([shared, contents.positions, queries[:, 0]], axis=1)[:, None]
             feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
-            feeds |= {f"own_key_values.{name}": own for name, own in zip(self._kv_names, contents.own, strict=True)}
+            feeds.update(zip(self._owns, contents.own, strict=True))
         if self.graph.sliding_window is not None:
             near = queries[..., :, None] - keys[..., None, :] < self.graph.sliding_window
             feeds["sliding_attention_mask"] = (mask & near).reshape(feeds["attention_mask"].shape)
-        for name, tensor in zip(self._kv_names, past.tensors, strict=True):
-            feeds[f"past_key_values.{name}"] = tensor
+        feeds = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
-            outputs = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+            feeds.update(zip(self._pasts, past.moved(self.store).tensors, strict=True))
+            heads, tensors = self.store.run(self._session, feeds, self._heads, self._presents)
         except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
             raise DeviceError(
                 f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {first_line(error)}"
             ) from error
-        if self.graph.verdict_token_ids is None:
-            return outputs[0][0], np.zeros((0, 0), np.float32), KeyValues(tuple(outputs[1:]), positions)
-        return outputs[0][0], outputs[1][0], KeyValues(tuple(outputs[2:]), positions)
+        narrow = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
+        return heads[0][0], narrow, KeyValues(tensors, positions, self.store)
 
     def check_process(self) -> None:
         """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
@@ -215,7 +195,7 @@ class Session:
         """A cache of no tokens."""
         g = self.graph
         tensor = np.zeros((1, g.kv_heads, 0, g.head_dim), dtype=g.kv_dtype)
-        return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64))
+        return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64)).moved(self.store)
 
     def _check(self, where: str) -> None:
         """Compares the graph's inputs and outputs with the manifest."""
@@ -227,7 +207,7 @@ class Session:
             raise BundleError(
                 f"{where}: graph has {layers} layers of keys and values, not {g.layers} as the manifest says"
             )
-        self._kv_names = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+        pairs = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
         kv = f"tensor({'float' if g.kv_dtype == 'float32' else 'float16'})"
         columns = g.vocab_size if g.head_token_ids is None else len(g.head_token_ids)
         wanted: list[tuple[dict[str, tuple[str, list[Any]]], str, str, dict[int, int]]] = [
@@ -243,10 +223,8 @@ class Session:
             wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
         if g.by_content:
             wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places")]
-            wanted += [
-                (inputs, f"own_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}) for name in self._kv_names
-            ]
-        for name in self._kv_names:
+            wanted += [(inputs, f"own_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}) for name in pairs]
+        for name in pairs:
             wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
             wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
         masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
@@ -266,7 +244,10 @@ class Session:
         if unknown := sorted(set(inputs) - known):
             raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
         self._inputs = frozenset(inputs)
-        self._outputs = [*heads, *(f"present.{name}" for name in self._kv_names)]
+        self._heads = heads
+        self._pasts, self._owns, self._presents = (
+            [f"{side}.{name}" for name in pairs] for side in ("past_key_values", "own_key_values", "present")
+        )
 
 
 def _check_references(bundle: Bundle, path: Path) -> None:

@@ -29,7 +29,8 @@ def test_json_has_every_figure(found, word_bundle):
         "labels": 3,
         "bytes": sum(path.stat().st_size for path in word_bundle.iterdir() if path.name != "manifest.json"),
     }
-    assert (found["device"], found["threads"]) == ("cpu", 1)
+    assert (found["device"], found["gpu"], found["threads"]) == ("cpu", None, 1)
+    assert found["memory"]["gpu_bytes"] is None
     for latency in (found["all_labels"], found["unsafe"]):
         assert 0 < latency["p50_ms"] <= latency["p99_ms"]
         assert latency["runs"] >= 8

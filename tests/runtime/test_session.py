@@ -19,8 +19,9 @@ from tests.runtime.documents import edited
 from tests.runtime.word_guard import VOCAB, write_manifest
 from tokmarg import BundleError, ContentError, DeviceError, Guard, Record, Result, SpecError
 from tokmarg.bundle import Bundle
+from tokmarg.keyvalues import KeyValues
 from tokmarg.oneop import FLOAT, INT8, UINT8, one_operator, saturates
-from tokmarg.session import KeyValues, Session
+from tokmarg.session import Session
 
 
 @pytest.fixture
@@ -196,32 +197,6 @@ def test_missing_external_data(tiny_bundle: Path, tmp_path: Path) -> None:
         BundleError, match=r"model\.onnx: has weights in 'model\.onnx\.data', which the manifest's files"
     ):
         Guard.load(folder, device="cpu")
-
-
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA"
-)
-def test_cuda_where_there_is_none(word_bundle: Path) -> None:
-    with pytest.raises(DeviceError, match=r'no CUDA: pip install "tokmarg\[gpu\]"'):
-        Guard.load(word_bundle, device="cuda")
-    assert Guard.load(word_bundle, device="auto").device == "cpu"
-
-
-def test_cuda_that_does_not_start(word_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime falls back to the CPU with a warning; here that is an error."""
-    whole = onnxruntime.InferenceSession
-
-    def fall_back(path: str, options: object, providers: list[str], **more: object) -> object:
-        assert providers[0] == "CUDAExecutionProvider"
-        return whole(path, options, providers=["CPUExecutionProvider"], **more)
-
-    monkeypatch.setattr(
-        "onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr("onnxruntime.InferenceSession", fall_back)
-    with pytest.raises(DeviceError, match="could not start it: check driver and CUDA libraries"):
-        Guard.load(word_bundle, device="cuda")
-    assert Guard.load(word_bundle, device="auto").device == "cpu"
 
 
 def test_a_graph_that_onnxruntime_cannot_name_says_nothing_on_stdout(

@@ -94,6 +94,7 @@ def measure(
 
     import numpy as np
 
+    from ..gpu import gpu_memory_used, gpu_name
     from ..guard import Guard
     from ..onnx_runtime import ort
     from ..peak import matrix_peak, read_products
@@ -120,6 +121,7 @@ def measure(
         p50, p99 = np.percentile(times, (50, 99)).tolist()
         return {"p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "runs": len(times)}
 
+    before = None if device == "cpu" else gpu_memory_used()
     with quiet():
         session = Counted(bundle, device, threads)
         guard = Guard(bundle, session)
@@ -134,6 +136,8 @@ def measure(
         times = list(_timed(lambda: list(guard.score_many(contents)), _SHARES[2] * seconds, 1))
         counts, taken = session.counts.tolist(), sum(times)
     resident, most = _memory()
+    after = gpu_memory_used() if session.device == "cuda" else None
+    taken_there = None if before is None or after is None else after - before
     with _said("matrix peak"):
         peak = matrix_peak(bundle.manifest.precision, session.device, threads, _SHARES[3] * seconds)
     reached = read_products(bundle.path / "model.onnx").operations(*counts) / taken
@@ -144,6 +148,7 @@ def measure(
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": session.device,
+        "gpu": gpu_name() if session.device == "cuda" else None,
         "threads": threads,
         "bundle": {
             "path": str(bundle.path),
@@ -159,7 +164,7 @@ def measure(
             "tokens_per_second": counts[0] / taken,
             "messages": len(times) * _PACK,
         },
-        "memory": {"resident_bytes": resident, "peak_bytes": most},
+        "memory": {"resident_bytes": resident, "peak_bytes": most, "gpu_bytes": taken_there},
         "cold_start": {"median_s": statistics.median(starts), "runs": len(starts)},
         "matrix": {
             "operator": peak.operator,
@@ -178,12 +183,12 @@ def describe(found: dict[str, Any]) -> list[str]:
     size = bundle["bytes"]
     known = [
         f"{name} {memory[key] / 1e6:,.0f} MB, {memory[key] / size:.1f} x the bundle"
-        for name, key in (("resident", "resident_bytes"), ("peak", "peak_bytes"))
+        for name, key in (("resident", "resident_bytes"), ("peak", "peak_bytes"), ("on the GPU", "gpu_bytes"))
         if memory[key] is not None
     ]
     return [
         _row("machine", f"{found['processor']}, {found['cores']} cores"),
-        _row("run on", f"{found['device']}, {threads}, onnxruntime {found['onnxruntime']}"),
+        _row("run on", f"{found['gpu'] or found['device']}, {threads}, onnxruntime {found['onnxruntime']}"),
         _row("bundle", f"{bundle['model']}, {bundle['precision']}, {bundle['labels']} labels, {size / 1e6:,.0f} MB"),
         "",
         _row("one message, all labels", _latency(found["all_labels"])),
