@@ -254,15 +254,16 @@ def _cold_start(folder: Path, device: str, threads: int | None) -> float:
 
 def _memory() -> tuple[int | None, int | None]:
     """Bytes of this process in memory, now and at most so far; None where the system does not say."""
-    resident = peak = None
-    if (statm := Path("/proc/self/statm")).exists():
-        resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    # Linux: not getrusage's figure, which a process takes over from the one that started it.
+    if (status := Path("/proc/self/status")).exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        resident, peak = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        return resident, max(peak, resident)  # the kernel counts the two separately, each a little late
     if sys.platform != "win32":
         import resource
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # The kernel counts the two separately, each a little late.
-    return resident, peak if resident is None or peak is None else max(peak, resident)
+        return None, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return None, None
 
 
 def _processor() -> str:
