@@ -124,8 +124,10 @@ def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> N
     single = len(passes)
     passes.clear()
     list(guard.score_many([TEXTS[0]] * 16, **SETTINGS))
-    assert [contents for _, contents in passes[:4]] == [6, 6, 4, 16]  # 80 places each, then 16
-    assert len(passes) == single + 2
+    contents = [count for _, count in passes]
+    assert sum(contents) == 16 * single  # each takes the passes that it takes alone
+    assert len(contents) < 4 * single
+    assert max(contents) >= 8
 
 
 def test_a_pass_is_no_larger_than_it_may_be(guard: Guard, passes: list[tuple[int, int]]) -> None:
