@@ -7,9 +7,9 @@ category is unknown: such a row teaches the decision only. The same seed gives t
 
 The texts are in ``texts/``: one file per label with templates and slots, ``safe.toml`` for everything harmless,
 ``frames.toml`` for sentences that join several intents, ``edges_*.toml`` for harmless questions that look harmful, each
-set beside harmful ones, ``posts*.toml`` and ``harmful_posts.toml`` for what people tell and do not ask. They ask for
-harm, so that a guard can recognise it; they do not explain any. Texts of label S4 come from the public sets alone, but
-for bare category names.
+set beside harmful ones, ``posts*.toml`` and ``harmful_posts*.toml`` for what people tell and do not ask,
+``listings.toml`` for web pages of titles and advertisements. They ask for harm, so that a guard can recognise it; they
+do not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
 """
 
 from __future__ import annotations
@@ -55,29 +55,33 @@ UNSAFE_KINDS = {
     "composed": 24, "joined": 16, "passage": 5, "request": 8, "several": 8, "statement": 7, "response": 5,
     "foreign": 3, "about": 3, "said": 2, "edge": 12, "ailuminate": 10, "catqa": 3, "interpreter": 2, "unknown": 8,
     "tweet": 2, "post": 10, "post among others": 8, "long": 9, "long mixture": 14,
+    "listing": 3,
 }  # fmt: skip
 SAFE_KINDS = {
     "composed": 10, "joined": 7, "passage": 6, "request": 12, "statement": 9, "response": 6, "foreign": 4,
     "everyday": 8, "post": 8, "answer": 3, "everyday foreign": 2, "edge": 26, "cyber": 4, "self-instruct": 3,
     "tweet": 4, "charged": 22, "charged long": 12, "tale": 4, "long": 12, "thread": 5,
+    "listing": 3,
 }  # fmt: skip
 #: And in a mixture of mostly posts and long texts, for a last run: these kinds instead of the same above.
 POST_UNSAFE = {
     "composed": 12, "joined": 5, "passage": 10, "request": 3, "several": 4, "statement": 14, "response": 4,
     "foreign": 2, "about": 1, "said": 1, "edge": 9, "ailuminate": 6, "catqa": 1, "interpreter": 2, "unknown": 4,
-    "tweet": 6, "post": 20, "post among others": 14, "long": 16, "long mixture": 30,
+    "tweet": 6, "post": 30, "post among others": 18, "long": 16, "long mixture": 30,
+    "listing": 16,
 }  # fmt: skip
 POST_SAFE = {
     "composed": 6, "joined": 4, "passage": 8, "request": 6, "statement": 10, "response": 5, "foreign": 3,
     "everyday": 5, "post": 10, "answer": 2, "everyday foreign": 2, "edge": 22, "cyber": 3, "self-instruct": 2,
-    "tweet": 7, "charged": 24, "charged long": 24, "tale": 6, "long": 20, "thread": 8,
+    "tweet": 7, "charged": 24, "charged long": 22, "tale": 18, "long": 18, "thread": 8,
+    "listing": 14,
 }  # fmt: skip
 SAFE_SNIPPETS = {"snippets": 14}  # if there are any
 #: Sentences of one register make a text: with requests alone a guard learns that harm is asked for, and finds it in
 #: every dark story.
 POSTS = (
     "argument", "past", "fiction", "forum", "news", "hardship", "thriller", "warhistory", "truecrime", "partisan",
-    "religion", "romance", "body", "despair", "slang", "identity", "web",
+    "religion", "romance", "body", "despair", "slang", "identity", "web", "short",
 )  # fmt: skip
 HARMFUL_POSTS = ("hate", "hate_threat", "threats", "harassment", "selfharm", "sexual", "gore", "longer")
 #: What a long harmful text is made of: its label, the registers of its harmful and of its harmless sentences.
@@ -88,7 +92,6 @@ LONG_MIXTURES = (
     ("S1", ("threats", "gore"), ("thriller", "truecrime", "warhistory", "slang", "fiction")),
     ("S11", ("selfharm",), ("despair", "hardship", "body")),
 )
-UNSAFE_SHARE = 0.5
 
 
 class Texts:
@@ -103,6 +106,11 @@ class Texts:
             for field in ("edge", "edge_unsafe"):
                 read["safe"][field] += edges[field]
         read["posts"] |= read.pop("posts_b")
+        more = read.pop("posts_c")
+        read["posts"] |= {"short": more["short"]}
+        read["posts"]["tales"] += more["whole"] + more["dialogue"]
+        for field, posts in read.pop("harmful_posts_b").items():
+            read["harmful_posts"][field] += posts
         self.files = read
         self._bags: dict[tuple[int, str], list[Any]] = {}
 
@@ -144,10 +152,14 @@ class Generator:
         seed: of everything random.
         snippets: what ``snippets.py`` makes, one text per line of JSON; None = do without.
         posts: mostly posts and long texts.
+        unsafe: share of unsafe rows.
     """
 
-    def __init__(self, public: Path, seed: int, snippets: Path | None = None, posts: bool = False) -> None:
+    def __init__(
+        self, public: Path, seed: int, snippets: Path | None = None, posts: bool = False, unsafe: float = 0.5
+    ) -> None:
         self.rng = rng = random.Random(seed)
+        self.unsafe = unsafe
         self.texts = Texts(rng)
         self.sets = {
             name: [json.loads(line) for line in (public / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -175,7 +187,7 @@ class Generator:
 
     def __iter__(self) -> Iterator[Row]:
         while True:
-            unsafe = self.rng.random() < UNSAFE_SHARE
+            unsafe = self.rng.random() < self.unsafe
             kinds = self.unsafe_kinds if unsafe else self.safe_kinds
             kind = self.rng.choices(list(kinds), weights=list(kinds.values()))[0]
             row = self._unsafe(kind) if unsafe else self._safe(kind)
@@ -241,6 +253,8 @@ class Generator:
             return _user(*texts.draw("long_harmful", rng.choice(["sexual", "sexual", "hate", "violence", "selfharm"])))
         if kind == "long mixture":
             return self._long_mixture()
+        if kind == "listing":
+            return _user(self._listing("adult"), ["S12"])
         if kind == "ailuminate":
             known = [*self.ailuminate, "S4", "S4", "S4"]  # which has little else
             row = rng.choice(self.ailuminate[self._label("ailuminate", known)])
@@ -360,6 +374,16 @@ class Generator:
             parts.insert(rng.randrange(len(parts) + 1), texts.draw("posts", rng.choice(harmless))[0])
         return _user(rng.choice([" ", " ", "\n", "\n\n"]).join(_capital(part) for part in parts), _union(found))
 
+    def _listing(self, field: str) -> str:
+        """A web page made of titles, teasers and advertisements."""
+        texts, rng = self.texts, self.rng
+        parts = [texts.draw("listings", field)[0] for _ in range(rng.choice([1, 1, 2, 3, 4, 6, 9]))]
+        if field == "adult" and rng.random() < 0.2:
+            parts += [texts.draw("listings", "plain")[0] for _ in range(rng.randint(1, 3))]
+        parts += [texts.draw("listings", "frame")[0] for _ in range(rng.choice([0, 0, 1, 2, 3]))]
+        rng.shuffle(parts)
+        return rng.choice([" ", "\n", "\n\n"]).join(_capital(part) if rng.random() < 0.6 else part for part in parts)
+
     def _charged(self) -> list[str]:
         """Sentences of one post, in one register or two."""
         rng = self.rng
@@ -385,6 +409,8 @@ class Generator:
             return _user(rng.choice([" ", " ", "\n", "\n\n"]).join(parts), [])
         if kind == "long":
             return _user(texts.draw("long_harmless", rng.choice(["fiction", "opinion", "life", "facts"]))[0], [])
+        if kind == "listing":
+            return _user(self._listing("plain"), [])
         if kind == "tale":
             return _user(texts.draw("posts", "tales")[0], [])
         if kind == "snippets":

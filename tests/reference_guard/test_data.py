@@ -74,7 +74,10 @@ def texts(name: str) -> list[tuple[str, str, list[str]]]:
 
 @pytest.mark.parametrize(
     "name",
-    [*LABELS, "safe", "posts", "posts_b", "edges_a", "edges_b", "harmful_posts", "long_harmful", "long_harmless"],
+    [
+        *(*LABELS, "safe", "edges_a", "edges_b", "posts", "posts_b", "posts_c", "harmful_posts", "harmful_posts_b"),
+        *("long_harmful", "long_harmless", "listings"),
+    ],
 )
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
@@ -87,7 +90,7 @@ def test_templates_are_well_formed(name: str) -> None:
         assert not re.sub(r"\{\w+\}", "", text).count("{"), text
         if name in LABELS:
             assert name in labels, text
-        if field == "edge_unsafe" or name in ("harmful_posts", "long_harmful"):
+        if field == "edge_unsafe" or name in ("harmful_posts", "harmful_posts_b", "long_harmful"):
             assert labels, text
             assert set(labels) <= set(LABELS), text
 
