@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tokmarg import Guard
+from tokmarg import Guard, Result
 from tokmarg.bundle import DEFAULT_BUNDLE, ENTRY_POINTS, Bundle
 
 FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
@@ -46,6 +47,10 @@ def test_manifest_says_where_the_guard_comes_from(guard: Guard) -> None:
     assert guard.spec.roles == ("user", "assistant")
 
 
+def log_odds(result: Result) -> float:
+    return math.log(result.unsafe.probability / (1 - result.unsafe.probability))
+
+
 @pytest.mark.parametrize(
     ("harmful", "label", "harmless"),
     [
@@ -57,8 +62,10 @@ def test_manifest_says_where_the_guard_comes_from(guard: Guard) -> None:
 )
 def test_a_request_for_harm_stands_out(guard: Guard, harmful: str, label: str, harmless: str) -> None:
     bad, good = guard.score_many([harmful, harmless], max_nodes=32)
-    # The guard's own threshold is strict: a harmful request may stay below it, a harmless one must.
-    assert bad.unsafe.probability > max(0.8, good.unsafe.probability + 0.1)
+    # The guard's own threshold is strict, since it is too sure of much: a harmful request may stay below it, a harmless
+    # one must, and log odds tell them apart (the model card has the last pair among what it gets wrong at 0.5).
+    assert bad.unsafe.probability > 0.8
+    assert log_odds(bad) > log_odds(good) + 1
     assert not good.flagged
     of_label = bad.labels[label]
     assert of_label is not None
