@@ -141,16 +141,24 @@ class _Rewriter:
             self._rounded[rows] = (at, "int8/unit_step", None)
             return [helper.make_node("QuantizeLinear", [rows, "int8/unit_step", "int8/middle"], [at])]
         self._rounded[rows] = (at, "int8/one", f"{at}/steps")
-        which, middles = self._rows.get(rows, "all"), f"{at}/middles"
-        if made := which not in self._middles:
-            self._middles[which] = middles
-        nodes = [
+        return [
             helper.make_node("Abs", [rows], [f"{at}/sizes"]),
             helper.make_node("ReduceMax", [f"{at}/sizes", "int8/axes"], [f"{at}/peaks"], keepdims=0),
             helper.make_node("Mul", [f"{at}/peaks", "int8/part"], [f"{at}/row"]),
-            helper.make_node("Shape", [f"{at}/row"], [f"{at}/count"]),
-            helper.make_node("ConstantOfShape", [f"{at}/count"], [middles], value=self._middle),
-            helper.make_node("QuantizeLinear", [rows, f"{at}/row", self._middles[which]], [at], axis=1),
+            *self._middle_rows(rows, f"{at}/row"),
+            helper.make_node("QuantizeLinear", [rows, f"{at}/row", self._middles[self._picked(rows)]], [at], axis=1),
             helper.make_node("Unsqueeze", [f"{at}/row", "int8/last"], [f"{at}/steps"]),
         ]
-        return nodes if made else [node for node in nodes if node.op_type not in ("Shape", "ConstantOfShape")]
+
+    def _picked(self, rows: str) -> str:
+        return self._rows.get(rows, "all")
+
+    def _middle_rows(self, rows: str, steps: str) -> list[NodeProto]:
+        """The middle once for each row, made where no tensor of the same rows has it yet."""
+        if (picked := self._picked(rows)) in self._middles:
+            return []
+        self._middles[picked] = middles = f"{rows}/int8/middles"
+        return [
+            helper.make_node("Shape", [steps], [f"{rows}/int8/count"]),
+            helper.make_node("ConstantOfShape", [f"{rows}/int8/count"], [middles], value=self._middle),
+        ]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .keyvalues import Arrays, Tensors
-from .oneop import FLOAT, FLOAT16, INT64, Value, bare_model, node
+from .oneop import FLOAT, FLOAT16, INT64, Value, node, small_model
 from .onnx_runtime import ort
 
 __all__ = ["DeviceStore"]
@@ -86,13 +86,13 @@ class DeviceStore:
 def joining_model(count: int, kind: int) -> bytes:
     """An ONNX model that puts each ``b`` [1, h, m, d] behind its ``a`` [1, h, n, d]: ``c`` [1, h, n + m, d]."""
     nodes = [node("Concat", (f"a{i}", f"b{i}"), f"c{i}", axis=2) for i in range(count)]
-    return bare_model(nodes, _cache("a", count, kind) | _cache("b", count, kind), _cache("c", count, kind))
+    return small_model(nodes, _cache("a", count, kind) | _cache("b", count, kind), _cache("c", count, kind))
 
 
 def picking_model(count: int, kind: int) -> bytes:
     """An ONNX model that picks ``slots`` int64 [m] of each ``a`` [1, h, n, d]: ``c`` [1, h, m, d]."""
     nodes = [node("Gather", (f"a{i}", "slots"), f"c{i}", axis=2) for i in range(count)]
-    return bare_model(nodes, {**_cache("a", count, kind), "slots": (INT64, ("slots",))}, _cache("c", count, kind))
+    return small_model(nodes, {**_cache("a", count, kind), "slots": (INT64, ("slots",))}, _cache("c", count, kind))
 
 
 def _cache(name: str, count: int, kind: int) -> dict[str, Value]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from .onnx_runtime import ort
 
-__all__ = ["FLOAT", "FLOAT16", "INT8", "INT64", "UINT8", "Value", "bare_model", "node", "one_operator", "saturates"]
+__all__ = ["FLOAT", "FLOAT16", "INT8", "INT64", "UINT8", "Value", "node", "one_operator", "saturates", "small_model"]
 
 #: Types of elements, as TensorProto numbers them.
 FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
@@ -48,23 +48,28 @@ def one_operator(operator: str, kinds: tuple[int, int], weights: dict[str, tuple
 
     Source: onnx.proto of https://github.com/onnx/onnx, which the field numbers are of.
     """
-    graph = _bytes(1, node(operator, ("a", *weights), "c", "" if operator == "MatMul" else _MICROSOFT)) + _bytes(
-        2, b"one"
+    domain = "" if operator == "MatMul" else _MICROSOFT
+    axes = ("rows", "columns")
+    return small_model(
+        [node(operator, ("a", *weights), "c", domain)], {"a": (kinds[0], axes)}, {"c": (kinds[1], axes)}, weights
     )
-    for name, (kind, array) in weights.items():
+
+
+def small_model(
+    nodes: Sequence[bytes],
+    inputs: Mapping[str, Value],
+    outputs: Mapping[str, Value],
+    weights: Mapping[str, tuple[int, Any]] | None = None,
+) -> bytes:
+    """An ONNX model of nodes; ``weights``: name -> type of the elements and array."""
+    graph = b"".join(_bytes(1, each) for each in nodes) + _bytes(2, b"one")
+    for name, (kind, array) in (weights or {}).items():
         dims = b"".join(_int(1, size) for size in array.shape)
         graph += _bytes(5, dims + _int(2, kind) + _bytes(8, name.encode()) + _bytes(9, array.tobytes()))
-    for number, side, kind in ((11, "a", kinds[0]), (12, "c", kinds[1])):
-        graph += _bytes(number, _value(side, kind, ("rows", "columns")))
-    return _model(graph)
-
-
-def bare_model(nodes: Sequence[bytes], inputs: Mapping[str, Value], outputs: Mapping[str, Value]) -> bytes:
-    """An ONNX model of nodes without weights."""
-    graph = b"".join(_bytes(1, each) for each in nodes) + _bytes(2, b"one")
     for number, values in ((11, inputs), (12, outputs)):
         graph += b"".join(_bytes(number, _value(name, *value)) for name, value in values.items())
-    return _model(graph)
+    sets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET)) + _bytes(8, _bytes(1, _MICROSOFT.encode()) + _int(2, 1))
+    return _int(1, _IR_VERSION) + _bytes(7, graph) + sets
 
 
 def node(operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: int) -> bytes:
@@ -79,11 +84,6 @@ def node(operator: str, inputs: Sequence[str], output: str, domain: str = "", **
 def _value(name: str, kind: int, axes: Sequence[str]) -> bytes:
     shape = b"".join(_bytes(1, _bytes(2, axis.encode())) for axis in axes)
     return _bytes(1, name.encode()) + _bytes(2, _bytes(1, _int(1, kind) + _bytes(2, shape)))
-
-
-def _model(graph: bytes) -> bytes:
-    sets = _bytes(8, _bytes(1, b"") + _int(2, _OPSET)) + _bytes(8, _bytes(1, _MICROSOFT.encode()) + _int(2, 1))
-    return _int(1, _IR_VERSION) + _bytes(7, graph) + sets
 
 
 def _bytes(number: int, content: bytes) -> bytes:

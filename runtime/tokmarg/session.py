@@ -150,18 +150,14 @@ class Session:
             "logit_positions": np.asarray(logit_rows, dtype=np.int64),
             "verdict_positions": np.asarray(verdict_rows, dtype=np.int64),
         }
-        queries, keys = positions, np.concatenate([past.positions, positions])
         if self.graph.by_content:
             contents = contents or Contents.one(self.graph, len(input_ids))
             mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
-            queries = positions[contents.rows][:, None]
-            shared = np.broadcast_to(past.positions, (len(contents.rows), past.length))
-            keys = np.concatenate([shared, contents.positions, queries[:, 0]], axis=1)[:, None]
             feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
             feeds.update(zip(self._owns, contents.own, strict=True))
         if self.graph.sliding_window is not None:
-            near = queries[..., :, None] - keys[..., None, :] < self.graph.sliding_window
-            feeds["sliding_attention_mask"] = (mask & near).reshape(feeds["attention_mask"].shape)
+            distances = _distances(past.positions, positions, contents)
+            feeds["sliding_attention_mask"] = feeds["attention_mask"] & (distances < self.graph.sliding_window)
         feeds = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
             feeds.update(zip(self._pasts, past.moved(self.store).tensors, strict=True))
@@ -248,6 +244,20 @@ class Session:
         self._pasts, self._owns, self._presents = (
             [f"{side}.{name}" for name in pairs] for side in ("past_key_values", "own_key_values", "present")
         )
+
+
+def _distances(
+    past: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], contents: Contents | None
+) -> npt.NDArray[np.int64]:
+    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, P+T+S] of contents' places."""
+    if contents is None:
+        queries, keys = positions, np.concatenate([past, positions])
+    else:
+        queries = positions[contents.rows][:, None]
+        shared = np.broadcast_to(past, (len(queries), len(past)))
+        keys = np.concatenate([shared, contents.positions, queries[:, 0]], axis=1)[:, None]
+    distances: npt.NDArray[np.int64] = queries[..., :, None] - keys[..., None, :]
+    return distances
 
 
 def _check_references(bundle: Bundle, path: Path) -> None:

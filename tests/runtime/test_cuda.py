@@ -11,7 +11,7 @@ import pytest
 
 from tokmarg import DeviceError, Guard
 from tokmarg.cuda import CPU, CUDA, strays
-from tokmarg.oneop import FLOAT, bare_model, node
+from tokmarg.oneop import FLOAT, node, small_model
 
 WHOLE = onnxruntime.InferenceSession
 HAS_CUDA = CUDA in onnxruntime.get_available_providers()
@@ -31,7 +31,7 @@ def test_what_computes_shapes_may_be_on_the_cpu() -> None:
         node("Softmax", ("e",), "f"),
         node("QuickGelu", ("f",), "c", "com.microsoft"),
     ]
-    assert strays(recorded(bare_model(nodes, {"a": (FLOAT, ("n",))}, {"c": (FLOAT, ("n",))}))) == {
+    assert strays(recorded(small_model(nodes, {"a": (FLOAT, ("n",))}, {"c": (FLOAT, ("n",))}))) == {
         "Softmax": 1,
         "QuickGelu": 1,
     }
