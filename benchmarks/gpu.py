@@ -80,18 +80,6 @@ def main() -> None:
         sys.exit("wrong: " + "; ".join(wrong))
 
 
-class Counted(Session):
-    """Counts the new tokens, the rows of logits and the rows of verdict logits of its passes."""
-
-    def __init__(self, bundle: Bundle, device: Device) -> None:
-        super().__init__(bundle, device)
-        self.counts = np.zeros(3, dtype=np.int64)
-
-    def run(self, input_ids: Any, positions: Any, mask: Any, past: Any, logit_rows: Any, verdict_rows: Any = ()) -> Any:
-        self.counts += [len(input_ids), len(logit_rows), len(verdict_rows)]
-        return super().run(input_ids, positions, mask, past, logit_rows, verdict_rows)
-
-
 def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: list[str]) -> Guard:
     """Exports a model in its precisions and tells what is right; the guard of the last."""
     spec = resolve_spec(*choose_spec(SHAPES[name].spec, loaded.model_id), loaded)
@@ -103,7 +91,7 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
         build_bundle(loaded, spec, folder, precision=precision, verify=False)
         bundle = Bundle.open(folder)
         before = gpu_memory_used() or 0
-        session = Counted(bundle, device)
+        session = Session(bundle, device)
         guard = Guard(bundle, session)
         taken = (gpu_memory_used() or 0) - before
         prompter = build_prompter(guard.spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
@@ -177,7 +165,6 @@ def times(guard: Guard, loaded: LoadedModel, device: Device, rounds: int) -> Non
         print(f"| {title} | {p50:.1f} | {p99:.1f} |", flush=True)
 
     session, needed = guard._session, read_products(guard.path / "model.onnx")
-    assert isinstance(session, Counted)
     peak = matrix_peak(guard.manifest.precision, device, None, 2).per_second
     print("\n| many messages | per second | new tokens per second | share of the matrix peak |\n|---|---|---|---|")
     for title, nodes, count in (("P(unsafe) (1 node)", 1, 256), ("all labels (0.001 or 256 nodes)", 256, 64)):

@@ -23,7 +23,7 @@ import onnxruntime
 
 from tokmarg.bundle import Bundle
 from tokmarg.keyvalues import KeyValues
-from tokmarg.session import Session
+from tokmarg.session import Forward, Session
 
 PREFIX = 200
 PASSES = (100, 46, 1, 512)
@@ -88,12 +88,12 @@ def timed(sessions: dict[str, Session], new: int, repetitions: int) -> dict[str,
         ids = [int(i) for i in random.integers(0, min(graph.vocab_size, 40_000), new)]
         positions = np.arange(PREFIX, PREFIX + new)
         mask = np.tri(new, PREFIX + new, PREFIX, dtype=np.bool_)
-        inputs[name] = (ids, positions, mask, KeyValues(past, np.arange(PREFIX)), [new - 1])
+        inputs[name] = Forward(ids, positions, mask, KeyValues(past, np.arange(PREFIX)), [new - 1])
         best[name] = (np.inf, np.inf)
     for _ in range(repetitions):
         for name, session in sessions.items():
             wall, cpu = time.perf_counter(), time.process_time()
-            session.run(*inputs[name])
+            session.run(inputs[name])
             cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
             best[name] = (min(best[name][0], wall * 1e3), min(best[name][1], cpu * 1e3))
     return best

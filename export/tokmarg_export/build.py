@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,12 +28,16 @@ from tokmarg.trie import Trie
 
 from .errors import ExportError
 from .graph import Precision, export_graph, graph_contract
+from .guesses import usual_shares
 from .load import LoadedModel
 from .parity import PROBES, Parity, measure_parity
 
 __all__ = ["build_bundle"]
 
 Progress = Callable[[str], None]
+
+#: Typical prompts that the guard is asked about, at most: means change little beyond.
+_ASKED = 200
 
 
 def build_bundle(
@@ -58,7 +63,8 @@ def build_bundle(
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace what is at ``out``.
-        texts: typical conversations, which int8 weights are rounded for; None = to the nearest.
+        texts: typical conversations: what the guard usually says of those is kept, and int8 weights are rounded for
+            them; None = neither.
         progress: called with a line of text at each step.
 
     Returns:
@@ -79,10 +85,9 @@ def build_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
-        sequences = None
-        if texts is not None:
-            progress(f"reading {len(texts)} texts, and rounding for them")
-            sequences = [prompt.token_ids for text in texts for prompt in _prompts(prompter, text)]
+        typical = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
+        if typical and precision == "int8":
+            progress(f"reading {len(typical)} prompts, and rounding for them")
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
             loaded.model,
@@ -91,7 +96,7 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
-            sequences=sequences,
+            sequences=[prompt.token_ids for prompt in typical] if typical and precision == "int8" else None,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
@@ -115,9 +120,12 @@ def build_bundle(
             _write_manifest(folder, manifest)
             session = Session(Bundle.open(folder), "cpu")
             # Beside weights of 8 bits, half precision for keys and values costs no accuracy that could be seen.
-            write_prefixes(
-                folder / "prefix.safetensors", compute_prefixes(session, prompter), half=precision in ("int8", "int4")
-            )
+            prefixes = compute_prefixes(session, prompter)
+            write_prefixes(folder / "prefix.safetensors", prefixes, half=precision in ("int8", "int4"))
+            if typical:
+                progress("asking the guard what it usually says")
+                asked = random.Random(0).sample(typical, min(len(typical), _ASKED))
+                manifest["guesses"] = usual_shares(session, prefixes, tries, asked)
             _write_manifest(folder, manifest)
             parity = None
             if verify:

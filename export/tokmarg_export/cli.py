@@ -44,8 +44,8 @@ __all__ = ["main"]
     "--texts",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Typical contents (.jsonl, .csv or .txt, as for tokmarg score), a hundred or so: int8 weights are rounded so "
-    "that these are computed best. [default: to the nearest]",
+    help="Typical contents (.jsonl, .csv or .txt, as for tokmarg score), a hundred or so: what the guard usually says "
+    "of those is kept, which makes scoring faster, and int8 weights are rounded so that they are computed best.",
 )
 @click.option(
     "--max-file-size", type=click.IntRange(min=1), metavar="MB", help="Split the weights into files of this size."
@@ -108,8 +108,6 @@ def export(
         raise ExportError("--device cuda: PyTorch finds no CUDA device here")
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists and is not empty; --force replaces it")
-    if texts is not None and precision != "int8":
-        raise ExportError("--texts goes with --precision int8")
     typical = None if texts is None else _typical(texts)
     progress = _Progress()
     progress(f"loading {model}")

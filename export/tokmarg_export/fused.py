@@ -314,9 +314,12 @@ class Graph:
             seen = self._constant("mask/seen", np.array(0, np.float32))
             unseen = self._constant("mask/unseen", np.array(np.finfo(np.float32).min))
             one = self._op("Where", [mask, seen, unseen], f"{mask}/bias")
-            groups = self._ints("mask/groups", [1, 1, self._groups, 1])
-            self._biases[mask] = self._op("Tile", [one, groups], f"{mask}/biases")
+            self._biases[mask] = self._op("Tile", [one, self._repeats()], f"{mask}/biases")
         return self._biases[mask]
+
+    def _repeats(self) -> str:
+        """How often the mask stands below itself: once for each query head in the stack of a key head."""
+        return self._ints("mask/groups", [1, 1, self._groups, 1])
 
     # Nodes and tensors
 

@@ -74,6 +74,7 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     if contract.by_content:
         inputs["attention_rows"] = (TensorProto.INT64, ["contents", "places"])
         inputs["row_places"] = (TensorProto.INT64, ["new"])
+        inputs["stack_heads"] = (TensorProto.BOOL, [1])
     outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
     if contract.verdict_token_ids is not None:
         inputs["verdict_positions"] = (TensorProto.INT64, ["verdict_logits"])

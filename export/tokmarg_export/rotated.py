@@ -7,9 +7,10 @@ and attention, whose sums would show it, too. It is one operator, and works cont
     rows of the pass [1, N, ...]  ->  Gather  ->  contents [B, ..., S, ...]  ->  Attention  ->  Gather  ->  rows
 
 Every content of a pass has S places for its rows and T for the cached tokens of its own; where it has fewer, the mask
-says so. The sums of a content have the same shape then whoever else is in the pass, and the runtime chooses S and T by
-the content alone (`tokmarg.contents`). Everything else is computed row by row. Keys in the cache are the model's own,
-values are rotated.
+says so. Keys are in the order prefix, new, own: what a content does not need of T stands behind all that it sees, where
+it changes no bit of a sum. What it does not need of S does not stand at the end unless T is 0, so the runtime chooses S
+by the content alone where it has tokens of its own (`tokmarg.contents`). Everything else is computed
+row by row. Keys in the cache are the model's own, values are rotated.
 """
 
 from __future__ import annotations
@@ -98,21 +99,18 @@ class _RotatedGraph(Graph):
         heads, dim = self._groups * kv_heads, self._contract.head_dim
         packed = self._product(normed, [module.q_proj, module.k_proj, module.v_proj], f"{at}/qkv")
         norms = [getattr(module, name, None) for name in ("q_norm", "k_norm")]
-        turned, values = f"{at}/qk", f"{at}/v"
-        if norms == [None, None]:
-            sizes = self._ints("sizes/qk_v", [(heads + kv_heads) * dim, kv_heads * dim])
-            self._nodes.append(helper.make_node("Split", [packed, sizes], [turned, values], axis=2))
-        else:
-            sizes = self._ints("sizes/q_k_v", [heads * dim, kv_heads * dim, kv_heads * dim])
-            parts = [f"{at}/q", f"{at}/k"]
-            self._nodes.append(helper.make_node("Split", [packed, sizes], [*parts, values], axis=2))
-            normed_heads = [self._heads(rows, norm) for rows, norm in zip(parts, norms, strict=True)]
-            whole = self._op("Concat", normed_heads, f"{turned}/heads", axis=2)
-            self._op("Reshape", [whole, self._ints("shape/joined_heads", [1, 0, -1])], turned)
-        rotated = self._op("RotaryEmbedding", [turned, "rotary/index", *self._rotary], f"{turned}/rotated", MICROSOFT)
+        if norms != [None, None]:
+            sizes = self._ints("sizes/qkv", [heads * dim, kv_heads * dim, kv_heads * dim])
+            parts = [f"{at}/{x}" for x in "qkv"]
+            self._nodes.append(helper.make_node("Split", [packed, sizes], parts, axis=2))
+            each_head = [self._heads(rows, norm) for rows, norm in zip(parts, [*norms, None], strict=True)]
+            packed = self._op("Concat", each_head, f"{at}/qkv/heads", axis=2)
+            packed = self._op("Reshape", [packed, self._ints("shape/joined_heads", [1, 0, -1])], f"{at}/qkv/normed")
+        # Values are turned along, and taken from in front of it: that costs less than to split them off.
+        turned = self._op("RotaryEmbedding", [packed, "rotary/index", *self._rotary], f"{at}/qkv/rotated", MICROSOFT)
         index, flat = self._places(), self._ints("shape/head_rows", [-1, dim])
-        turned_heads = self._op("Reshape", [rotated, flat], f"{turned}/rows")
-        value_heads = self._op("Reshape", [values, flat], f"{values}/rows")
+        turned_heads = self._op("Reshape", [turned, flat], f"{at}/qkv/rotated/rows")
+        value_heads = self._op("Reshape", [packed, flat], f"{at}/qkv/rows")
         query = self._op("Gather", [turned_heads, index["query"]], f"{at}/queries", axis=0)
         new = {
             "key": self._op("Gather", [turned_heads, index["key"]], f"present.{layer}.key", axis=0),
@@ -122,7 +120,7 @@ class _RotatedGraph(Graph):
         for part, rows in new.items():
             prefix = self._op("Expand", [f"past_key_values.{layer}.{part}", index["each"]], f"{at}/{part}/prefix")
             whole_cache.append(
-                self._op("Concat", [prefix, f"own_key_values.{layer}.{part}", rows], f"{at}/{part}s", axis=2)
+                self._op("Concat", [prefix, rows, f"own_key_values.{layer}.{part}"], f"{at}/{part}s", axis=2)
             )
         mixed = self._op(
             "Attention",
@@ -134,11 +132,27 @@ class _RotatedGraph(Graph):
         by_row = self._op("Gather", [by_head, index["row"]], f"{at}/mixed/heads", axis=0)
         return self._op("Reshape", [by_row, self._ints("shape/joined_heads", [1, 0, -1])], f"{at}/context")
 
+    def _repeats(self) -> str:
+        if "mask/one" not in self._tensors:
+            one = self._ints("mask/one", [1])
+            self._op("Concat", [one, one, self._stacked(), one], "mask/repeats", axis=0)
+        return "mask/repeats"
+
+    def _stacked(self) -> str:
+        """How many query heads of one key head make one product: all of them, or one where ``stack_heads`` is false.
+
+        The result is the same to the bit. A stack reads its keys once; heads by themselves share out over threads.
+        """
+        if "stacked/one" not in self._tensors:
+            one = self._ints("stacked/one", [1])
+            self._op("Where", ["stack_heads", self._ints("stacked/all", [self._groups]), one], "stacked")
+        return "stacked"
+
     def _places(self) -> dict[str, str]:
         """Where the heads of every place of every content stand among the heads of all rows, and the way back.
 
-        query [B, kv_heads, groups * S] (the query heads of one key head are stacked), key and value [B, kv_heads, S],
-        row [1, N, heads]; each [B, 1, 1, 1], the shape that the prefix is expanded to.
+        query [B, heads / stacked, stacked * S], key and value [B, kv_heads, S], row [1, N, heads]; each [B, 1, 1, 1],
+        the shape that the prefix is expanded to.
         """
         kv_heads, groups = self._contract.kv_heads, self._groups
         heads, names = groups * kv_heads, {part: f"places/{part}" for part in ("query", "key", "value", "row", "each")}
@@ -146,16 +160,22 @@ class _RotatedGraph(Graph):
             return names
         every = self._constant("places/every", np.arange(heads).reshape(kv_heads, groups, 1))
         keys = self._constant("places/keys", heads + np.arange(kv_heads).reshape(kv_heads, 1))
-        values = self._constant("places/values", np.arange(kv_heads).reshape(kv_heads, 1))
-        beside = self._constant("places/beside", np.array(heads + kv_heads))
+        values = self._constant("places/values", heads + kv_heads + np.arange(kv_heads).reshape(kv_heads, 1))
+        beside = self._constant("places/beside", np.array(heads + 2 * kv_heads))
         rows = self._op("Unsqueeze", ["attention_rows", self._ints("places/axis", [1])], "places/rows")
         firsts = self._op("Mul", [rows, beside], "places/firsts")
         self._op("Add", [firsts, keys], names["key"])
-        among_values = self._op("Mul", [rows, self._constant("places/kv_heads", np.array(kv_heads))], "places/by_value")
-        self._op("Add", [among_values, values], names["value"])
+        self._op("Add", [firsts, values], names["value"])
         by_group = self._op("Unsqueeze", [firsts, self._ints("places/axis", [1])], "places/by_group")
         grouped = self._op("Add", [by_group, every], "places/grouped")
-        self._op("Reshape", [grouped, self._ints("shape/stacked_places", [0, kv_heads, -1])], names["query"])
+        stacks = self._op("Div", [self._ints("places/all", [heads]), self._stacked()], "places/stacks")
+        shape = self._op(
+            "Concat",
+            [self._ints("places/same", [0]), stacks, self._ints("places/rest", [-1])],
+            "shape/stacked_places",
+            axis=0,
+        )
+        self._op("Reshape", [grouped, shape], names["query"])
         # place = content * S + s stands at content * heads * S + head * S + s.
         count = self._op("Shape", ["attention_rows"], "places/count", start=1, end=2)
         content = self._op("Div", ["row_places", count], "places/content")

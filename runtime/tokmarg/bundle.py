@@ -23,6 +23,7 @@ from typing import Literal, cast
 
 from .errors import BundleError, BundleNotFoundError
 from .fields import Fields, strict_json
+from .habits import Guesses, parse_guesses
 from .spec import Spec
 
 __all__ = ["DEFAULT_BUNDLE", "MANIFEST", "Bundle", "GraphContract", "Manifest", "find_bundle", "installed_bundles"]
@@ -135,6 +136,7 @@ class Manifest:
     precision: str
     files: Mapping[str, tuple[str, int]]  # name -> (sha256, size in bytes)
     tokmarg_version: str
+    guesses: Guesses
     data: Mapping[str, object]
 
     @classmethod
@@ -150,7 +152,7 @@ class Manifest:
         if version != SCHEMA_VERSION:
             raise f.fail("schema_version", f"is {version}; this tokmarg reads {SCHEMA_VERSION}: upgrade or re-export")
         known = ["schema_version", "tokmarg_version", "model", "spec", "graph", "graph_form", "precision", "parity"]
-        f.only([*known, "files"])
+        f.only([*known, "guesses", "files"])
         model = f.table("model")
         model.only(["id", "revision", "licence", "architecture"])
         f.get("graph_form", str, None)
@@ -183,6 +185,7 @@ class Manifest:
             precision=f.get("precision", str),
             files=files,
             tokmarg_version=f.get("tokmarg_version", str),
+            guesses=parse_guesses(f),
             data=dict(f.data),
         )
 

@@ -1,49 +1,49 @@
-"""Many contents in one pass, with sums that do not depend on the company: what shares a pass, and in which shape.
+"""Many contents side by side, with sums that do not depend on the company: what shares a pass, and in which shape.
 
 For graphs whose attention goes content by content (``graph.by_content``). Rows of all contents of a pass are packed for
 everything that works row by row; for attention each content has a block of its own,
 
-    S places x [ policy prefix | T cached tokens of the content's own | its S new ones ]
+    S places x [ policy prefix | S new tokens | T cached tokens of the content's own ]
 
-The sum over the keys is one of floats, whose last bits depend on how many terms there are and where they stand. So all
-of that follows from the content alone: which of its tokens and nodes a pass carries, which cached tokens come along
-(those that some new one sees, in the order they came), and S and T, which are rounded up. Contents share a pass where
-S and T are equal. Their number then changes no bit, and neither does who they are.
+The sum over the keys is one of floats, whose last bits depend on where its terms stand. All of that follows from the
+content alone: which of its tokens and nodes a pass carries, and which cached tokens come along (those that some new one
+sees, in the order they came). S and T may be larger than a content needs, for the company's sake, where what is added
+comes last: zeros at the end of its sums change no bit. That is so for T, and for S where there are no cached tokens.
+Otherwise S is rounded up from what the content needs, and those share a pass for which it is the same.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .bundle import GraphContract
+from .lanes import Lanes
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .session import Contents, Session
+from .session import Contents, Forward, Session
 from .spec import Role
 
 __all__ = ["ContentEngine"]
 
 #: Nodes that a content asks for in the pass that ends its prompt, in the next one, and in all later ones. More of them
-#: take fewer passes, and more of them turn out not to be needed. Measured on the messages of benchmarks/ and the
-#: reference guard: 16 harmless ones take two passes and 20 nodes each, 16 harmful ones ten and 115, of which 94 are
-#: needed; with twice as many nodes at a time two passes and 40, and six and 175.
-_AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 6, 8, 16
-#: S and T are multiples of these, and the larger they are, of a fourth to an eighth of them. Fewer sizes of T let more
-#: contents share a pass, and a key costs little.
-_PLACES, _KEYS = 16, 32
-#: Contents, and tokens of their prompts, that are under way together; new ones begin when half of these are done. Each
-#: token takes memory for its keys and values (46 kB in SmolLM2-135M). Measured there: 8 take 8 % more time than 16.
-_UNDER_WAY, _TOKENS_UNDER_WAY = 12, 1024
+#: take fewer passes, and more of them turn out not to be needed. Measured with the reference guard on the messages of
+#: benchmarks/, of 47 tokens: 16 harmless ones take 1.3 passes and 63 tokens each, where 7 nodes are needed, 16 harmful
+#: ones eight passes and 157 tokens, where 79 are.
+_AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 16, 12, 16
+#: S is a multiple of this where the content has cached tokens; S and T are multiples of that elsewhere.
+_PLACES, _STEP = 16, 8
+#: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
+#: takes memory for its keys and values (46 kB in SmolLM2-135M).
+_UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
 
 
-def _rounded(count: int, least: int) -> int:
-    """The next size, in steps of 16: 0, 16, 32, 48, 64, 80, ... 128, 160, ... 256, 320, ..."""
-    step = max(least, 1 << max(0, (count - 1).bit_length() - 3))
+def _rounded(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
@@ -83,19 +83,24 @@ class _Content:
             self._rounds += 1
         mask = step.mask()
         self._mask, self._seen = mask, np.flatnonzero(mask[:, behind : step.past].any(axis=0))
-        self.shape = _rounded(len(step.tokens), _PLACES), _rounded(len(self._seen), _KEYS)
+        #: Places and keys that the pass needs.
+        self.places, self.keys = len(step.tokens), len(self._seen)
         return bool(step.tokens)
 
+    @property
+    def fixed_places(self) -> int:
+        """How many places the pass has to have; 0 where any number will do that is enough."""
+        return _rounded(self.places, _PLACES) if self.keys else 0
+
     def fill(self, mask: npt.NDArray[np.bool_], own: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> None:
-        """Writes what the pass needs: mask [S, P+T+S], own keys and values [2 * layers, kv_heads, T, head_dim] and
+        """Writes what the pass needs: mask [S, P+S+T], own keys and values [2 * layers, kv_heads, T, head_dim] and
         their positions [T]."""
         behind, rows, seen = self._prefix.cache.length, len(self.step.tokens), self._seen
+        cached = mask.shape[1] - own.shape[2]
         mask[:rows, :behind] = self._mask[:, :behind]
-        mask[:rows, behind : behind + len(seen)] = self._mask[:, behind + seen]
-        new = behind + own.shape[2]
-        mask[:rows, new : new + rows] = self._mask[:, self.step.past :]
+        mask[:rows, behind : behind + rows] = self._mask[:, self.step.past :]
+        mask[:rows, cached : cached + len(seen)] = self._mask[:, behind + seen]
         positions[: len(seen)] = self._positions[seen]
-        own[:, :, len(seen) :] = 0  # what is never seen must still be a number
         at = start = 0
         for part in self._parts:
             inside = seen[(start <= seen) & (seen < start + part.shape[2])] - start
@@ -104,6 +109,7 @@ class _Content:
                     own[:, :, at : at + len(run)] = part[:, :, run[0] : run[-1] + 1]
                     at += len(run)
             start += part.shape[2]
+        own[:, :, at:] = 0  # what is never seen must still be a number
 
     def keep(self, new: Sequence[npt.NDArray[Any]]) -> None:
         """Takes the keys and values of the pass, key 0, value 0, key 1, ... each [kv_heads, S, head_dim]."""
@@ -113,7 +119,7 @@ class _Content:
 
 
 class _Room:
-    """Memory for the cached tokens of a pass, which the next pass takes again: new memory is slow to come by."""
+    """Memory for the cached tokens of a pass, which a later pass takes again: new memory is slow to come by."""
 
     def __init__(self, graph: GraphContract) -> None:
         self._graph = graph
@@ -128,12 +134,22 @@ class _Room:
         return self._flat[:size].reshape(shape)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A pass that contents share: whose nodes its logits are for, and where its cached tokens lie."""
+
+    contents: Sequence[_Content]
+    whole: Sequence[Any]
+    narrow: Sequence[Any]
+    room: _Room
+
+
 class ContentEngine:
     """Evaluates searches on a graph whose attention goes content by content; arguments as for
     :class:`tokmarg.engine.PackedEngine`."""
 
-    #: Contents, and new tokens of theirs, that are taken together: enough that passes are well filled whatever the
-    #: lengths, and few enough that the first result does not keep one waiting.
+    #: Contents, and new tokens of theirs, that are taken together: enough that lanes are seldom idle, and few enough
+    #: that the first result does not keep one waiting.
     pack_contents, pack_tokens = 64, 4096
 
     def __init__(self, session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> None:
@@ -143,27 +159,44 @@ class ContentEngine:
     def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         prefix = self._prefixes[role]
-        contents = [_Content(group, prefix) for group in _by_content(jobs)]
-        waiting = sorted(contents, key=lambda content: _rounded(content.size, _PLACES))[::-1]
-        active: list[_Content] = []
-        room = _Room(self._session.graph)
-        while waiting or active:
-            if len(active) <= _UNDER_WAY // 2:
-                while waiting and len(active) < _UNDER_WAY:
-                    if active and sum(c.size for c in active) + waiting[-1].size > _TOKENS_UNDER_WAY:
-                        break
-                    active.append(waiting.pop())
-            active = [content for content in active if content.advance()]
-            for together in _passes(active):
-                self._finish(together, prefix, room)
+        waiting = sorted((_Content(group, prefix) for group in _by_content(jobs)), key=lambda each: -each.size)
+        under_way: list[_Content] = []
+        ready: list[_Content] = []  # those whose next pass has not begun
+        rooms: list[_Room] = []
+        with Lanes[_Shared](self._session) as lanes:
+            while waiting or under_way:
+                for content in _begun(waiting, under_way, max(_LEAST_UNDER_WAY, _UNDER_WAY * self._session.lanes)):
+                    content.advance()
+                    ready.append(content)
+                if ready and (self._session.lanes == 1 or len(under_way) == 1):  # all threads work for one pass
+                    shared, forward = self._pass(_together(ready, 1), prefix, rooms)
+                    outputs = self._session.run(forward)
+                else:
+                    while ready and lanes.running <= self._session.lanes:  # one more: no lane waits for its next pass
+                        parts = self._session.lanes + 1 - lanes.running
+                        shared, forward = self._pass(_together(ready, parts), prefix, rooms)
+                        lanes.start(forward, shared)
+                    shared, outputs = lanes.wait()
+                self._logits.feed(shared.whole, shared.narrow, outputs)
+                rooms.append(shared.room)
+                for i, content in enumerate(shared.contents):
+                    content.keep([tensor[i] for tensor in outputs.new.tensors])
+                    if content.advance():
+                        ready.append(content)
+                    else:
+                        under_way.remove(content)
 
-    def _finish(self, contents: Sequence[_Content], prefix: Prefix, room: _Room) -> None:
-        """Runs a pass of contents that have one shape, feeds their searches, and hands the new tokens out."""
-        (places, keys), count = contents[0].shape, len(contents)
-        lengths = [len(content.step.tokens) for content in contents]
+    def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[_Room]) -> tuple[_Shared, Forward]:
+        """The next pass of contents that can share one."""
+        count = len(contents)
+        places = contents[0].fixed_places or _rounded(max(content.places for content in contents), _STEP)
+        keys = _rounded(max(content.keys for content in contents), _STEP)
+        lengths = [content.places for content in contents]
         starts = np.cumsum([0, *lengths[:-1]])
-        rows = starts[:, None] + np.minimum(np.arange(places), np.array(lengths)[:, None] - 1)
-        mask = np.zeros((count, places, prefix.cache.length + keys + places), dtype=np.bool_)
+        inside = np.arange(places) < np.array(lengths)[:, None]
+        rows = starts[:, None] + np.where(inside, np.arange(places), 0)
+        mask = np.zeros((count, places, prefix.cache.length + places + keys), dtype=np.bool_)
+        room = rooms.pop() if rooms else _Room(self._session.graph)
         own = room.take(count, keys)
         positions = np.zeros((count, keys), dtype=np.int64)
         for i, content in enumerate(contents):
@@ -175,7 +208,7 @@ class ContentEngine:
             for job, node, row in content.step.logits_for
         ]
         whole, narrow = self._logits.split(wanted)
-        logits, narrow_logits, new = self._session.run(
+        forward = Forward(
             [token for content in contents for token in content.step.tokens],
             np.concatenate([content.step.positions for content in contents]),
             mask,
@@ -184,9 +217,7 @@ class ContentEngine:
             [row for _, _, row in narrow],
             Contents(rows, at, own, positions),
         )
-        self._logits.feed(whole, narrow, logits, narrow_logits)
-        for i, content in enumerate(contents):
-            content.keep([tensor[i] for tensor in new.tensors])
+        return _Shared(contents, whole, narrow, room), forward
 
 
 def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
@@ -197,11 +228,25 @@ def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
     yield from found.values()
 
 
-def _passes(contents: Sequence[_Content]) -> Iterator[list[_Content]]:
-    """Contents that share a pass: of one shape, as many as there is room for."""
-    by_shape: dict[tuple[int, int], list[_Content]] = {}
-    for content in contents:
-        by_shape.setdefault(content.shape, []).append(content)
-    for (places, keys), group in by_shape.items():
-        room = max(1, PACK_TOKENS // max(places, keys // 2))  # memory for cached tokens counts, too
-        yield from (group[i : i + room] for i in range(0, len(group), room))
+def _begun(waiting: list[_Content], under_way: list[_Content], most: int) -> list[_Content]:
+    """Moves contents from the end of ``waiting`` to ``under_way``, where there are two places: two share a pass."""
+    found: list[_Content] = []
+    if len(under_way) > max(0, most - 2):
+        return found
+    while waiting and len(under_way) < most:
+        size = sum(content.size for content in under_way)
+        if under_way and size + waiting[-1].size > _TOKENS_UNDER_WAY:
+            break
+        found.append(waiting.pop())
+        under_way.append(found[-1])
+    return found
+
+
+def _together(ready: list[_Content], parts: int) -> list[_Content]:
+    """Takes contents that share a pass: of those that can, one of ``parts``, or as many as there is room for."""
+    alike = [content for content in ready if content.fixed_places == ready[0].fixed_places]
+    size = max(max(content.places, content.keys // 2) for content in alike)  # memory for cached tokens counts, too
+    chosen = alike[: max(1, min(-(-len(alike) // parts), PACK_TOKENS // size))]
+    for content in chosen:
+        ready.remove(content)
+    return chosen

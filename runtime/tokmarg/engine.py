@@ -26,7 +26,7 @@ from .contents import ContentEngine
 from .keyvalues import KeyValues
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .session import Session
+from .session import Forward, Session
 from .spec import Role
 
 __all__ = ["PACK_CONTENTS", "Engine", "PackedEngine", "engine_for"]
@@ -109,11 +109,9 @@ class PackedEngine:
         if past.length - len(seen) >= _FORGOTTEN:  # nodes whose descendants have been seen to, contents that are done
             mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)
             past = past.take(seen)
-        logits, narrow_logits, new = self._session.run(
-            step.tokens, positions, mask, past, rows, [row for _, _, row in narrow]
-        )
-        self._logits.feed(whole, narrow, logits, narrow_logits)
-        cache.append(new)
+        outputs = self._session.run(Forward(step.tokens, positions, mask, past, rows, [row for _, _, row in narrow]))
+        self._logits.feed(whole, narrow, outputs)
+        cache.append(outputs.new)
 
 
 Engine = PackedEngine | ContentEngine

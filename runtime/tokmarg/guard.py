@@ -89,6 +89,7 @@ class Guard:
             self._prefixes = read_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
         else:
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
+        self._guesses = bundle.manifest.guesses if spec is None else None  # of the bundle's own policy
         suspicions = Suspicions(self.spec, self._encoder)
         engine = engine_for(session, self._prefixes, spec is None)
         self._packer = Packer(self._prompter, suspicions, self._prefixes, engine)
@@ -425,6 +426,7 @@ class Guard:
             max_nodes=max_nodes,
             columns=self._columns,
             calibration=self.calibration,
+            guesses=self._guesses,
         )
 
     @cached_property

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .habits import Guesses, Habits
 from .logits import allowed_logits
 from .trie import Node, Trie
 
@@ -70,6 +71,7 @@ class Search:
             the expansion goes on within the budget.
         columns: token id -> column of the logits (None = the full vocabulary, column = token id). With a partial
             head there is no coverage.
+        guesses: of the manifest; decide what is evaluated ahead, and no result.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Search:
         max_nodes: int,
         thresholds: Mapping[str, float | tuple[float, ...]],
         columns: Mapping[int, int] | None = None,
+        guesses: Guesses | None = None,
     ) -> None:
         self._trie, self._tolerance, self._max_nodes = trie, tolerance, max_nodes
         self._columns = columns
@@ -93,8 +96,8 @@ class Search:
         self._undecided = trie.undecided(self.root) if columns is None else []
         self._shares: dict[Node, list[float]] = {}  # constrained probability of each allowed token, until expanded
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
-        # Token -> the sum of its shares where it was allowed, and how often it was.
-        self._habits: dict[int, tuple[float, int]] = {}
+        #: Shares of tokens at the nodes seen so far.
+        self.habits = Habits(guesses or {})
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
         self._pending = np.zeros(len(trie.events))  # per event: mass of open nodes below which it is undecided
@@ -122,10 +125,7 @@ class Search:
         return []
 
     def _ahead(self, limit: int) -> list[Node]:
-        """The next nodes of the best-first order.
-
-        Where the model has not been asked yet, its mean share of the same tokens elsewhere is the guess.
-        """
+        """The next nodes of the best-first order, by a guess where the model has not been asked yet."""
         found: list[Node] = []
         guess = list(self._open)  # a copy of a heap is a heap
         while guess and len(found) < limit:
@@ -137,10 +137,7 @@ class Search:
             shares = self._shares.get(node)
             if shares is None:
                 found.append(node)
-                habits = [self._habits.get(token, (1.0, len(below))) for token in below]
-                means = [total / count for total, count in habits]
-                whole = sum(means)
-                shares = [mean / whole for mean in means]
+                shares = self.habits.shares(node, list(below))
             for child, share in zip(below.values(), shares, strict=True):
                 heapq.heappush(guess, (negative * share, child.path, child))
         return found
@@ -157,9 +154,7 @@ class Search:
         """
         allowed = allowed_logits(self._trie, node, logits, self._columns)
         self._shares[node] = shares = _softmax(allowed).tolist()
-        for token, share in zip(self._trie.children(node), shares, strict=True):
-            total, count = self._habits.get(token, (0.0, 0))
-            self._habits[token] = (total + share, count + 1)
+        self.habits.note(node, self._trie.children(node), shares)
         if self.whole(node):
             top = float(logits.max())
             total = float(np.exp(logits.astype(np.float64) - top).sum())

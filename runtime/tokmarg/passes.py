@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .errors import ContentError
 from .prefix import Prefix, shared_tokens
-from .session import Session
+from .session import Outputs, Session
 
 __all__ = ["PACK_TOKENS", "Job", "Logits", "Pass", "Search", "TokenPath"]
 
@@ -196,15 +196,14 @@ class Logits:
         self,
         whole: Sequence[tuple[Job[Any], Any, int]],
         narrow: Sequence[tuple[Job[Any], Any, int]],
-        logits: npt.NDArray[np.float32],
-        verdict_logits: npt.NDArray[np.float32],
+        outputs: Outputs,
     ) -> None:
-        """Feeds the searches: logits [at least one for each of ``whole``, V], [one for each of ``narrow``, verdict]."""
-        for (job, node, _), row in zip(whole, logits, strict=False):
+        """Feeds the searches: the first logits to those of ``whole``, verdict logits to those of ``narrow``."""
+        for (job, node, _), row in zip(whole, outputs.logits, strict=False):
             _feed(job, node, row)
         if narrow:
             spread = np.full(self._columns, -np.inf, dtype=np.float32)
-            for (job, node, _), row in zip(narrow, verdict_logits, strict=True):
+            for (job, node, _), row in zip(narrow, outputs.verdict_logits, strict=True):
                 spread[self._verdict_ids] = row
                 _feed(job, node, spread)
 

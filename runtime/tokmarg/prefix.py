@@ -24,7 +24,7 @@ from .bundle import GraphContract, Manifest
 from .errors import BundleError
 from .keyvalues import HOST, KeyValues
 from .prompt import Prompter
-from .session import Session
+from .session import Forward, Session
 from .shield import PanicError, first_line, shielded
 from .spec import Role
 
@@ -62,7 +62,8 @@ def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]
     for role in prompter.spec.roles:
         ids = prompter.prefix_ids(role)
         mask = np.tri(len(ids), dtype=np.bool_)
-        _, _, cache = session.run(ids, np.arange(len(ids), dtype=np.int64), mask, session.empty(), [0])
+        positions = np.arange(len(ids), dtype=np.int64)
+        cache = session.run(Forward(ids, positions, mask, session.empty(), [0])).new
         found[role] = Prefix(ids, cache)
     return found
 

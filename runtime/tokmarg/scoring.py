@@ -10,6 +10,7 @@ from . import methods, separate, windows
 from .calibration import Calibration
 from .freepath import Reader
 from .grammar import UNSAFE
+from .habits import Guesses
 from .labels import Role
 from .marginals import Bounds, Search
 from .methods import Scoring
@@ -54,6 +55,7 @@ class Exact:
         tolerance, max_nodes: see :class:`tokmarg.marginals.Search`.
         columns: token id -> column of the logits (None = the full vocabulary).
         calibration: what results go through.
+        guesses: see :class:`tokmarg.marginals.Search`.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class Exact:
         max_nodes: int,
         columns: Mapping[int, int] | None,
         calibration: Calibration | None = None,
+        guesses: Guesses | None = None,
     ) -> None:
         self._guarded, self._tries, self._limits, self._calibration = guarded, tries, limits, calibration
-        self._tolerance, self._max_nodes, self._columns = tolerance, max_nodes, columns
+        self._tolerance, self._max_nodes, self._columns, self._guesses = tolerance, max_nodes, columns, guesses
 
     def search(self, prompt: Prompt) -> Search:
         own = self._limits.labels
@@ -81,6 +84,7 @@ class Exact:
             max_nodes=self._max_nodes,
             thresholds=thresholds,
             columns=self._columns,
+            guesses=self._guesses,
         )
 
     def result(self, ready: Ready, searches: Sequence[Sequence[Search]]) -> Result:

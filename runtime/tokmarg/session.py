@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .bundle import Bundle, GraphContract
+from .cores import physical_cores
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
 from .devicestore import DeviceStore
 from .errors import BundleError, DeviceError
 from .graphfile import read_references
+from .interface import check_interface
 from .keyvalues import HOST, KeyValues, Store
 from .oneop import saturates
 from .onnx_runtime import ort
 from .shield import first_line
 
-__all__ = ["Contents", "Device", "Session"]
+__all__ = ["Contents", "Device", "Forward", "Outputs", "Session", "waited"]
 
 Device = Literal["auto", "cpu", "cuda"]
 #: Releases with wrong results or crashes in the operators used here.
@@ -34,7 +37,7 @@ class Contents:
     """The B contents of a pass through a graph whose attention goes content by content (``graph.by_content``).
 
     Each has S places for its new tokens and T for cached ones of its own; what stands at places that it does not need
-    is never seen.
+    is never seen. Keys are in the order prefix, new, own.
 
     Attributes:
         rows: int64 [B, S], which new token of the pass stands at each place.
@@ -56,13 +59,53 @@ class Contents:
         return cls(places[None], places, own, np.zeros((1, 0), dtype=np.int64))
 
 
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a forward pass of S new tokens is given.
+
+    Attributes:
+        input_ids: the new tokens.
+        positions: int64 [S].
+        mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, P+S+T] of their
+            places.
+        past: cache of P tokens; one that lies elsewhere than the session's ``store`` is copied there.
+        logit_rows: K indices into the new tokens.
+        verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
+        contents: of a graph that is ``by_content``; None if all new tokens are of one.
+    """
+
+    input_ids: Sequence[int]
+    positions: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.bool_]
+    past: KeyValues
+    logit_rows: Sequence[int]
+    verdict_rows: Sequence[int] = ()
+    contents: Contents | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: float32 [K, columns of the head].
+        verdict_logits: float32 [N, verdict_token_ids]; N = 0 without those.
+        new: keys and values of the new tokens, in the session's ``store``; with ``contents`` those at their places,
+            each [B, kv_heads, S, head_dim].
+    """
+
+    logits: npt.NDArray[np.float32]
+    verdict_logits: npt.NDArray[np.float32]
+    new: KeyValues
+
+
 class Session:
     """The graph of a bundle on one device. Safe to call from several threads of the process that made it.
 
     Args:
         bundle: whose ``model.onnx`` to load.
         device: ``auto`` takes CUDA where it works; ``cuda`` fails where it does not.
-        threads: intra-op threads (None: one per core).
+        threads: that compute (None: one per core).
 
     Raises:
         DeviceError: CUDA was asked for and is not active, or cannot run all of the graph.
@@ -90,15 +133,20 @@ class Session:
         # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if self.graph.by_content and saturates():
+        #: Passes that :meth:`start` computes side by side.
+        self.lanes = threads or physical_cores()
+        options.intra_op_num_threads = self.lanes + 1  # the calling thread is one of them, and hands its work over
+        # Softmax gives what is masked 4e-39, and arithmetic is slow with numbers below the normal ones: attention over
+        # 200 tokens takes a third longer. The threads of the pool take them for zero. So would the calling thread, if
+        # this were the first session in the process: `saturates` has made one.
+        if saturates() and self.graph.by_content:
             options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         self.device: Literal["cpu", "cuda"] = "cpu"
         if device != "cpu" and has_cuda and not self.graph.by_content:
             try:
                 self._session = on_cuda(path, options)
-                self.device = "cuda"
+                self.device, self.lanes = "cuda", 1
             except DeviceError:
                 if device == "cuda":
                     raise
@@ -107,67 +155,98 @@ class Session:
                 self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
             except Exception as error:  # onnxruntime raises its own types, none of them public
                 raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
-        self._check(str(path))
+        self._names = check_interface(self._session, self.graph, str(path))
+        #: New tokens, rows of logits, and rows of verdict logits of all passes so far.
+        self.counts = np.zeros(3, dtype=np.int64)
         #: Where keys and values lie, those of passes and those that :meth:`run` is given.
         self.store: Store = HOST
         if self.device == "cuda":
-            self.store = DeviceStore("cuda", (CUDA, CUDA_OPTIONS), len(self._pasts), self.graph.kv_dtype)
+            self.store = DeviceStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
 
-    def run(
-        self,
-        input_ids: Sequence[int],
-        positions: npt.NDArray[np.int64],
-        mask: npt.NDArray[np.bool_],
-        past: KeyValues,
-        logit_rows: Sequence[int],
-        verdict_rows: Sequence[int] = (),
-        contents: Contents | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], KeyValues]:
-        """One forward pass.
-
-        Args:
-            input_ids: S new tokens.
-            positions: int64 [S].
-            mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, P+T+S] of
-                their places.
-            past: cache of P tokens; one that lies elsewhere than ``store`` is copied there.
-            logit_rows: K indices into the new tokens.
-            verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
-            contents: of a graph that is ``by_content``; None if all new tokens are of one.
-
-        Returns:
-            logits float32 [K, columns of the head], float32 [N, verdict_token_ids] (N = 0 without those), and the new
-            tokens' keys and values, in ``store``; with ``contents`` those at their places, [B, kv_heads, S, head_dim].
+    def run(self, forward: Forward) -> Outputs:
+        """One forward pass, computed by all threads.
 
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
+        contents = forward.contents
+        # One content's heads are too few to share out among threads when they are stacked.
+        stack = self.lanes == 1 or (contents is not None and len(contents.rows) > 1)
+        if self.store is HOST:
+            outcome: SimpleQueue[Outputs | DeviceError] = SimpleQueue()
+            self.start(forward, outcome.put, stack=stack)
+            return waited(outcome)
         self.check_process()
+        feeds = self._feeds(forward, stack)
+        try:
+            feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
+            heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
+        except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
+            raise self._failed(forward, error) from error
+        return self._outputs(forward, heads, tensors)
+
+    def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, stack: bool = True) -> None:
+        """Begins a forward pass on the host, and returns.
+
+        A thread of onnxruntime's pool computes it, with the help of those that have nothing to do. Passes side by side
+        take less time than one after the other on all threads, which have to wait for each other a thousand times a
+        pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
+
+        Args:
+            forward: what is read until the pass is done.
+            done: is called with the outputs, or what went wrong, by the thread that computed them.
+            stack: of the graph's ``stack_heads``.
+
+        Raises:
+            DeviceError: this is another process.
+        """
+        self.check_process()
+        feeds = self._feeds(forward, stack)
+        feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
+        heads = len(self._names.heads)
+
+        def finish(outputs: Sequence[Any], _: object, error: str) -> None:
+            if error:
+                done(self._failed(forward, RuntimeError(error)))
+            else:
+                done(self._outputs(forward, outputs[:heads], tuple(outputs[heads:])))
+
+        try:
+            self._session.run_async([*self._names.heads, *self._names.presents], feeds, finish, None)
+        except Exception as error:  # onnxruntime raises its own types, none of them public
+            done(self._failed(forward, error))
+
+    def _feeds(self, forward: Forward, stack: bool) -> dict[str, Any]:
+        """All inputs but the cache."""
+        mask = forward.mask
+        self.counts += [len(rows) for rows in (forward.input_ids, forward.logit_rows, forward.verdict_rows)]
         feeds: dict[str, Any] = {
-            "input_ids": np.asarray(input_ids, dtype=np.int64)[None],
-            "position_ids": positions[None],
+            "input_ids": np.asarray(forward.input_ids, dtype=np.int64)[None],
+            "position_ids": forward.positions[None],
             "attention_mask": mask[None, None],
-            "logit_positions": np.asarray(logit_rows, dtype=np.int64),
-            "verdict_positions": np.asarray(verdict_rows, dtype=np.int64),
+            "logit_positions": np.asarray(forward.logit_rows, dtype=np.int64),
+            "verdict_positions": np.asarray(forward.verdict_rows, dtype=np.int64),
         }
+        contents = forward.contents
         if self.graph.by_content:
-            contents = contents or Contents.one(self.graph, len(input_ids))
+            contents = contents or Contents.one(self.graph, len(forward.input_ids))
             mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
             feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
-            feeds.update(zip(self._owns, contents.own, strict=True))
+            feeds["stack_heads"] = np.array([stack])
+            feeds.update(zip(self._names.owns, contents.own, strict=True))
         if self.graph.sliding_window is not None:
-            distances = _distances(past.positions, positions, contents)
+            distances = _distances(forward.past.positions, forward.positions, contents)
             feeds["sliding_attention_mask"] = feeds["attention_mask"] & (distances < self.graph.sliding_window)
-        feeds = {name: array for name, array in feeds.items() if name in self._inputs}
-        try:
-            feeds.update(zip(self._pasts, past.moved(self.store).tensors, strict=True))
-            heads, tensors = self.store.run(self._session, feeds, self._heads, self._presents)
-        except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
-            raise DeviceError(
-                f"onnxruntime failed on {self.device} in a pass of {len(input_ids)} tokens: {first_line(error)}"
-            ) from error
+        return {name: array for name, array in feeds.items() if name in self._names.inputs}
+
+    def _outputs(self, forward: Forward, heads: Sequence[npt.NDArray[Any]], tensors: tuple[Any, ...]) -> Outputs:
         narrow = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
-        return heads[0][0], narrow, KeyValues(tensors, positions, self.store)
+        return Outputs(heads[0][0], narrow, KeyValues(tensors, forward.positions, self.store))
+
+    def _failed(self, forward: Forward, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"onnxruntime failed on {self.device} in a pass of {len(forward.input_ids)} tokens: {first_line(error)}"
+        )
 
     def check_process(self) -> None:
         """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
@@ -193,69 +272,33 @@ class Session:
         tensor = np.zeros((1, g.kv_heads, 0, g.head_dim), dtype=g.kv_dtype)
         return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64)).moved(self.store)
 
-    def _check(self, where: str) -> None:
-        """Compares the graph's inputs and outputs with the manifest."""
-        g = self.graph
-        inputs = {i.name: (i.type, i.shape) for i in self._session.get_inputs()}
-        outputs = {o.name: (o.type, o.shape) for o in self._session.get_outputs()}
-        layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
-        if layers != g.layers:
-            raise BundleError(
-                f"{where}: graph has {layers} layers of keys and values, not {g.layers} as the manifest says"
-            )
-        pairs = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
-        kv = f"tensor({'float' if g.kv_dtype == 'float32' else 'float16'})"
-        columns = g.vocab_size if g.head_token_ids is None else len(g.head_token_ids)
-        wanted: list[tuple[dict[str, tuple[str, list[Any]]], str, str, dict[int, int]]] = [
-            (inputs, "input_ids", "tensor(int64)", {0: 1}),
-            (inputs, "position_ids", "tensor(int64)", {0: 1}),
-            (inputs, "logit_positions", "tensor(int64)", {}),
-            (outputs, "logits", "tensor(float)", {2: columns}),
-        ]
-        heads = ["logits"]
-        if g.verdict_token_ids is not None:
-            heads.append("verdict_logits")
-            wanted.append((inputs, "verdict_positions", "tensor(int64)", {}))
-            wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
-        if g.by_content:
-            wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places")]
-            wanted += [(inputs, f"own_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}) for name in pairs]
-        for name in pairs:
-            wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
-            wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
-        masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
-        found = [m for m in masks if m in inputs]
-        if masks[-1] not in found:
-            raise BundleError(f"{where}: graph input {masks[-1]} is missing")
-        wanted += [(inputs, name, "tensor(bool)", {}) for name in found]
-        for table, name, kind, dims in wanted:
-            if name not in table:
-                raise BundleError(f"{where}: graph has no {name}, which the manifest's graph table implies")
-            actual, shape = table[name]
-            fixed = [(i, shape[i], n) for i, n in dims.items() if len(shape) > i and isinstance(shape[i], int)]
-            wrong = next((f"dimension {i} is {a}, not {n}" for i, a, n in fixed if a != n), None)
-            if actual != kind or wrong:
-                raise BundleError(f"{where}: graph {name}: {wrong or f'is {actual}, not {kind}'} as the manifest says")
-        known = {name for table, name, _, _ in wanted if table is inputs}
-        if unknown := sorted(set(inputs) - known):
-            raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
-        self._inputs = frozenset(inputs)
-        self._heads = heads
-        self._pasts, self._owns, self._presents = (
-            [f"{side}.{name}" for name in pairs] for side in ("past_key_values", "own_key_values", "present")
-        )
+
+def waited(outcomes: SimpleQueue[Outputs | DeviceError]) -> Outputs:
+    """What a pass gives, waiting for it; interrupted, too, since it goes on and needs the interpreter when it ends.
+
+    Raises:
+        DeviceError: onnxruntime could not run it.
+    """
+    try:
+        outcome = outcomes.get()
+    except BaseException:
+        outcomes.get()
+        raise
+    if isinstance(outcome, DeviceError):
+        raise outcome
+    return outcome
 
 
 def _distances(
     past: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], contents: Contents | None
 ) -> npt.NDArray[np.int64]:
-    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, P+T+S] of contents' places."""
+    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, P+S+T] of contents' places."""
     if contents is None:
         queries, keys = positions, np.concatenate([past, positions])
     else:
         queries = positions[contents.rows][:, None]
         shared = np.broadcast_to(past, (len(queries), len(past)))
-        keys = np.concatenate([shared, contents.positions, queries[:, 0]], axis=1)[:, None]
+        keys = np.concatenate([shared, queries[:, 0], contents.positions], axis=1)[:, None]
     distances: npt.NDArray[np.int64] = queries[..., :, None] - keys[..., None, :]
     return distances
 

@@ -40,39 +40,61 @@ class Content:
         return [before + len(self.chain(row)) - 1 for row in range(len(self.ids))]
 
 
-def run(graph: Graph, contents: Sequence[Content], past: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def run(
+    graph: Graph,
+    contents: Sequence[Content],
+    past: np.ndarray,
+    *,
+    places: int = PLACES,
+    more: int = 0,
+    stack_heads: bool = True,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Logits [rows, V] and new keys and values [2 * layers, kv_heads, rows, head_dim] of each content, in one pass.
 
     Args:
         graph: by content.
-        contents: at most PLACES rows and KEYS cached tokens each.
+        contents: at most ``places`` rows and KEYS cached tokens each.
         past: of the prefix, [2 * layers, 1, kv_heads, P, head_dim].
+        places: S.
+        more: how much larger T is than what they need.
+        stack_heads: of the graph.
     """
     contract, known = graph.contract, past.shape[3]
+    keys = more + max(len(content.cached) for content in contents)
     ids = [token for content in contents for token in content.ids]
     positions = np.array([position for content in contents for position in content.positions()])
     starts = np.cumsum([0, *(len(content.ids) for content in contents)])
-    mask = np.zeros((len(contents), 1, PLACES, known + KEYS + PLACES), bool)
+    mask = np.zeros((len(contents), 1, places, known + places + keys), bool)
     distance = np.full(mask.shape, 10**6)
-    own = np.zeros((2 * contract.layers, len(contents), contract.kv_heads, KEYS, contract.head_dim), np.float32)
-    rows, places = np.zeros((len(contents), PLACES), np.int64), []
+    own = np.zeros((2 * contract.layers, len(contents), contract.kv_heads, keys, contract.head_dim), np.float32)
+    rows, at = np.zeros((len(contents), places), np.int64), []
     for i, content in enumerate(contents):
         count, cached = len(content.ids), len(content.cached)
-        rows[i] = starts[i] + np.minimum(np.arange(PLACES), count - 1)
-        places += [i * PLACES + row for row in range(count)]
+        rows[i] = starts[i] + np.where(np.arange(places) < count, np.arange(places), 0)
+        at += [i * places + row for row in range(count)]
         if content.keys is not None:
             own[:, i, :, :cached] = content.keys
-        here = np.concatenate([np.arange(known), known + np.arange(KEYS), positions[rows[i]]])
+        here = np.concatenate([np.arange(known), positions[rows[i]], known + np.arange(keys)])
         distance[i, 0] = positions[rows[i]][:, None] - here
         for row in range(count):
-            mask[i, 0, row, [*range(known + cached), *(known + KEYS + r for r in content.chain(row))]] = True
+            mask[
+                i,
+                0,
+                row,
+                [
+                    *range(known),
+                    *(known + r for r in content.chain(row)),
+                    *range(known + places, known + places + cached),
+                ],
+            ] = True
     names = [f"{layer}.{part}" for layer in range(contract.layers) for part in ("key", "value")]
     feeds = {
         "input_ids": np.array([ids]),
         "position_ids": positions[None],
         "attention_mask": mask,
         "attention_rows": rows,
-        "row_places": np.array(places),
+        "row_places": np.array(at),
+        "stack_heads": np.array([stack_heads]),
         "logit_positions": np.arange(len(ids)),
     }
     feeds |= {f"past_key_values.{name}": tensor for name, tensor in zip(names, past, strict=True)}
@@ -136,6 +158,23 @@ def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[C
             np.testing.assert_array_equal(company, new_alone[0])
 
 
+@settings(max_examples=40, deadline=None)
+@given(some_contents(), st.integers(0, 40), st.integers(0, 300), st.booleans())
+def test_more_places_and_keys_than_needed_change_no_bit(
+    int8: tuple[Graph, np.ndarray], contents: list[Content], places: int, more: int, stack_heads: bool
+) -> None:
+    """Any number of keys; of places where there are no cached tokens."""
+    graph, past = int8
+    contents = cached(graph, contents, past)
+    if any(content.cached for content in contents):
+        places = 0
+    few = run(graph, contents, past)
+    many = run(graph, contents, past, places=PLACES + places, more=more, stack_heads=stack_heads)
+    for one, other in zip(few, many, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 CASES = [
     *((family, {}) for family in FUSED),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
@@ -171,10 +210,10 @@ def test_what_attention_is_made_of(tmp_path: Path) -> None:
     assert kinds.count("Attention") == 3
     # q, k, v and the way back; the embedding and its scales, and the last layer's rows of attention and residual
     assert kinds.count("Gather") == 4 * 3 + 4
-    assert (kinds.count("Tile"), kinds.count("Split")) == (1, 3)
-    assert kinds.count("Concat") == 2 * 3 + 1
+    assert (kinds.count("Tile"), kinds.count("Split")) == (1, 0)
+    assert kinds.count("Concat") == 2 * 3 + 3
     assert not {"GroupQueryAttention", "Softmax"} & set(kinds)
-    assert len(kinds) <= 42 * 3 + 50
+    assert len(kinds) <= 40 * 3 + 52
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in model.graph.input

@@ -106,6 +106,7 @@ class Graph:
         }
         if contract.by_content:  # the rows are of one content, and all that is cached belongs to the prefix
             feeds |= {"attention_rows": np.arange(len(ids))[None], "row_places": np.arange(len(ids))}
+            feeds["stack_heads"] = np.array([True])
             own = np.zeros((1, contract.kv_heads, 0, contract.head_dim), contract.kv_dtype)
             names = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]
             feeds |= {f"own_key_values.{name}": own for name in names}

@@ -85,6 +85,7 @@ def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool
     }
     if rotated:
         feeds |= {"attention_rows": np.arange(length)[None], "row_places": np.arange(length)}
+        feeds["stack_heads"] = np.array([False])
     for kind in ("past_key_values", "own_key_values") if rotated else ("past_key_values",):
         for i in range(contract.layers):
             for part in ("key", "value"):

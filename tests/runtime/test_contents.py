@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokmarg import ContentError, Guard, Record
-from tokmarg.contents import ContentEngine, _rounded
+from tokmarg.contents import ContentEngine
 from tokmarg.passes import Job
-from tokmarg.session import Session
+from tokmarg.session import Forward, Session
 
 TEXTS = (
     "How do I pick a lock?",
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {"max_nodes": 40}
 @pytest.fixture(scope="module")
 def guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
     """The tiny guard in int8."""
-    return Guard.load(build(tiny_model, tmp_path_factory.mktemp("int8") / "bundle"), device="cpu", threads=1)
+    return Guard.load(build(tiny_model, tmp_path_factory.mktemp("int8") / "bundle"), device="cpu", threads=2)
 
 
 def build(model: Path, out: Path, **changes: Any) -> Path:
@@ -68,13 +68,14 @@ def shown(result: Any) -> Any:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Tokens and contents of every pass that is run."""
     found: list[tuple[int, int]] = []
-    run = Session.run
+    start = Session.start
 
-    def counted(self: Session, *arguments: Any) -> Any:
-        found.append((len(arguments[0]), len(arguments[6].rows)))
-        return run(self, *arguments)
+    def counted(self: Session, forward: Forward, *arguments: Any, **options: Any) -> None:
+        assert forward.contents is not None
+        found.append((len(forward.input_ids), len(forward.contents.rows)))
+        start(self, forward, *arguments, **options)
 
-    monkeypatch.setattr(Session, "run", counted)
+    monkeypatch.setattr(Session, "start", counted)
     return found
 
 
@@ -113,10 +114,18 @@ def test_windows_of_overlong_content(guard: Guard) -> None:
 def test_how_many_there_are_under_way_changes_nothing(
     guard: Guard, alone: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tokmarg.contents._UNDER_WAY", 1)
     for contents, tokens in ((1, 10**6), (3, 10**6), (16, 30)):
-        monkeypatch.setattr("tokmarg.contents._UNDER_WAY", contents)
+        monkeypatch.setattr("tokmarg.contents._LEAST_UNDER_WAY", contents)
         monkeypatch.setattr("tokmarg.contents._TOKENS_UNDER_WAY", tokens)
         assert list(guard.score_many(TEXTS, **SETTINGS)) == alone[: len(TEXTS)]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_how_many_threads_there_are_changes_nothing(guard: Guard, alone: list[Any], threads: int) -> None:
+    other = Guard.load(guard.path, device="cpu", threads=threads)
+    assert [shown(result) for result in other.score_many(CONTENTS * 2, on_error="return", **SETTINGS)] == alone * 2
+    assert [scored_alone(other, content) for content in CONTENTS] == alone
 
 
 def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> None:
@@ -126,22 +135,20 @@ def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> N
     list(guard.score_many([TEXTS[0]] * 16, **SETTINGS))
     contents = [count for _, count in passes]
     assert sum(contents) == 16 * single  # each takes the passes that it takes alone
-    assert len(contents) < 4 * single
-    assert max(contents) >= 8
+    assert len(contents) <= 8 * single
+    assert max(contents) >= 3
+
+
+def test_prompts_of_any_length_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> None:
+    list(guard.score_many(TEXTS, max_nodes=1))
+    assert len(passes) <= 3
+    assert sum(contents for _, contents in passes) == len(TEXTS)
 
 
 def test_a_pass_is_no_larger_than_it_may_be(guard: Guard, passes: list[tuple[int, int]]) -> None:
     list(guard.score_many([*TEXTS] * 12, **SETTINGS))
     assert max(tokens for tokens, _ in passes) <= 512
-    assert max(contents for _, contents in passes) > 4
-
-
-@given(st.integers(0, 5000), st.sampled_from([16, 32]))
-def test_sizes(count: int, least: int) -> None:
-    size = _rounded(count, least)
-    assert count <= size <= max(count * 1.25, count + least - 1)
-    assert size % least == 0
-    assert _rounded(size, least) == size
+    assert max(contents for _, contents in passes) >= 3
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +167,7 @@ def per_label_guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
         policy={**resolved["policy"], "aggregate": "max"},
         verdict={**resolved["verdict"], "grammar": grammar},
     )
-    return Guard.load(folder, device="cpu", threads=1)
+    return Guard.load(folder, device="cpu", threads=2)
 
 
 def test_one_label_at_a_time(per_label_guard: Guard, passes: list[tuple[int, int]]) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import run_python
 from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
 from tokmarg.engine import PackedEngine
-from tokmarg.session import Session
+from tokmarg.session import Forward, Session
 
 TEXTS = [
     "How do I pick a lock?",
@@ -137,9 +137,9 @@ def test_forgetting_tokens_that_no_node_sees_changes_nothing(
     lengths: dict[int, list[int]] = {}
     run = Session.run
 
-    def counted(self: Session, *arguments: Any) -> Any:
-        lengths[threshold].append(arguments[3].length)
-        return run(self, *arguments)
+    def counted(self: Session, forward: Forward) -> Any:
+        lengths[threshold].append(forward.past.length)
+        return run(self, forward)
 
     monkeypatch.setattr(Session, "run", counted)
     results = {}
@@ -157,9 +157,9 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
     rows = []
     run = Session.run
 
-    def counted(self: Session, *arguments: Any) -> Any:
-        rows.append((len(arguments[4]), len(arguments[5])))
-        return run(self, *arguments)
+    def counted(self: Session, forward: Forward) -> Any:
+        rows.append((len(forward.logit_rows), len(forward.verdict_rows)))
+        return run(self, forward)
 
     monkeypatch.setattr(Session, "run", counted)
     guard = Guard.load(tiny_bundle, device="cpu")

@@ -21,7 +21,7 @@ from tokmarg import BundleError, ContentError, DeviceError, Guard, Record, Resul
 from tokmarg.bundle import Bundle
 from tokmarg.keyvalues import KeyValues
 from tokmarg.oneop import FLOAT, INT8, UINT8, one_operator, saturates
-from tokmarg.session import Session
+from tokmarg.session import Forward, Session
 
 
 @pytest.fixture
@@ -65,9 +65,10 @@ def test_whole_graph(word_bundle: Path) -> None:
 def test_one_pass(word_bundle: Path) -> None:
     """Two tokens that see a cached one and, of each other, what the mask allows."""
     session = Session(Bundle.open(word_bundle), "cpu")
-    _, _, past = session.run([VOCAB["gun"]], np.array([0]), np.array([[True]]), session.empty(), [0])
+    past = session.run(Forward([VOCAB["gun"]], np.array([0]), np.array([[True]]), session.empty(), [0])).new
     mask = np.array([[True, True, False], [True, False, True]])
-    logits, _, new = session.run([VOCAB["idiot"], VOCAB["hello"]], np.array([1, 2]), mask, past, [1, 0])
+    outputs = session.run(Forward([VOCAB["idiot"], VOCAB["hello"]], np.array([1, 2]), mask, past, [1, 0]))
+    logits, new = outputs.logits, outputs.new
     assert logits.shape == (2, len(VOCAB))
     assert [row[VOCAB["A"]] for row in logits] == [6, 6]
     assert [row[VOCAB["B"]] for row in logits] == [0, 6]

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -100,19 +99,6 @@ def measure(
     from ..peak import matrix_peak, read_products
     from ..session import Session
 
-    class Counted(Session):
-        """Counts the new tokens and the rows of logits of its passes."""
-
-        counts = np.zeros(3, dtype=np.int64)  # new tokens, rows of logits, rows of verdict logits
-
-        def run(self, *args: Any, **kwargs: Any) -> Any:
-            """One forward pass."""
-            given = parameters.bind(self, *args, **kwargs).arguments
-            self.counts += [len(given.get(name, ())) for name in ("input_ids", "logit_rows", "verdict_rows")]
-            return super().run(*args, **kwargs)
-
-    parameters = signature(Session.run)
-
     def latency(part: float, max_nodes: int) -> dict[str, float]:
         for text in TEXTS[:2]:  # the first runs of all are slow
             guard.score(text, max_nodes=max_nodes)
@@ -123,7 +109,7 @@ def measure(
 
     before = None if device == "cpu" else gpu_memory_used()
     with quiet():
-        session = Counted(bundle, device, threads)
+        session = Session(bundle, device, threads)
         guard = Guard(bundle, session)
     with _said("one message, all labels"):
         labels = latency(_SHARES[0], 256)

@@ -1,0 +1,81 @@
+"""Forward passes side by side, while the caller prepares the next ones."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Generic, TypeVar
+
+from .errors import DeviceError
+from .session import Forward, Outputs, Session
+
+__all__ = ["Lanes"]
+
+T = TypeVar("T")
+
+
+class Lanes(Generic[T]):
+    """The passes that a session computes side by side, and those that wait for their turn.
+
+    A context manager, which is left when no pass is under way: they need the interpreter when they end.
+
+    Args:
+        session: computes them; as many at a time as it has lanes.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._idle = session.lanes
+        self._waiting: deque[tuple[Forward, T]] = deque()
+        self._done: SimpleQueue[tuple[T, Outputs | DeviceError]] = SimpleQueue()
+        #: Passes that were started and not waited for.
+        self.running = 0
+
+    def __enter__(self) -> Lanes[T]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._lock:
+            self.running -= len(self._waiting)
+            self._waiting.clear()
+        while self.running:
+            self._done.get()
+            self.running -= 1
+
+    def start(self, forward: Forward, tag: T) -> None:
+        """Hands over a pass; ``tag`` comes back with what it gives."""
+        self.running += 1
+        with self._lock:
+            self._waiting.append((forward, tag))
+        self._next()
+
+    def wait(self) -> tuple[T, Outputs]:
+        """The next pass that is done, waiting for it.
+
+        Raises:
+            DeviceError: onnxruntime could not run it.
+        """
+        tag, outcome = self._done.get()
+        self.running -= 1
+        if isinstance(outcome, DeviceError):
+            raise outcome
+        return tag, outcome
+
+    def _next(self) -> None:
+        """Begins a waiting pass, if there is one and an idle lane."""
+        with self._lock:
+            if not (self._idle and self._waiting):
+                return
+            self._idle -= 1
+            forward, tag = self._waiting.popleft()
+
+        def done(outcome: Outputs | DeviceError) -> None:
+            with self._lock:
+                self._idle += 1
+            self._next()  # first, so that no lane waits for the caller
+            self._done.put((tag, outcome))
+
+        self._session.start(forward, done)
