@@ -8,7 +8,6 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from .errors import DeviceError
 from .session import Forward, Outputs, Session
 
 __all__ = ["Lanes"]
@@ -30,7 +29,7 @@ class Lanes(Generic[T]):
         self._lock = threading.Lock()
         self._idle = session.lanes
         self._waiting: deque[tuple[Forward, T]] = deque()
-        self._done: SimpleQueue[tuple[T, Outputs | DeviceError]] = SimpleQueue()
+        self._done: SimpleQueue[tuple[T, Outputs | Exception]] = SimpleQueue()
         #: Passes that were started and not waited for.
         self.running = 0
 
@@ -56,11 +55,11 @@ class Lanes(Generic[T]):
         """The next pass that is done, waiting for it.
 
         Raises:
-            DeviceError: onnxruntime could not run it.
+            DeviceError: onnxruntime could not run it, or this is another process than the session's.
         """
         tag, outcome = self._done.get()
         self.running -= 1
-        if isinstance(outcome, DeviceError):
+        if isinstance(outcome, Exception):
             raise outcome
         return tag, outcome
 
@@ -72,10 +71,13 @@ class Lanes(Generic[T]):
             self._idle -= 1
             forward, tag = self._waiting.popleft()
 
-        def done(outcome: Outputs | DeviceError) -> None:
+        def done(outcome: Outputs | Exception) -> None:
             with self._lock:
                 self._idle += 1
             self._next()  # first, so that no lane waits for the caller
             self._done.put((tag, outcome))
 
-        self._session.start(forward, done)
+        try:
+            self._session.start(forward, done)
+        except Exception as error:  # this may be a thread of the pool, whose errors nobody sees
+            done(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from .trie import Node, Trie
 __all__ = ["allowed_logits", "check_logits"]
 
 
-def check_logits(logits: npt.NDArray[np.float32]) -> None:
+def check_logits(logits: npt.NDArray[np.floating[Any]]) -> None:
     """Raises ContentError ``non_finite_logits`` for NaN or positive infinity; a token may have probability zero."""
     if np.isnan(logits).any() or np.isposinf(logits).any():
         raise ContentError("non_finite_logits", "the model returned NaN or infinite logits for this content")
@@ -33,9 +34,9 @@ def allowed_logits(
     Raises:
         ContentError: ``non_finite_logits``.
     """
-    check_logits(logits)
     tokens = list(trie.children(node))
     allowed = logits[tokens if columns is None else [columns[token] for token in tokens]].astype(np.float64)
+    check_logits(allowed)
     if not np.isfinite(allowed).any():
         raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
     return allowed

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .habits import Guesses, Habits
-from .logits import allowed_logits
+from .logits import allowed_logits, check_logits
 from .trie import Node, Trie
 
 __all__ = ["Bounds", "Marginals", "Search"]
@@ -156,6 +156,7 @@ class Search:
         self._shares[node] = shares = _softmax(allowed).tolist()
         self.habits.note(node, self._trie.children(node), shares)
         if self.whole(node):
+            check_logits(logits)
             top = float(logits.max())
             total = float(np.exp(logits.astype(np.float64) - top).sum())
             self._raw[node] = dict(
