@@ -174,7 +174,7 @@ def export_graph(
             if rotated:
                 quantize_rows(written, moments)
             quantize(written, bits)  # what is left of the products, and the embedding
-        save_onnx(written, out_dir, max_file_size)
+        save_onnx(written, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
     return "fused" if reason is None else f"traced: {reason}"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
-from onnx.external_data_helper import set_external_data
+from onnx.external_data_helper import set_external_data, write_external_data_tensors
 
 from tokmarg.bundle import GraphContract
 
@@ -39,8 +39,13 @@ def finish_onnx_file(traced: Path, out_dir: Path, contract: GraphContract) -> No
         save_onnx(model, out_dir)
 
 
-def save_onnx(model: onnx.ModelProto, out_dir: Path, max_file_size: int | None = None) -> None:
-    """Write model.onnx and its weights, in files of at most `max_file_size` bytes each (or one larger tensor each)."""
+def save_onnx(
+    model: onnx.ModelProto, out_dir: Path, max_file_size: int | None = None, *, rows_apart: bool = False
+) -> None:
+    """Write model.onnx and its weights, in files of at most `max_file_size` bytes each (or one larger tensor each).
+
+    `rows_apart`: as `name_rows_apart` has it.
+    """
     for old in out_dir.glob(f"{_DATA_FILE}*"):
         old.unlink()  # onnx appends to a data file that exists
     number, filled = 0, 0
@@ -52,7 +57,29 @@ def save_onnx(model: onnx.ModelProto, out_dir: Path, max_file_size: int | None =
             number, filled = number + 1, 0
         filled += size
         set_external_data(tensor, location=_DATA_FILE if number == 0 else f"{_DATA_FILE}.{number}")
+    write_external_data_tensors(model, str(out_dir))
+    if rows_apart:
+        name_rows_apart(model.graph)
     onnx.save(model, str(out_dir / "model.onnx"))
+
+
+def name_rows_apart(graph: onnx.GraphProto) -> None:
+    """Give every table that rows are taken of, and that a product has as well, a second name for the rows.
+
+    In the file of weights it stays one. On the CPU onnxruntime maps the file once for each name. What it packs for a
+    product it then lets go of, and of a table it reads those rows only that are taken; under one name all of the table
+    would stay in memory beside what was packed. On CUDA the table would be there twice.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL}
+    elsewhere = {name for node in graph.node for name in (node.input[1:] if node.op_type == "Gather" else node.input)}
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in stored and node.input[0] in elsewhere:
+            name = f"{node.input[0]}/rows"
+            if name not in stored:
+                stored[name] = graph.initializer.add()
+                stored[name].CopyFrom(stored[node.input[0]])
+                stored[name].name = name
+            node.input[0] = name
 
 
 def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:

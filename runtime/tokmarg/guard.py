@@ -15,6 +15,7 @@ from .errors import BundleError, ContentError, SpecError, TokmargError
 from .firstlabel import FirstLabel
 from .freepath import Reader
 from .marginals import Search
+from .memory import give_back
 from .methods import UNCERTAINTIES, WHOLE_VOCABULARY
 from .packing import OnOverflow, Packer, Ready, Record
 from .policy import Policy, apply_policy
@@ -57,7 +58,12 @@ class Guard:
     """
 
     def __init__(
-        self, bundle: Bundle, session: Session, spec: Spec | None = None, calibration: Calibration | None = None
+        self,
+        bundle: Bundle,
+        session: Session,
+        spec: Spec | None = None,
+        calibration: Calibration | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.path = bundle.path
         self.manifest = bundle.manifest
@@ -67,13 +73,7 @@ class Guard:
         self.calibration = calibration
         self._limits = Thresholds(self.spec.threshold) if calibration is None else calibration.thresholds()
         graph = bundle.manifest.graph
-        tokenizer = bundle.file("tokenizer.json")
-        if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
-            raise BundleError(f"{tokenizer}: is {size:,} bytes, more than {_MAX_TOKENIZER:,}")
-        try:
-            self._encoder = Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
+        self._encoder = encoder or read_encoder(bundle)
         self._prompter = build_prompter(self.spec, self._encoder, graph.max_positions)
         self._columns = graph.columns
         self.events = self.spec.events
@@ -129,7 +129,8 @@ class Guard:
             opened.verify()
         spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
         found = find_calibration(opened, spec or opened.manifest.spec, calibration)
-        return cls(opened, Session(opened, device, threads), spec, found)
+        encoder = read_encoder(opened)  # first: the session then lies in the memory that this takes for a moment
+        return cls(opened, Session(opened, device, threads), spec, found, encoder)
 
     def __copy__(self) -> Guard:
         twin = object.__new__(type(self))
@@ -362,6 +363,7 @@ class Guard:
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
         way: Way[Any] = self._way(method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
         records = (self._packer.ready(content, on_overflow) for content in contents)
+        count = 0
         for pack in self._packer.packs(records):
             outcomes: list[Result | MethodResult | ContentError] = []
             for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
@@ -369,7 +371,10 @@ class Guard:
                     outcomes.append(way.result(ready, searches))
                 else:
                     outcomes.append(cast(ContentError, searches))
+            count += len(pack)
             yield outcomes
+        if count > 1:  # one content leaves little behind, and the next one takes that
+            give_back()
 
     def unfold(
         self, contents: Iterable[Content | Record], *, tolerance: float = 1e-3, max_nodes: int = 256
@@ -453,6 +458,21 @@ class Guard:
                 )
             if self._columns is not None and (lost := set(trie.vocabulary()) - set(self._columns)):
                 raise BundleError(f"{where}: graph.head_token_ids: lacks token {min(lost)}, which a verdict can use")
+
+
+def read_encoder(bundle: Bundle) -> Encoder:
+    """The encoder of a bundle's tokenizer.
+
+    Raises:
+        BundleError: ``tokenizer.json`` is missing, too large or no tokenizer; names it.
+    """
+    tokenizer = bundle.file("tokenizer.json")
+    if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
+        raise BundleError(f"{tokenizer}: is {size:,} bytes, more than {_MAX_TOKENIZER:,}")
+    try:
+        return Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
 
 
 def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter:

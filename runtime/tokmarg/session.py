@@ -151,6 +151,9 @@ class Session:
                 if device == "cuda":
                     raise
         if self.device == "cpu":
+            # Passes come in many shapes. What onnxruntime keeps for the largest, and plans for each, it never gives
+            # back; a pass without is no slower.
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
             try:
                 self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
             except Exception as error:  # onnxruntime raises its own types, none of them public

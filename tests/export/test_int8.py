@@ -132,6 +132,25 @@ def test_every_product_with_weights_is_one_of_integers(tmp_path: Path) -> None:
     assert count["QuantizeLinear"] == 4 * 3
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_table_that_is_a_product_s_as_well_has_a_second_name_for_its_rows(precision: str, tmp_path: Path) -> None:
+    """In int8, which runs on the CPU only; in the file of weights it is there once."""
+    exported(tiny("llama", tie_word_embeddings=True), tmp_path, precision=precision)
+    graph = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False).graph
+    places = {t.name: tuple(entry.value for entry in t.external_data) for t in graph.initializer if t.external_data}
+    lookups = {node.input[0] for node in graph.node if node.op_type == "Gather"} & places.keys()
+    products = {name for node in graph.node if node.op_type != "Gather" for name in node.input} & places.keys()
+    assert lookups
+    if precision == "fp32":
+        assert lookups <= products
+    else:
+        assert not lookups & products
+        assert {places[name] for name in lookups} <= {places[name] for name in products}
+    ends = [int(offset) + int(length) for _, offset, length in places.values()]
+    assert max(ends) == (tmp_path / "model.onnx.data").stat().st_size
+    assert len(set(ends)) == len(products)
+
+
 def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path) -> None:
     loaded = load_model(tiny_model)
     resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)

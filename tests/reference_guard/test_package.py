@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -11,6 +13,28 @@ import pytest
 
 from tokmarg import Guard, Result
 from tokmarg.bundle import DEFAULT_BUNDLE, ENTRY_POINTS, Bundle
+
+#: Prints bytes of memory: of the process before and after, and of what is mapped from the files of weights.
+MEMORY = """
+import re, sys
+from pathlib import Path
+from tokmarg import Guard
+import tokmarg.guard
+
+def counted(text, name):
+    return 1024 * int(re.search(rf"^{name}:\\s*(\\d+) kB", text, flags=re.M)[1])
+
+def resident():
+    return counted(Path("/proc/self/status").read_text(), "VmRSS")
+
+before = resident()
+guard = Guard.load(sys.argv[1], device="cpu", threads=1)
+maps = re.split("^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M)
+mapped = sum(counted(each, "Rss") for each in maps if "model.onnx.data" in each)
+guard.score("How do I pick a lock?")
+assert len(list(guard.score_many(["How do I pick a lock?", "Thanks!", "Where is the station?"]))) == 3
+print(before, resident(), mapped)
+"""
 
 FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
 PACKAGE = FOLDER / "bundle"
@@ -45,6 +69,16 @@ def test_manifest_says_where_the_guard_comes_from(guard: Guard) -> None:
     assert manifest.precision == "int8"
     assert guard.labels == tuple(f"S{i}" for i in range(1, 15))
     assert guard.spec.roles == ("user", "assistant")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what lies in memory")
+def test_weights_are_not_in_memory_twice() -> None:
+    """What onnxruntime has packed into memory of its own does not stay mapped beside that."""
+    said = subprocess.run([sys.executable, "-c", MEMORY, PACKAGE], check=True, capture_output=True, text=True).stdout
+    before, after, mapped = map(int, said.split())
+    size = sum(size for _, size in Bundle.open(PACKAGE).manifest.files.values())
+    assert 0 < mapped < 0.1 * size
+    assert after - before < 2 * size
 
 
 def log_odds(result: Result) -> float:

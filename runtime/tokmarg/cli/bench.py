@@ -94,7 +94,7 @@ def measure(
     import numpy as np
 
     from ..gpu import gpu_memory_used, gpu_name
-    from ..guard import Guard
+    from ..guard import Guard, read_encoder
     from ..onnx_runtime import ort
     from ..peak import matrix_peak, read_products
     from ..session import Session
@@ -109,8 +109,9 @@ def measure(
 
     before = None if device == "cpu" else gpu_memory_used()
     with quiet():
+        encoder = read_encoder(bundle)  # before the session, as in Guard.load
         session = Session(bundle, device, threads)
-        guard = Guard(bundle, session)
+        guard = Guard(bundle, session, encoder=encoder)
     with _said("one message, all labels"):
         labels = latency(_SHARES[0], 256)
     with _said("one message, P(unsafe) alone"):
