@@ -40,7 +40,7 @@ _AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 16, 12, 16
 _PLACES, _STEP = 16, 8
 #: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
 #: takes memory for its keys and values (46 kB in SmolLM2-135M).
-_UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 6, 8, 1024
+_UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
 
 
 def _rounded(count: int, step: int) -> int:

@@ -27,7 +27,7 @@ class Lanes(Generic[T]):
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._idle = session.lanes
+        self._idle = list(range(session.lanes))
         self._waiting: deque[tuple[Forward, T]] = deque()
         self._done: SimpleQueue[tuple[T, Outputs | Exception]] = SimpleQueue()
         #: Passes that were started and not waited for.
@@ -68,16 +68,16 @@ class Lanes(Generic[T]):
         with self._lock:
             if not (self._idle and self._waiting):
                 return
-            self._idle -= 1
+            lane = self._idle.pop()
             forward, tag = self._waiting.popleft()
 
         def done(outcome: Outputs | Exception) -> None:
             with self._lock:
-                self._idle += 1
+                self._idle.append(lane)
             self._next()  # first, so that no lane waits for the caller
             self._done.put((tag, outcome))
 
         try:
-            self._session.start(forward, done)
+            self._session.start(forward, done, pooled=lane > 0)
         except Exception as error:  # this may be a thread of the pool, whose errors nobody sees
             done(error)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +25,7 @@ from .oneop import saturates
 from .onnx_runtime import ort
 from .shield import first_line
 
-__all__ = ["Contents", "Device", "Forward", "Outputs", "Session", "waited"]
+__all__ = ["Contents", "Device", "Forward", "Outputs", "Session"]
 
 Device = Literal["auto", "cpu", "cuda"]
 #: Releases with wrong results or crashes in the operators used here.
@@ -135,10 +135,10 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         #: Passes that :meth:`start` computes side by side.
         self.lanes = threads or physical_cores()
-        options.intra_op_num_threads = self.lanes + 1  # the calling thread is one of them, and hands its work over
+        options.intra_op_num_threads = self.lanes
         # Softmax gives what is masked 4e-39, and arithmetic is slow with numbers below the normal ones: attention over
-        # 200 tokens takes a third longer. The threads of the pool take them for zero. So would the calling thread, if
-        # this were the first session in the process: `saturates` has made one.
+        # 200 tokens takes a third longer. Threads of the pool take them for zero. So would the one that makes the first
+        # session of a process, for good; that session is not this one, since `saturates` has made another.
         if saturates() and self.graph.by_content:
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -172,15 +172,10 @@ class Session:
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
+        self.check_process()
         contents = forward.contents
         # One content's heads are too few to share out among threads when they are stacked.
-        stack = self.lanes == 1 or (contents is not None and len(contents.rows) > 1)
-        if self.store is HOST:
-            outcome: SimpleQueue[Outputs | DeviceError] = SimpleQueue()
-            self.start(forward, outcome.put, stack=stack)
-            return waited(outcome)
-        self.check_process()
-        feeds = self._feeds(forward, stack)
+        feeds = self._feeds(forward, stack=self.lanes == 1 or (contents is not None and len(contents.rows) > 1))
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
             heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
@@ -188,25 +183,25 @@ class Session:
             raise self._failed(forward, error) from error
         return self._outputs(forward, heads, tensors)
 
-    def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, stack: bool = True) -> None:
-        """Begins a forward pass on the host, and returns.
+    def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, pooled: bool) -> None:
+        """Begins a forward pass on the host that one thread computes, and returns.
 
-        A thread of onnxruntime's pool computes it, with the help of those that have nothing to do. Passes side by side
-        take less time than one after the other on all threads, which have to wait for each other a thousand times a
-        pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
+        Passes side by side take less time than one after the other on all threads, which have to wait for each other a
+        thousand times a pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
 
         Args:
             forward: what is read until the pass is done.
             done: is called with the outputs, or what went wrong, by the thread that computed them.
-            stack: of the graph's ``stack_heads``.
+            pooled: whether that is one of onnxruntime's pool, which has one thread less than there are lanes, or a new
+                one, which the pool helps where it has nothing to do.
 
         Raises:
             DeviceError: this is another process.
         """
         self.check_process()
-        feeds = self._feeds(forward, stack)
+        feeds = self._feeds(forward, stack=True)
         feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
-        heads = len(self._names.heads)
+        names, heads = [*self._names.heads, *self._names.presents], len(self._names.heads)
 
         def finish(outputs: Sequence[Any], _: object, error: str) -> None:
             if error:
@@ -214,12 +209,23 @@ class Session:
             else:
                 done(self._outputs(forward, outputs[:heads], tuple(outputs[heads:])))
 
+        def compute() -> None:
+            try:
+                outputs = self._session.run(names, feeds)
+            except Exception as error:  # onnxruntime raises its own types, none of them public
+                done(self._failed(forward, error))
+            else:
+                finish(outputs, None, "")
+
+        if not pooled:
+            threading.Thread(target=compute, name="tokmarg").start()
+            return
         try:
-            self._session.run_async([*self._names.heads, *self._names.presents], feeds, finish, None)
-        except Exception as error:  # onnxruntime raises its own types, none of them public
+            self._session.run_async(names, feeds, finish, None)
+        except Exception as error:
             done(self._failed(forward, error))
 
-    def _feeds(self, forward: Forward, stack: bool) -> dict[str, Any]:
+    def _feeds(self, forward: Forward, *, stack: bool) -> dict[str, Any]:
         """All inputs but the cache."""
         mask = forward.mask
         self.counts += [len(rows) for rows in (forward.input_ids, forward.logit_rows, forward.verdict_rows)]
@@ -274,22 +280,6 @@ class Session:
         g = self.graph
         tensor = np.zeros((1, g.kv_heads, 0, g.head_dim), dtype=g.kv_dtype)
         return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64)).moved(self.store)
-
-
-def waited(outcomes: SimpleQueue[Outputs | DeviceError]) -> Outputs:
-    """What a pass gives, waiting for it; interrupted, too, since it goes on and needs the interpreter when it ends.
-
-    Raises:
-        DeviceError: onnxruntime could not run it.
-    """
-    try:
-        outcome = outcomes.get()
-    except BaseException:
-        outcomes.get()
-        raise
-    if isinstance(outcome, DeviceError):
-        raise outcome
-    return outcome
 
 
 def _distances(
