@@ -53,9 +53,9 @@ class GraphContract:
         verdict_token_ids: of a ``full`` head: token id of each column of a second, small output layer, for positions
             where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
             has none.
-        by_content: attention takes each content of a pass by itself (inputs ``attention_rows``, ``row_places`` and
-            ``own_key_values``), so that its sums do not depend on its company. Set where rounding behind them would
-            let it show.
+        by_content: attention takes each content of a pass by itself (inputs ``attention_rows``, ``row_places``,
+            ``stack_heads`` and ``own_key_values``), so that its sums do not depend on its company. Set where rounding
+            behind them would let it show.
     """
 
     layers: int

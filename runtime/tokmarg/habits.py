@@ -67,9 +67,12 @@ def parse_guesses(f: Fields) -> Guesses:
     """Reads ``guesses`` of a manifest: a list of [events certain so far, token before or -1, token, mean share]."""
     found: dict[tuple[int, int, int], float] = {}
     for i, row in enumerate(f.get("guesses", list, [])):
-        if not isinstance(row, list) or len(row) != 4 or not all(type(number) in (int, float) for number in row):
-            raise f.fail(f"guesses[{i}]", "must be four numbers: events so far, token before, token, share")
-        if not 0 <= row[3] <= 1:
-            raise f.fail(f"guesses[{i}]", f"share must be between 0 and 1, not {row[3]}")
-        found[row[0], row[1], row[2]] = float(row[3])
+        if not isinstance(row, list) or len(row) != 4 or not all(type(number) is int for number in row[:3]):
+            raise f.fail(f"guesses[{i}]", "must be [events so far, token before, token, share], three of them integers")
+        certain, before, token, share = row
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise f.fail(f"guesses[{i}]", "share must be a number from 0 to 1")
+        if certain < 0 or before < -1 or token < 0:
+            raise f.fail(f"guesses[{i}]", "has a negative number that is no token before")
+        found[certain, before, token] = float(share)
     return found

@@ -81,6 +81,12 @@ def test_weights_are_not_in_memory_twice() -> None:
     assert after - before < 2 * size
 
 
+def test_what_it_usually_says_goes_with_its_own_policy_only(guard: Guard) -> None:
+    assert guard._guesses
+    other = Guard.load(PACKAGE, device="cpu", policy={"labels": [{"id": "S1", "name": "One"}]})
+    assert other._guesses is None
+
+
 def log_odds(result: Result) -> float:
     return math.log(result.unsafe.probability / (1 - result.unsafe.probability))
 

@@ -68,14 +68,15 @@ def shown(result: Any) -> Any:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Tokens and contents of every pass that is run."""
     found: list[tuple[int, int]] = []
-    start = Session.start
+    for name in ("run", "start"):
+        begin = getattr(Session, name)
 
-    def counted(self: Session, forward: Forward, *arguments: Any, **options: Any) -> None:
-        assert forward.contents is not None
-        found.append((len(forward.input_ids), len(forward.contents.rows)))
-        start(self, forward, *arguments, **options)
+        def counted(self: Session, forward: Forward, *more: Any, begin: Any = begin, **options: Any) -> Any:
+            assert forward.contents is not None
+            found.append((len(forward.input_ids), len(forward.contents.rows)))
+            return begin(self, forward, *more, **options)
 
-    monkeypatch.setattr(Session, "start", counted)
+        monkeypatch.setattr(Session, name, counted)
     return found
 
 

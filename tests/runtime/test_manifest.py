@@ -56,10 +56,14 @@ FULL: dict[str, Any] = {
     },
     "precision": "fp16",
     "parity": {"max_probability_difference": 0.0, "reference": "PyTorch", "max_coverage_difference": None},
+    "guesses": [[0, -1, 5, 0.75], [1, 5, 7, 1]],
     "files": {"model.onnx": ENTRY, "tokenizer.json": ENTRY, "prefix.safetensors": ENTRY, "model.onnx.data": ENTRY},
 }
 #: What may be left out. Of lists, what is more than one.
 OPTIONAL = {
+    ("guesses",),
+    ("guesses", 0),
+    ("guesses", 1),
     ("model", "revision"),
     ("model", "licence"),
     ("spec", "sources"),
@@ -202,6 +206,12 @@ REFUSED: list[tuple[Place, object, str]] = [
     (("files", "model.onnx", "sha256"), "0" * 63, r"files\.model\.onnx\.sha256: must be 64 hexadecimal digits"),
     (("files", "model.onnx", "sha256"), "A" * 64, r"files\.model\.onnx\.sha256: must be 64 hexadecimal digits"),
     (("files", "model.onnx", "size"), -1, r"files\.model\.onnx\.size: must not be negative"),
+    (("guesses",), {}, r"guesses: must be a list"),
+    (("guesses", 0), [0, -1, 5], r"guesses\[0\]: must be \[events so far, token before, token, share\]"),
+    (("guesses", 1), [1, 5.5, 7, 1], r"guesses\[1\]: must be \[events so far"),
+    (("guesses", 1, 3), 1.01, r"guesses\[1\]: share must be a number from 0 to 1"),
+    (("guesses", 1, 3), True, r"guesses\[1\]: share must be a number from 0 to 1"),
+    (("guesses", 0, 1), -2, r"guesses\[0\]: has a negative number"),
     (("parity", "worst"), [1], r"parity\.worst: must be a number, a string or null"),
 ]
 

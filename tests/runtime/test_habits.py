@@ -1,0 +1,72 @@
+"""Guesses are shares, go from what is known before to what a content shows, and change no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runtime.test_marginals import Model
+from tests.runtime.test_trie import build
+from tokmarg.habits import Habits
+from tokmarg.marginals import Search
+
+TRIE = build("smollm2", [f"S{i}" for i in range(1, 15)])
+NODE = TRIE.root
+TOKENS = list(TRIE.children(NODE))
+
+
+def test_nothing_known_means_all_alike() -> None:
+    assert Habits({}).shares(NODE, TOKENS) == [0.5, 0.5]
+    assert Habits({(0, -1, token): 0.0 for token in TOKENS}).shares(NODE, TOKENS) == [0.5, 0.5]
+
+
+def test_by_hand() -> None:
+    """A guess counts for two nodes; tokens elsewhere do not count."""
+    a, b = TOKENS
+    habits = Habits({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
+    assert habits.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
+    habits.note(NODE, TOKENS, [0.3, 0.7])
+    assert habits.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
+    assert habits.means() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
+def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
+    habits = Habits({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
+    for share in noted:
+        habits.note(NODE, TOKENS, [share, 1 - share])
+    shares = habits.shares(NODE, TOKENS)
+    assert sum(shares) == pytest.approx(1)
+    assert all(share >= 0 for share in shares)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
+    model = Model(TRIE, seed, 2.0)
+    plain = model.run(max_nodes=60)
+    shares = np.random.default_rng(chance).random
+    tokens = [-1, *TRIE.vocabulary()]
+    guesses = {(n, a, b): float(shares()) for n in range(4) for a in tokens for b in tokens[1:] if shares() < 0.7}
+    search = Search(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, guesses=guesses)
+    while wanted := search.wanted(limit):
+        for node in wanted:
+            search.feed(node, model.logits(node.path))
+    assert search.result() == plain
+
+
+def test_good_guesses_need_fewer_rounds() -> None:
+    model = Model(TRIE, 3, 4.0)
+    rounds = []
+    known: dict[tuple[int, int, int], float] = {}
+    for _ in range(2):
+        search = Search(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, guesses=known)
+        rounds.append(0)
+        while wanted := search.wanted(8):
+            rounds[-1] += 1
+            for node in wanted:
+                search.feed(node, model.logits(node.path))
+        known = {key: total / count for key, (total, count) in search.habits.means().items()}
+    assert rounds[1] < rounds[0]
