@@ -32,10 +32,10 @@ from growth import text_of
 from messages import MESSAGES
 
 from tokmarg import Guard, Result
+from tokmarg.assembly import build_prompter, build_tries
 from tokmarg.bundle import Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.gpu import gpu_memory_used, gpu_name
-from tokmarg.guard import build_prompter, build_tries
 from tokmarg.peak import matrix_peak, read_products
 from tokmarg.prefix import shared_tokens
 from tokmarg.session import Session

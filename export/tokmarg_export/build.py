@@ -15,10 +15,10 @@ from typing import Any, Literal
 from safetensors.numpy import save_file
 
 from tokmarg import __version__
+from tokmarg.assembly import build_prompter, build_tries
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.errors import ContentError, TokmargError
-from tokmarg.guard import build_prompter, build_tries
 from tokmarg.prefix import compute_prefixes, write_prefixes
 from tokmarg.prompt import Message, Prompt, Prompter
 from tokmarg.scoring import Asked

@@ -27,9 +27,9 @@ from data import Generator, Row
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface
 
+from tokmarg.assembly import build_prompter
 from tokmarg.encoding import Encoder
 from tokmarg.errors import ContentError
-from tokmarg.guard import build_prompter
 from tokmarg.prefix import shared_tokens
 from tokmarg.prompt import Prompter, messages_of
 from tokmarg.spec import Role, Spec

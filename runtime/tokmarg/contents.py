@@ -15,6 +15,7 @@ Otherwise S is rounded up from what the content needs, and those share a pass fo
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,8 @@ class _Room:
         graph = self._graph
         shape = (2 * graph.layers, contents, graph.kv_heads, keys, graph.head_dim)
         if (size := math.prod(shape)) > len(self._flat):
-            self._flat = np.zeros(size, dtype=graph.kv_dtype)
+            memory = mmap.mmap(-1, size * self._flat.itemsize)  # of its own: all of it goes back, and no piece stays
+            self._flat = np.frombuffer(memory, dtype=graph.kv_dtype)
         return self._flat[:size].reshape(shape)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 
+from .assembly import build_prompter, build_tries, check_sizes, read_encoder
 from .bundle import MANIFEST, Bundle, find_bundle
 from .calibration import Calibration, find_calibration
 from .encoding import Encoder
 from .engine import engine_for
-from .errors import BundleError, ContentError, SpecError, TokmargError
+from .errors import ContentError, SpecError, TokmargError
 from .firstlabel import FirstLabel
 from .freepath import Reader
 from .marginals import Search
@@ -20,7 +21,7 @@ from .methods import UNCERTAINTIES, WHOLE_VOCABULARY
 from .packing import OnOverflow, Packer, Ready, Record
 from .policy import Policy, apply_policy
 from .prefix import cached_prefixes, read_prefixes
-from .prompt import Content, Prompt, Prompter, messages_of
+from .prompt import Content, Prompt, messages_of
 from .result import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
 from .scoring import Asked, Exact, Guarded, Other, Way
 from .session import Device, Session
@@ -29,12 +30,6 @@ from .suspicion import Suspicions
 from .trie import Trie
 
 __all__ = ["Guard", "Record"]
-
-#: Room kept behind the prompt for the verdict, in tokens: at least this many, and this many more than the longest
-#: verdict takes (terminators and alternative spellings take a few).
-VERDICT_ROOM, _SPARE_ROOM = MAX_DEPTH, 8
-#: Bytes of a tokenizer.json at most; Gemma 3's, with 262,144 tokens, has 33 million.
-_MAX_TOKENIZER = 2**28
 
 
 class _Options(TypedDict, total=False):
@@ -79,7 +74,7 @@ class Guard:
         self.events = self.spec.events
         try:
             self._tries = build_tries(self._prompter)
-            self._check_sizes()
+            check_sizes(self.path / MANIFEST, graph, self._prompter, self._tries)
             for trie in self._tries.values() if spec is not None else ():
                 trie.check(samples=20)  # the exporter has done so for the bundle's own policy
         except SpecError as error:
@@ -438,56 +433,3 @@ class Guard:
     def _readers(self) -> dict[Asked, Reader]:
         terminators = self.spec.verdict.terminators
         return {asked: Reader(trie, self._encoder, terminators) for asked, trie in self._tries.items()}
-
-    def _check_sizes(self) -> None:
-        """Refuses a policy that leaves no room for content, and tokens that the graph does not know."""
-        graph, spec, where = self.manifest.graph, self.spec, self.path / MANIFEST
-        ends = [token for text in spec.verdict.terminators if (token := self._encoder.token_id(text)) is not None]
-        ends += self._prompter.specials()
-        for (role, _), trie in self._tries.items():
-            prefix = self._prompter.prefix_ids(role)
-            if len(prefix) >= self._prompter.max_tokens:
-                raise BundleError(
-                    f"{where}: graph.max_positions: {graph.max_positions:,} leaves no room for content behind the "
-                    f"policy's {len(prefix):,} tokens"
-                )
-            first = trie.children(trie.root)  # some guards answer with special tokens
-            if (largest := max(self._encoder.largest_id, *prefix, *first, *ends)) >= graph.vocab_size:
-                raise BundleError(
-                    f"{where}: graph.vocab_size: is {graph.vocab_size:,}, but tokenizer.json has token {largest:,}"
-                )
-            if self._columns is not None and (lost := set(trie.vocabulary()) - set(self._columns)):
-                raise BundleError(f"{where}: graph.head_token_ids: lacks token {min(lost)}, which a verdict can use")
-
-
-def read_encoder(bundle: Bundle) -> Encoder:
-    """The encoder of a bundle's tokenizer.
-
-    Raises:
-        BundleError: ``tokenizer.json`` is missing, too large or no tokenizer; names it.
-    """
-    tokenizer = bundle.file("tokenizer.json")
-    if (size := tokenizer.stat().st_size) > _MAX_TOKENIZER:
-        raise BundleError(f"{tokenizer}: is {size:,} bytes, more than {_MAX_TOKENIZER:,}")
-    try:
-        return Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
-
-
-def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter:
-    """The prompter of a spec, for a model with a context window of ``max_positions`` tokens."""
-    verdicts = [lead + spec.grammar(role).longest() for role in spec.roles for lead in spec.verdict.leads]
-    longest = max(len(encoder.encode_verdict(text)) for text in verdicts)
-    return Prompter(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
-
-
-def build_tries(prompter: Prompter) -> dict[Asked, Trie]:
-    """The verdict trie of every role mode, and of every label where each has a verdict of its own."""
-    spec, found = prompter.spec, {}
-    for role in spec.roles:
-        grammar = spec.grammar(role)
-        for label in prompter.asked(role):
-            tail = prompter.tail(role, label)
-            found[role, label] = Trie(grammar, prompter.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
-    return found

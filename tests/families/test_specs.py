@@ -15,12 +15,12 @@ from tests.runtime.documents import REMOVED, Place, at, edited, places
 from tests.runtime.test_grammar import language
 from tests.runtime.test_manifest import FULL, VALIDATOR, parses
 from tokmarg import Guard
+from tokmarg.assembly import VERDICT_ROOM, build_prompter
 from tokmarg.bundle import Bundle
 from tokmarg.cli.inspect import describe, summarise
 from tokmarg.cli.table import Table
 from tokmarg.errors import SpecError
 from tokmarg.grammar import Grammar
-from tokmarg.guard import VERDICT_ROOM, build_prompter
 from tokmarg.policy import apply_policy
 from tokmarg.spec import Role, Spec
 from tokmarg_export.errors import ExportError

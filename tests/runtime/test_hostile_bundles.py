@@ -364,7 +364,7 @@ def test_scaffold_token_that_the_graph_does_not_know(copy: Path) -> None:
 
 
 def test_tokenizer_that_is_too_big(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokmarg.guard._MAX_TOKENIZER", 100)
+    monkeypatch.setattr("tokmarg.assembly._MAX_TOKENIZER", 100)
     refused(copy, r"tokenizer\.json: is [\d,]+ bytes, more than 100")
 
 

@@ -93,8 +93,9 @@ def measure(
 
     import numpy as np
 
+    from ..assembly import read_encoder
     from ..gpu import gpu_memory_used, gpu_name
-    from ..guard import Guard, read_encoder
+    from ..guard import Guard
     from ..onnx_runtime import ort
     from ..peak import matrix_peak, read_products
     from ..session import Session
