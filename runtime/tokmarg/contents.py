@@ -37,8 +37,9 @@ __all__ = ["ContentEngine"]
 #: benchmarks/, of 47 tokens: 16 harmless ones take 1.3 passes and 63 tokens each, where 7 nodes are needed, 16 harmful
 #: ones eight passes and 157 tokens, where 79 are.
 _AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 16, 12, 16
-#: S is a multiple of this where the content has cached tokens; S and T are multiples of that elsewhere.
-_PLACES, _STEP = 16, 8
+#: S is a multiple of this where the content has cached tokens, and of that elsewhere. All keys together are a multiple
+#: of the longest vector that softmax is computed with: what is left over would be added in another order.
+_PLACES, _STEP, _VECTOR = 16, 8, 16
 #: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
 #: takes memory for its keys and values (46 kB in SmolLM2-135M).
 _UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
@@ -192,12 +193,13 @@ class ContentEngine:
         """The next pass of contents that can share one."""
         count = len(contents)
         places = contents[0].fixed_places or _rounded(max(content.places for content in contents), _STEP)
-        keys = _rounded(max(content.keys for content in contents), _STEP)
+        before = prefix.cache.length + places
+        keys = _rounded(before + max(content.keys for content in contents), _VECTOR) - before
         lengths = [content.places for content in contents]
         starts = np.cumsum([0, *lengths[:-1]])
         inside = np.arange(places) < np.array(lengths)[:, None]
         rows = starts[:, None] + np.where(inside, np.arange(places), 0)
-        mask = np.zeros((count, places, prefix.cache.length + places + keys), dtype=np.bool_)
+        mask = np.zeros((count, places, before + keys), dtype=np.bool_)
         room = rooms.pop() if rooms else _Room(self._session.graph)
         own = room.take(count, keys)
         positions = np.zeros((count, keys), dtype=np.int64)
