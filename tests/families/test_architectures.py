@@ -217,7 +217,7 @@ def test_labels_share_the_content_in_one_pass(shieldgemma: tuple[Path, Guard], m
     passes = []
     session = guard._packer._engine._session
     run = session.run
-    monkeypatch.setattr(session, "run", lambda tokens, *rest: passes.append(len(tokens)) or run(tokens, *rest))
+    monkeypatch.setattr(session, "run", lambda forward: passes.append(len(forward.input_ids)) or run(forward))
     result = guard.score(LONG["content"])
     prompts = [guard.prompt(LONG["content"], label=label) for label in guard.labels]
     assert result.converged
