@@ -19,6 +19,7 @@ from tokmarg.assembly import build_prompter, build_tries
 from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
 from tokmarg.encoding import Encoder
 from tokmarg.errors import ContentError, TokmargError
+from tokmarg.guard import Guard
 from tokmarg.prefix import compute_prefixes, write_prefixes
 from tokmarg.prompt import Message, Prompt, Prompter
 from tokmarg.scoring import Asked
@@ -36,7 +37,7 @@ __all__ = ["build_bundle"]
 
 Progress = Callable[[str], None]
 
-#: Typical prompts that the guard is asked about, at most: means change little beyond.
+#: Typical contents that the guard is asked about, at most: means change little beyond.
 _ASKED = 200
 
 
@@ -120,13 +121,16 @@ def build_bundle(
             _write_manifest(folder, manifest)
             session = Session(Bundle.open(folder), "cpu")
             # Beside weights of 8 bits, half precision for keys and values costs no accuracy that could be seen.
-            prefixes = compute_prefixes(session, prompter)
-            write_prefixes(folder / "prefix.safetensors", prefixes, half=precision in ("int8", "int4"))
-            if typical:
-                progress("asking the guard what it usually says")
-                asked = random.Random(0).sample(typical, min(len(typical), _ASKED))
-                manifest["guesses"] = usual_shares(session, prefixes, tries, asked)
+            write_prefixes(
+                folder / "prefix.safetensors", compute_prefixes(session, prompter), half=precision in ("int8", "int4")
+            )
             _write_manifest(folder, manifest)
+            if texts:
+                progress("asking the guard what it usually says")
+                asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
+                contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
+                manifest["guesses"] = usual_shares(Guard(Bundle.open(folder), session), contents)
+                _write_manifest(folder, manifest)
             parity = None
             if verify:
                 progress(f"comparing with PyTorch on {len(PROBES)} texts")

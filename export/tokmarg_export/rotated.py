@@ -9,8 +9,8 @@ and attention, whose sums would show it, too. It is one operator, and works cont
 Every content of a pass has S places for its rows and T for the cached tokens of its own; where it has fewer, the mask
 says so. Keys are in the order prefix, new, own: what a content does not need of T stands behind all that it sees, where
 it changes no bit of a sum. What it does not need of S does not stand at the end unless T is 0, so the runtime chooses S
-by the content alone where it has tokens of its own (`tokmarg.contents`). Everything else is computed
-row by row. Keys in the cache are the model's own, values are rotated.
+by the content alone where it has tokens of its own (`tokmarg.contents`). Everything else is computed row by row. Keys
+in the cache are the model's own, values are rotated.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Habits:
         whole = sum(means)
         return [mean / whole for mean in means] if whole else [1 / len(tokens)] * len(tokens)
 
-    def means(self) -> dict[tuple[int, int, int], tuple[float, int]]:
+    def totals(self) -> dict[tuple[int, int, int], tuple[float, int]]:
         """What was noted: the sum of the shares, and how many there were."""
         return dict(self._seen)
 

@@ -62,12 +62,11 @@ def test_a_bundle_with_guesses_says_the_same(built: Path, tiny_guard: Guard) -> 
 
 def test_many_prompts_are_asked_in_packs(built: Path) -> None:
     guard = Guard.load(built, device="cpu")
-    engine = guard._packer._engine
-    prompts = [guard.prompt(text) for text in TEXTS] * 15
-    assert len(prompts) > engine.pack_contents
+    contents = TEXTS * 15
+    assert len(contents) > guard._packer._engine.pack_contents
     # Further down means are of what was evaluated, ahead too, and packs evaluate less ahead.
     many, few = (
         {(certain, before, token): share for certain, before, token, share in rows if not certain}
-        for rows in (usual_shares(engine._session, guard._prefixes, guard._tries, prompts), guesses(built))
+        for rows in (usual_shares(guard, contents), guesses(built))
     )
     assert many == pytest.approx(few, abs=2e-4)

@@ -29,7 +29,7 @@ def test_by_hand() -> None:
     assert habits.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
     habits.note(NODE, TOKENS, [0.3, 0.7])
     assert habits.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
-    assert habits.means() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
+    assert habits.totals() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
@@ -68,5 +68,5 @@ def test_good_guesses_need_fewer_rounds() -> None:
             rounds[-1] += 1
             for node in wanted:
                 search.feed(node, model.logits(node.path))
-        known = {key: total / count for key, (total, count) in search.habits.means().items()}
+        known = {key: total / count for key, (total, count) in search.habits.totals().items()}
     assert rounds[1] < rounds[0]

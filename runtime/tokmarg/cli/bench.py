@@ -93,12 +93,10 @@ def measure(
 
     import numpy as np
 
-    from ..assembly import read_encoder
     from ..gpu import gpu_memory_used, gpu_name
     from ..guard import Guard
     from ..onnx_runtime import ort
     from ..peak import matrix_peak, read_products
-    from ..session import Session
 
     def latency(part: float, max_nodes: int) -> dict[str, float]:
         for text in TEXTS[:2]:  # the first runs of all are slow
@@ -110,9 +108,8 @@ def measure(
 
     before = None if device == "cpu" else gpu_memory_used()
     with quiet():
-        encoder = read_encoder(bundle)  # before the session, as in Guard.load
-        session = Session(bundle, device, threads)
-        guard = Guard(bundle, session, encoder=encoder)
+        guard = Guard.load(bundle.path, device=device, threads=threads, verify=False, calibration=False)
+        session = guard._session
     with _said("one message, all labels"):
         labels = latency(_SHARES[0], 256)
     with _said("one message, P(unsafe) alone"):
