@@ -32,11 +32,11 @@ from .spec import Role
 
 __all__ = ["ContentEngine"]
 
-#: Nodes that a content asks for in the pass that ends its prompt, in the next one, and in all later ones. More of them
-#: take fewer passes, and more of them turn out not to be needed. Measured with the reference guard on the messages of
-#: benchmarks/, of 47 tokens: 16 harmless ones take 1.3 passes and 63 tokens each, where 7 nodes are needed, 16 harmful
-#: ones eight passes and 157 tokens, where 79 are.
-_AHEAD_FIRST, _AHEAD_SECOND, _AHEAD = 16, 12, 16
+#: Nodes that a content asks for in the pass that ends its prompt, and in later ones. More of them take fewer passes, and
+#: more of them turn out not to be needed. Measured with the reference guard on the messages of benchmarks/, of 47
+#: tokens: 16 harmless ones take 1.2 passes and 67 tokens each, where 7 nodes are needed, 16 harmful ones five passes and
+#: 171 tokens, where 79 nodes are, which one by one would take 143 tokens.
+_AHEAD_FIRST, _AHEAD = 16, 32
 #: S is a multiple of this where the content has cached tokens, and of that elsewhere. All keys together are a multiple
 #: of the longest vector that softmax is computed with: what is left over would be added in another order.
 _PLACES, _STEP, _VECTOR = 16, 8, 16
@@ -60,7 +60,6 @@ class _Content:
     def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
         self._waiting = list(jobs)  # prompts that have not been laid out whole
-        self._rounds = 0
         self._parts: list[npt.NDArray[Any]] = []  # by pass, [2 * layers, kv_heads, tokens, head_dim]
         self._positions = np.zeros(0, dtype=np.int64)
         #: Tokens of the prompts, about: what the trunk has counts for each branch.
@@ -79,10 +78,9 @@ class _Content:
                 step.nodes(job, max(1, _AHEAD_FIRST // len(self._jobs)))
         if not step.tokens:
             active = [job for job in self._jobs if job.error is None]
-            ahead = max(4, (_AHEAD if self._rounds else _AHEAD_SECOND) // max(1, len(active)))
+            ahead = max(4, _AHEAD // max(1, len(active)))
             for job in active:
                 step.nodes(job, ahead, _rounded(ahead * len(active), _PLACES))
-            self._rounds += 1
         mask = step.mask()
         self._mask, self._seen = mask, np.flatnonzero(mask[:, behind : step.past].any(axis=0))
         #: Places and keys that the pass needs.
