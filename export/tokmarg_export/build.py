@@ -122,7 +122,10 @@ def build_bundle(
             session = Session(Bundle.open(folder), "cpu")
             # Beside weights of 8 bits, half precision for keys and values costs no accuracy that could be seen.
             write_prefixes(
-                folder / "prefix.safetensors", compute_prefixes(session, prompter), half=precision in ("int8", "int4")
+                folder / "prefix.safetensors",
+                compute_prefixes(session, prompter),
+                session.graph,
+                half=precision in ("int8", "int4"),
             )
             _write_manifest(folder, manifest)
             if texts:

@@ -205,8 +205,11 @@ class Graph:
             self._rotary.append(values)
         tokens = self._op("Size", ["position_ids"], "rotary/tokens")
         start, step = self._constant("rotary/start", np.array(0)), self._constant("rotary/step", np.array(1))
-        row = self._op("Range", [start, tokens, step], "rotary/rows")
-        self._op("Reshape", [row, self._ints("shape/row", [1, -1])], "rotary/index")
+        self._rotary_index(self._op("Range", [start, tokens, step], "rotary/rows"), tokens)
+
+    def _rotary_index(self, tokens: str, count: str) -> None:
+        """For each token its row of the tables: itself, of ``count`` ones."""
+        self._op("Reshape", [tokens, self._ints("shape/row", [1, -1])], "rotary/index")
 
     def _mlp(self, module: Any, normed: str, at: str) -> str:
         gate = self._product(normed, [module.gate_proj], f"{at}/gate")

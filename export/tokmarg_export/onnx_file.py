@@ -86,10 +86,8 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     """Replace the traced inputs and outputs, whose axes the tracer knows only in part, by the contract's."""
     kv_type = TensorProto.FLOAT if contract.kv_dtype == "float32" else TensorProto.FLOAT16
     mask: _Spec = (TensorProto.BOOL, [1, 1, "new", "past_and_new"])
-    present: list[int | str] = [1, contract.kv_heads, "new", contract.head_dim]
     if contract.by_content:
         mask = (TensorProto.BOOL, ["contents", 1, "places", "keys"])
-        present = ["contents", contract.kv_heads, "places", contract.head_dim]
     rows = contract.vocab_size if contract.head_token_ids is None else len(contract.head_token_ids)
     inputs: dict[str, _Spec] = {
         "input_ids": (TensorProto.INT64, [1, "new"]),
@@ -101,21 +99,23 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     if contract.by_content:
         inputs["attention_rows"] = (TensorProto.INT64, ["contents", "places"])
         inputs["row_places"] = (TensorProto.INT64, ["new"])
+        inputs["key_slots"] = (TensorProto.INT64, ["contents", "keys"])
         inputs["stack_heads"] = (TensorProto.BOOL, [1])
     outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
     if contract.verdict_token_ids is not None:
         inputs["verdict_positions"] = (TensorProto.INT64, ["verdict_logits"])
         outputs["verdict_logits"] = (TensorProto.FLOAT, [1, "verdict_logits", len(contract.verdict_token_ids)])
-    for layer in range(contract.layers):
-        for part in ("key", "value"):
-            inputs[f"past_key_values.{layer}.{part}"] = (
-                kv_type,
-                [1, contract.kv_heads, "past", contract.head_dim],
-            )
-            if contract.by_content:
-                own: list[int | str] = ["contents", contract.kv_heads, "own", contract.head_dim]
-                inputs[f"own_key_values.{layer}.{part}"] = (kv_type, own)
-            outputs[f"present.{layer}.{part}"] = (kv_type, present)
+
+    def cached(tokens: str) -> _Spec:
+        if contract.by_content:
+            return kv_type, [f"{tokens}_heads", contract.head_dim]
+        return kv_type, [1, contract.kv_heads, tokens, contract.head_dim]
+
+    for part in contract.cache_parts:
+        inputs[f"past_key_values.{part}"] = cached("past")
+        if contract.by_content:
+            inputs[f"own_key_values.{part}"] = cached("own")
+        outputs[f"present.{part}"] = cached("new")
     # The tracer may drop an input that nothing reads (the full mask, if all layers are local); declared all
     # the same.
     graph.name = "tokmarg"

@@ -6,11 +6,13 @@ and attention, whose sums would show it, too. It is one operator, and works cont
 
     rows of the pass [1, N, ...]  ->  Gather  ->  contents [B, ..., S, ...]  ->  Attention  ->  Gather  ->  rows
 
-Every content of a pass has S places for its rows and T for the cached tokens of its own; where it has fewer, the mask
-says so. Keys are in the order prefix, new, own: what a content does not need of T stands behind all that it sees, where
-it changes no bit of a sum. What it does not need of S does not stand at the end unless T is 0, so the runtime chooses S
-by the content alone where it has tokens of its own (`tokmarg.contents`). Everything else is computed row by row. Keys
-in the cache are the model's own, values are rotated.
+Every content of a pass has S places for its rows and K for the tokens that they see, each of which names its slot among
+
+    [ policy prefix | contents' own cached tokens | new tokens ]
+
+Where a content has fewer, the mask says so: what it does not need stands behind all that it sees, where it changes no
+bit of a sum. Everything else is computed row by row. A token has 2 * kv_heads rows in the cache: its keys, which are
+the model's own, and its values, which are rotated.
 """
 
 from __future__ import annotations
@@ -106,31 +108,41 @@ class _RotatedGraph(Graph):
             each_head = [self._heads(rows, norm) for rows, norm in zip(parts, [*norms, None], strict=True)]
             packed = self._op("Concat", each_head, f"{at}/qkv/heads", axis=2)
             packed = self._op("Reshape", [packed, self._ints("shape/joined_heads", [1, 0, -1])], f"{at}/qkv/normed")
-        # Values are turned along, and taken from in front of it: that costs less than to split them off.
-        turned = self._op("RotaryEmbedding", [packed, "rotary/index", *self._rotary], f"{at}/qkv/rotated", MICROSOFT)
-        index, flat = self._places(), self._ints("shape/head_rows", [-1, dim])
-        turned_heads = self._op("Reshape", [turned, flat], f"{at}/qkv/rotated/rows")
-        value_heads = self._op("Reshape", [packed, flat], f"{at}/qkv/rows")
-        query = self._op("Gather", [turned_heads, index["query"]], f"{at}/queries", axis=0)
-        new = {
-            "key": self._op("Gather", [turned_heads, index["key"]], f"present.{layer}.key", axis=0),
-            "value": self._op("Gather", [value_heads, index["value"]], f"present.{layer}.value", axis=0),
-        }
-        whole_cache = []
-        for part, rows in new.items():
-            prefix = self._op("Expand", [f"past_key_values.{layer}.{part}", index["each"]], f"{at}/{part}/prefix")
-            whole_cache.append(
-                self._op("Concat", [prefix, rows, f"own_key_values.{layer}.{part}"], f"{at}/{part}s", axis=2)
-            )
+        index, rows = self._places(), self._ints("shape/head_rows", [-1, dim])
+        split = self._op("Reshape", [packed, self._ints("shape/each_head", [-1, 1, dim])], f"{at}/qkv/split")
+        turned = self._op("RotaryEmbedding", [split, "rotary/index", *self._rotary], f"{at}/turned", MICROSOFT)
+        turned_heads = self._op("Reshape", [turned, rows], f"{at}/turned/rows")
+        new = self._op("Gather", [turned_heads, index["new"]], f"present.{layer}", axis=0)
+        slots = self._op("Concat", [f"past_key_values.{layer}", f"own_key_values.{layer}", new], f"{at}/slots", axis=0)
         mixed = self._op(
             "Attention",
-            [query, *whole_cache, self._bias(self._mask_of(layer))],
+            [
+                self._op("Gather", [turned_heads, index["query"]], f"{at}/queries", axis=0),
+                self._op("Gather", [slots, index["key"]], f"{at}/keys", axis=0),
+                self._op("Gather", [slots, index["value"]], f"{at}/values", axis=0),
+                self._bias(self._mask_of(layer)),
+            ],
             f"{at}/mixed",
             scale=float(module.scaling),
         )
-        by_head = self._op("Reshape", [mixed, flat], f"{at}/mixed/rows")
+        by_head = self._op("Reshape", [mixed, rows], f"{at}/mixed/rows")
         by_row = self._op("Gather", [by_head, index["row"]], f"{at}/mixed/heads", axis=0)
         return self._op("Reshape", [by_row, self._ints("shape/joined_heads", [1, 0, -1])], f"{at}/context")
+
+    def _rotary_tables(self, rotary: Any) -> None:
+        """One row for each token, and a last one that turns nothing: values are turned along, for one copy of them."""
+        super()._rotary_tables(rotary)
+        for i, (name, value) in enumerate({"cos": 1, "sin": 0}.items()):
+            still = self._constant(f"rotary/{name}/still", np.full((1, rotary.inv_freq.numel()), value, np.float32))
+            self._rotary[i] = self._op("Concat", [self._rotary[i], still], f"rotary/{name}/rows", axis=0)
+
+    def _rotary_index(self, tokens: str, count: str) -> None:
+        """For each head of each token, [N * heads, 1]: of queries and keys the token's row, of values the last one."""
+        kv_heads = self._contract.kv_heads
+        values = self._constant("rotary/values", np.arange((self._groups + 2) * kv_heads) // kv_heads > self._groups)
+        column = self._op("Unsqueeze", [tokens, self._ints("places/axis", [1])], "rotary/column")
+        each = self._op("Where", [values, count, column], "rotary/each")
+        self._op("Reshape", [each, self._ints("shape/column", [-1, 1])], "rotary/index")
 
     def _repeats(self) -> str:
         if "mask/one" not in self._tensors:
@@ -149,24 +161,29 @@ class _RotatedGraph(Graph):
         return "stacked"
 
     def _places(self) -> dict[str, str]:
-        """Where the heads of every place of every content stand among the heads of all rows, and the way back.
+        """Where the heads that a content works with stand, and the way back.
 
-        query [B, heads / stacked, stacked * S], key and value [B, kv_heads, S], row [1, N, heads]; each [B, 1, 1, 1],
-        the shape that the prefix is expanded to.
+        query [B, heads / stacked, stacked * S] and new [N * 2 * kv_heads] among the heads of all rows, key and value
+        [B, kv_heads, K] among those of all slots, row [1, N, heads] among those that attention gives.
         """
         kv_heads, groups = self._contract.kv_heads, self._groups
-        heads, names = groups * kv_heads, {part: f"places/{part}" for part in ("query", "key", "value", "row", "each")}
+        heads, names = groups * kv_heads, {part: f"places/{part}" for part in ("query", "new", "key", "value", "row")}
         if "places/every" in self._tensors:
             return names
         every = self._constant("places/every", np.arange(heads).reshape(kv_heads, groups, 1))
-        keys = self._constant("places/keys", heads + np.arange(kv_heads).reshape(kv_heads, 1))
-        values = self._constant("places/values", heads + kv_heads + np.arange(kv_heads).reshape(kv_heads, 1))
-        beside = self._constant("places/beside", np.array(heads + 2 * kv_heads))
-        rows = self._op("Unsqueeze", ["attention_rows", self._ints("places/axis", [1])], "places/rows")
+        axis, beside = self._ints("places/axis", [1]), self._constant("places/beside", np.array(heads + 2 * kv_heads))
+        each = self._op("Mul", ["rotary/column", beside], "places/each")
+        cached = self._constant("places/cached", heads + np.arange(2 * kv_heads))
+        new = self._op("Add", [each, cached], "places/each/cached")
+        self._op("Reshape", [new, self._ints("shape/all", [-1])], names["new"])
+        slots = self._op("Unsqueeze", ["key_slots", axis], "places/slots")
+        behind = self._op("Mul", [slots, self._constant("places/width", np.array(2 * kv_heads))], "places/behind")
+        for i, part in enumerate(("key", "value")):
+            which = self._constant(f"places/{part}s", (i * kv_heads + np.arange(kv_heads)).reshape(kv_heads, 1))
+            self._op("Add", [behind, which], names[part])
+        rows = self._op("Unsqueeze", ["attention_rows", axis], "places/rows")
         firsts = self._op("Mul", [rows, beside], "places/firsts")
-        self._op("Add", [firsts, keys], names["key"])
-        self._op("Add", [firsts, values], names["value"])
-        by_group = self._op("Unsqueeze", [firsts, self._ints("places/axis", [1])], "places/by_group")
+        by_group = self._op("Unsqueeze", [firsts, axis], "places/by_group")
         grouped = self._op("Add", [by_group, every], "places/grouped")
         stacks = self._op("Div", [self._ints("places/all", [heads]), self._stacked()], "places/stacks")
         shape = self._op(
@@ -185,6 +202,4 @@ class _RotatedGraph(Graph):
         column = self._op("Reshape", [place, self._ints("shape/place_column", [1, -1, 1])], "places/column")
         steps = self._op("Mul", [self._constant("places/heads", np.arange(heads)), count], "places/steps")
         self._op("Add", [column, steps], names["row"])
-        contents = self._op("Shape", ["attention_rows"], "places/contents", start=0, end=1)
-        self._op("Concat", [contents, self._ints("places/ones", [1, 1, 1])], names["each"], axis=0)
         return names

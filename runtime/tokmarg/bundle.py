@@ -54,8 +54,8 @@ class GraphContract:
             where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
             has none.
         by_content: attention takes each content of a pass by itself (inputs ``attention_rows``, ``row_places``,
-            ``stack_heads`` and ``own_key_values``), so that its sums do not depend on its company. Set where rounding
-            behind them would let it show.
+            ``key_slots``, ``stack_heads`` and ``own_key_values``), so that its sums do not depend on its company. Set
+            where rounding behind them would let it show.
     """
 
     layers: int
@@ -76,6 +76,20 @@ class GraphContract:
         if self.head_token_ids is None:
             return None
         return {token: i for i, token in enumerate(self.head_token_ids)}
+
+    @property
+    def cache_parts(self) -> tuple[str, ...]:
+        """What each tensor of a cache is called behind ``past_key_values.`` and its like."""
+        layers = range(self.layers)
+        if self.by_content:
+            return tuple(map(str, layers))
+        return tuple(f"{i}.{part}" for i in layers for part in ("key", "value"))
+
+    def cache_shape(self, tokens: int) -> tuple[int, ...]:
+        """Of each tensor of a cache; ``by_content`` has the heads of keys, then those of values, token by token."""
+        if self.by_content:
+            return (tokens * 2 * self.kv_heads, self.head_dim)
+        return (1, self.kv_heads, tokens, self.head_dim)
 
     @classmethod
     def parse(cls, f: Fields) -> GraphContract:

@@ -3,13 +3,12 @@
 For graphs whose attention goes content by content (``graph.by_content``). Rows of all contents of a pass are packed for
 everything that works row by row; for attention each content has a block of its own,
 
-    S places x [ policy prefix | S new tokens | T cached tokens of the content's own ]
+    S new tokens  x  K seen ones: [ policy prefix | cached tokens of the content's own | its new tokens | what is left ]
 
-The sum over the keys is one of floats, whose last bits depend on where its terms stand. All of that follows from the
+The sum over what is seen is one of floats, whose last bits depend on where its terms stand. That follows from the
 content alone: which of its tokens and nodes a pass carries, and which cached tokens come along (those that some new one
-sees, in the order they came). S and T may be larger than a content needs, for the company's sake, where what is added
-comes last: zeros at the end of its sums change no bit. That is so for T, and for S where there are no cached tokens.
-Otherwise S is rounded up from what the content needs, and those share a pass for which it is the same.
+sees, in the order they came). S and K may be larger than a content needs, for the company's sake, since what is added
+comes last: zeros at the end of its sums change no bit.
 """
 
 from __future__ import annotations
@@ -27,19 +26,22 @@ from .bundle import GraphContract
 from .lanes import Lanes
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .session import Contents, Forward, Session
+from .session import Contents, Forward, Outputs, Session
 from .spec import Role
 
 __all__ = ["ContentEngine"]
 
-#: Nodes that a content asks for in the pass that ends its prompt, and in later ones. More of them take fewer passes, and
-#: more of them turn out not to be needed. Measured with the reference guard on the messages of benchmarks/, of 47
-#: tokens: 16 harmless ones take 1.2 passes and 67 tokens each, where 7 nodes are needed, 16 harmful ones five passes and
-#: 171 tokens, where 79 nodes are, which one by one would take 143 tokens.
+#: Nodes that a content asks for in the pass that ends its prompt, and in later ones. More of them take fewer passes,
+#: and more of them turn out not to be needed. Measured with the reference guard on the messages of benchmarks/, of 47
+#: tokens: 16 harmless ones take 1.2 passes and 67 tokens each, where 7 nodes are needed, 16 harmful ones five passes
+#: and 171 tokens, where 79 nodes are, which one by one would take 143 tokens.
 _AHEAD_FIRST, _AHEAD = 16, 32
-#: S is a multiple of this where the content has cached tokens, and of that elsewhere. All keys together are a multiple
-#: of the longest vector that softmax is computed with: what is left over would be added in another order.
-_PLACES, _STEP, _VECTOR = 16, 8, 16
+#: S is a multiple of this. K is one of the longest vector that softmax is computed with: what is left over would be
+#: added in another order.
+_PLACES, _VECTOR = 8, 16
+#: Contents share a pass where their new tokens are about as many, by this: attention takes as long for a place that
+#: stays empty as for any other.
+_ALIKE = 32
 #: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
 #: takes memory for its keys and values (46 kB in SmolLM2-135M).
 _UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
@@ -60,7 +62,7 @@ class _Content:
     def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
         self._waiting = list(jobs)  # prompts that have not been laid out whole
-        self._parts: list[npt.NDArray[Any]] = []  # by pass, [2 * layers, kv_heads, tokens, head_dim]
+        self._parts: list[npt.NDArray[Any]] = []  # by pass, [layers, tokens, 2 * kv_heads * head_dim]
         self._positions = np.zeros(0, dtype=np.int64)
         #: Tokens of the prompts, about: what the trunk has counts for each branch.
         self.size = sum(len(job.token_ids) - prefix.shared(job.token_ids) for job in jobs)
@@ -80,41 +82,46 @@ class _Content:
             active = [job for job in self._jobs if job.error is None]
             ahead = max(4, _AHEAD // max(1, len(active)))
             for job in active:
-                step.nodes(job, ahead, _rounded(ahead * len(active), _PLACES))
+                step.nodes(job, ahead, ahead * len(active))
         mask = step.mask()
         self._mask, self._seen = mask, np.flatnonzero(mask[:, behind : step.past].any(axis=0))
-        #: Places and keys that the pass needs.
-        self.places, self.keys = len(step.tokens), len(self._seen)
+        #: New tokens, and cached ones of the content's own that they see.
+        self.rows, self.own = len(step.tokens), len(self._seen)
+        #: All that they see.
+        self.keys = behind + self.own + self.rows
         return bool(step.tokens)
 
-    @property
-    def fixed_places(self) -> int:
-        """How many places the pass has to have; 0 where any number will do that is enough."""
-        return _rounded(self.places, _PLACES) if self.keys else 0
+    def see(self, mask: npt.NDArray[np.bool_], slots: npt.NDArray[np.int64], own: int, new: int) -> None:
+        """Writes which slots the pass needs, and what of them each new token sees: int64 [K] and bool [S, K].
 
-    def fill(self, mask: npt.NDArray[np.bool_], own: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> None:
-        """Writes what the pass needs: mask [S, P+S+T], own keys and values [2 * layers, kv_heads, T, head_dim] and
-        their positions [T]."""
-        behind, rows, seen = self._prefix.cache.length, len(self.step.tokens), self._seen
-        cached = mask.shape[1] - own.shape[2]
-        mask[:rows, :behind] = self._mask[:, :behind]
-        mask[:rows, behind : behind + rows] = self._mask[:, self.step.past :]
-        mask[:rows, cached : cached + len(seen)] = self._mask[:, behind + seen]
-        positions[: len(seen)] = self._positions[seen]
+        Args:
+            mask, slots: false, and zero.
+            own, new: the first slots of the content's own cached tokens, and of its new ones.
+        """
+        behind, cached = self._prefix.cache.length, self._prefix.cache.length + self.own
+        slots[:behind] = np.arange(behind)
+        slots[behind:cached] = np.arange(own, own + self.own)
+        slots[cached : self.keys] = np.arange(new, new + self.rows)
+        mask[: self.rows, :behind] = self._mask[:, :behind]
+        mask[: self.rows, behind:cached] = self._mask[:, behind + self._seen]
+        mask[: self.rows, cached : self.keys] = self._mask[:, self.step.past :]
+
+    def fill(self, own: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> None:
+        """Writes keys and values of the cached tokens that are seen, [layers, own, 2 * kv_heads * head_dim], and their
+        positions [own]."""
+        positions[:] = self._positions[self._seen]
         at = start = 0
         for part in self._parts:
-            inside = seen[(start <= seen) & (seen < start + part.shape[2])] - start
+            inside = self._seen[(start <= self._seen) & (self._seen < start + part.shape[1])] - start
             for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1):  # slices are copied without a detour
                 if len(run):
-                    own[:, :, at : at + len(run)] = part[:, :, run[0] : run[-1] + 1]
+                    own[:, at : at + len(run)] = part[:, run[0] : run[-1] + 1]
                     at += len(run)
-            start += part.shape[2]
-        own[:, :, at:] = 0  # what is never seen must still be a number
+            start += part.shape[1]
 
-    def keep(self, new: Sequence[npt.NDArray[Any]]) -> None:
-        """Takes the keys and values of the pass, key 0, value 0, key 1, ... each [kv_heads, S, head_dim]."""
-        rows = len(self.step.tokens)
-        self._parts.append(np.stack([tensor[:, :rows] for tensor in new]))
+    def keep(self, new: npt.NDArray[Any]) -> None:
+        """Takes the keys and values of the pass's tokens, [layers, rows, 2 * kv_heads * head_dim]."""
+        self._parts.append(new)
         self._positions = np.concatenate([self._positions, self.step.positions])
 
 
@@ -125,10 +132,10 @@ class _Room:
         self._graph = graph
         self._flat = np.zeros(0, dtype=graph.kv_dtype)
 
-    def take(self, contents: int, keys: int) -> npt.NDArray[Any]:
-        """[2 * layers, contents, kv_heads, keys, head_dim], with anything in it."""
+    def take(self, tokens: int) -> npt.NDArray[Any]:
+        """[layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
         graph = self._graph
-        shape = (2 * graph.layers, contents, graph.kv_heads, keys, graph.head_dim)
+        shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
         if (size := math.prod(shape)) > len(self._flat):
             memory = mmap.mmap(-1, size * self._flat.itemsize)  # of its own: all of it goes back, and no piece stays
             self._flat = np.frombuffer(memory, dtype=graph.kv_dtype)
@@ -180,8 +187,10 @@ class ContentEngine:
                     shared, outputs = lanes.wait()
                 self._logits.feed(shared.whole, shared.narrow, outputs)
                 rooms.append(shared.room)
-                for i, content in enumerate(shared.contents):
-                    content.keep([tensor[i] for tensor in outputs.new.tensors])
+                at = 0
+                for content in shared.contents:
+                    content.keep(self._new(outputs, at, at + content.rows))
+                    at += content.rows
                     if content.advance():
                         ready.append(content)
                     else:
@@ -189,24 +198,23 @@ class ContentEngine:
 
     def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[_Room]) -> tuple[_Shared, Forward]:
         """The next pass of contents that can share one."""
-        count = len(contents)
-        places = contents[0].fixed_places or _rounded(max(content.places for content in contents), _STEP)
-        before = prefix.cache.length + places
-        keys = _rounded(before + max(content.keys for content in contents), _VECTOR) - before
-        lengths = [content.places for content in contents]
-        starts = np.cumsum([0, *lengths[:-1]])
-        inside = np.arange(places) < np.array(lengths)[:, None]
+        graph, count = self._session.graph, len(contents)
+        lengths, owns = (np.array([getattr(content, name) for content in contents]) for name in ("rows", "own"))
+        starts, own_starts = np.cumsum(lengths) - lengths, np.cumsum(owns) - owns
+        places = _rounded(int(lengths.max()), _PLACES)
+        inside = np.arange(places) < lengths[:, None]
         rows = starts[:, None] + np.where(inside, np.arange(places), 0)
-        mask = np.zeros((count, places, before + keys), dtype=np.bool_)
-        room = rooms.pop() if rooms else _Room(self._session.graph)
-        own = room.take(count, keys)
-        positions = np.zeros((count, keys), dtype=np.int64)
-        for i, content in enumerate(contents):
-            content.fill(mask[i], own[:, i], positions[i])
-        at = np.concatenate([i * places + np.arange(length) for i, length in enumerate(lengths)])
+        keys = _rounded(max(content.keys for content in contents), _VECTOR)
+        mask, slots = np.zeros((count, places, keys), dtype=np.bool_), np.zeros((count, keys), dtype=np.int64)
+        room = rooms.pop() if rooms else _Room(graph)
+        own, positions = room.take(int(owns.sum())), np.zeros(int(owns.sum()), dtype=np.int64)
+        behind = prefix.cache.length
+        for i, (content, start, at) in enumerate(zip(contents, starts.tolist(), own_starts.tolist(), strict=True)):
+            content.see(mask[i], slots[i], behind + at, behind + len(positions) + start)
+            content.fill(own[:, at : at + content.own], positions[at : at + content.own])
         wanted = [
-            (job, node, int(start) + row)
-            for start, content in zip(starts, contents, strict=True)
+            (job, node, start + row)
+            for start, content in zip(starts.tolist(), contents, strict=True)
             for job, node, row in content.step.logits_for
         ]
         whole, narrow = self._logits.split(wanted)
@@ -217,9 +225,15 @@ class ContentEngine:
             prefix.cache,
             [row for _, _, row in whole] or ([] if narrow else [0]),
             [row for _, _, row in narrow],
-            Contents(rows, at, own, positions),
+            Contents(rows, np.flatnonzero(inside), slots, own.reshape(len(own), -1, graph.head_dim), positions),
         )
         return _Shared(contents, whole, narrow, room), forward
+
+    def _new(self, outputs: Outputs, start: int, end: int) -> npt.NDArray[Any]:
+        """Keys and values of some of a pass's new tokens, [layers, tokens, 2 * kv_heads * head_dim]."""
+        width = 2 * self._session.graph.kv_heads
+        rows = np.stack([tensor[start * width : end * width] for tensor in outputs.new.tensors])
+        return rows.reshape(len(rows), end - start, -1)
 
 
 def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
@@ -245,9 +259,9 @@ def _begun(waiting: list[_Content], under_way: list[_Content], most: int) -> lis
 
 
 def _together(ready: list[_Content], parts: int) -> list[_Content]:
-    """Takes contents that share a pass: of those that can, one of ``parts``, or as many as there is room for."""
-    alike = [content for content in ready if content.fixed_places == ready[0].fixed_places]
-    size = max(max(content.places, content.keys // 2) for content in alike)  # memory for cached tokens counts, too
+    """Takes contents that share a pass: of those that are alike, one of ``parts``, or as many as there is room for."""
+    alike = [content for content in ready if abs(content.rows - ready[0].rows) <= _ALIKE]
+    size = max(max(content.rows, content.own // 2) for content in alike)  # memory for cached tokens counts, too
     chosen = alike[: max(1, min(-(-len(alike) // parts), PACK_TOKENS // size))]
     for content in chosen:
         ready.remove(content)

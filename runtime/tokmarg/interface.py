@@ -19,7 +19,8 @@ class Interface:
     Attributes:
         inputs: all inputs.
         heads: outputs that are logits.
-        pasts, owns, presents: key 0, value 0, key 1, ... of the cache, of contents' own tokens, and of the new tokens.
+        pasts, owns, presents: tensors of the cache, of contents' own cached tokens, and of the new tokens; in the order
+            of :attr:`tokmarg.bundle.GraphContract.cache_parts`.
     """
 
     inputs: frozenset[str]
@@ -42,10 +43,10 @@ def check_interface(session: ort.InferenceSession, g: GraphContract, where: str)
     """
     inputs = {i.name: (i.type, i.shape) for i in session.get_inputs()}
     outputs = {o.name: (o.type, o.shape) for o in session.get_outputs()}
-    layers = sum(name.startswith("past_key_values.") and name.endswith(".key") for name in inputs)
+    layers = len({name.split(".")[1] for name in inputs if name.startswith("past_key_values.")})
     if layers != g.layers:
         raise BundleError(f"{where}: graph has {layers} layers of keys and values, not {g.layers} as the manifest says")
-    pairs = [f"{i}.{part}" for i in range(layers) for part in ("key", "value")]
+    shape_of_cache = {1: g.head_dim} if g.by_content else {1: g.kv_heads, 3: g.head_dim}
     kv = f"tensor({'float' if g.kv_dtype == 'float32' else 'float16'})"
     columns = g.vocab_size if g.head_token_ids is None else len(g.head_token_ids)
     wanted: list[tuple[dict[str, tuple[str, list[Any]]], str, str, dict[int, int]]] = [
@@ -60,12 +61,12 @@ def check_interface(session: ort.InferenceSession, g: GraphContract, where: str)
         wanted.append((inputs, "verdict_positions", "tensor(int64)", {}))
         wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
     if g.by_content:
-        wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places")]
+        wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places", "key_slots")]
         wanted.append((inputs, "stack_heads", "tensor(bool)", {0: 1}))
-        wanted += [(inputs, f"own_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}) for name in pairs]
-    for name in pairs:
-        wanted.append((inputs, f"past_key_values.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
-        wanted.append((outputs, f"present.{name}", kv, {1: g.kv_heads, 3: g.head_dim}))
+        wanted += [(inputs, f"own_key_values.{part}", kv, shape_of_cache) for part in g.cache_parts]
+    for part in g.cache_parts:
+        wanted.append((inputs, f"past_key_values.{part}", kv, shape_of_cache))
+        wanted.append((outputs, f"present.{part}", kv, shape_of_cache))
     masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
     found = [m for m in masks if m in inputs]
     if masks[-1] not in found:
@@ -83,4 +84,5 @@ def check_interface(session: ort.InferenceSession, g: GraphContract, where: str)
     if unknown := sorted(set(inputs) - known):
         raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
     sides = ("past_key_values", "own_key_values", "present")
-    return Interface(frozenset(inputs), tuple(heads), *(tuple(f"{side}.{name}" for name in pairs) for side in sides))
+    names = [tuple(f"{side}.{part}" for part in g.cache_parts) for side in sides]
+    return Interface(frozenset(inputs), tuple(heads), *names)

@@ -16,11 +16,25 @@ import numpy.typing as npt
 
 from .onnx_runtime import ort
 
-__all__ = ["HOST", "HostStore", "KeyValues", "Store"]
+__all__ = ["HOST", "HostStore", "KeyValues", "Store", "heads_by_token", "key_and_value"]
 
 Arrays = tuple[npt.NDArray[Any], ...]
-#: Of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim].
+#: Of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim]; or of a graph that takes content by
+#: content one tensor for each layer, as :func:`heads_by_token` has it, which is neither joined nor picked from.
 Tensors = tuple[Any, ...]
+
+
+def heads_by_token(key: npt.NDArray[Any], value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Keys and values [1, kv_heads, n, head_dim] of a layer as rows [n * 2 * kv_heads, head_dim]: of each token the
+    heads of its key, then those of its value."""
+    both = np.concatenate([key[0], value[0]]).transpose(1, 0, 2)
+    return np.ascontiguousarray(both).reshape(-1, key.shape[-1])
+
+
+def key_and_value(rows: npt.NDArray[Any], kv_heads: int) -> Arrays:
+    """What :func:`heads_by_token` was given."""
+    both = rows.reshape(-1, 2, kv_heads, rows.shape[-1]).transpose(1, 2, 0, 3)
+    return both[:1], both[1:]
 
 
 class Store(Protocol):
@@ -77,7 +91,7 @@ HOST = HostStore()
 
 @dataclass(frozen=True, slots=True)
 class KeyValues:
-    """A key/value cache: per layer key and value, each [1, kv_heads, P, head_dim].
+    """A key/value cache of P tokens: the tensors that its graph takes and gives.
 
     ``positions`` int64 [P] are the positions at which the tokens stand; ``store`` is where the tensors lie.
     """

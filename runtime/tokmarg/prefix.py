@@ -15,14 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .bundle import GraphContract, Manifest
 from .errors import BundleError
-from .keyvalues import HOST, KeyValues
+from .keyvalues import HOST, KeyValues, heads_by_token, key_and_value
 from .prompt import Prompter
 from .session import Forward, Session
 from .shield import PanicError, first_line, shielded
@@ -68,12 +70,15 @@ def compute_prefixes(session: Session, prompter: Prompter) -> dict[Role, Prefix]
     return found
 
 
-def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix], *, half: bool = False) -> None:
+def write_prefixes(path: Path, prefixes: Mapping[Role, Prefix], graph: GraphContract, *, half: bool = False) -> None:
     """Writes a prefix file; with ``half`` keys and values as float16, which readers turn into the graph's type."""
     tensors = {}
     for role, prefix in prefixes.items():
         tensors[f"{role}.token_ids"] = np.asarray(prefix.token_ids, dtype=np.int64)
-        for i, tensor in enumerate(prefix.cache.moved(HOST).tensors):
+        found: Iterable[npt.NDArray[Any]] = prefix.cache.moved(HOST).tensors
+        if graph.by_content:
+            found = (part for rows in found for part in key_and_value(rows, graph.kv_heads))
+        for i, tensor in enumerate(found):
             tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(
                 tensor, np.float16 if half else None
             )
@@ -113,6 +118,8 @@ def _read(path: Path, roles: Iterable[Role], graph: GraphContract) -> dict[Role,
                 if tensor.dtype not in (np.float32, np.float16):
                     raise BundleError(f"{path}: {name}: is {tensor.dtype}, not float32 or float16")
                 tensors.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
+            if graph.by_content:
+                tensors = [heads_by_token(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
             cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
             found[role] = Prefix(tuple(int(i) for i in ids), cache)
     return found
@@ -150,6 +157,6 @@ def cached_prefixes(manifest: Manifest, session: Session, prompter: Prompter) ->
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prefix-", dir=path.parent) as scratch:
-            write_prefixes(Path(scratch) / path.name, prefixes)
+            write_prefixes(Path(scratch) / path.name, prefixes, manifest.graph)
             (Path(scratch) / path.name).replace(path)
     return prefixes

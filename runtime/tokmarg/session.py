@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .bundle import Bundle, GraphContract
 from .cores import physical_cores
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
+from .denormals import denormals_as_zero
 from .devicestore import DeviceStore
 from .errors import BundleError, DeviceError
 from .graphfile import read_references
@@ -36,27 +37,29 @@ _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
 class Contents:
     """The B contents of a pass through a graph whose attention goes content by content (``graph.by_content``).
 
-    Each has S places for its new tokens and T for cached ones of its own; what stands at places that it does not need
-    is never seen. Keys are in the order prefix, new, own.
+    Each has S places for its new tokens and K for what those see; what stands at a place that it does not need is never
+    seen. Slots count through the P tokens of the prefix, the O cached ones of the contents' own, and the N new ones.
 
     Attributes:
         rows: int64 [B, S], which new token of the pass stands at each place.
         places: int64 [N], at which of the B * S places each new token of the pass stands.
-        own: key 0, value 0, key 1, ... of the contents' own cached tokens, [2 * layers, B, kv_heads, T, head_dim].
-        positions: int64 [B, T], theirs.
+        slots: int64 [B, K], which token is seen at each place.
+        own: of the contents' own cached tokens, [layers, O * 2 * kv_heads, head_dim].
+        positions: int64 [O], theirs.
     """
 
     rows: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
     own: npt.NDArray[Any]
     positions: npt.NDArray[np.int64]
 
     @classmethod
-    def one(cls, graph: GraphContract, count: int) -> Contents:
+    def one(cls, graph: GraphContract, past: int, count: int) -> Contents:
         """All ``count`` new tokens of a pass are of one content, which has none of its own in the cache."""
-        own = np.zeros((2 * graph.layers, 1, graph.kv_heads, 0, graph.head_dim), dtype=graph.kv_dtype)
-        places = np.arange(count, dtype=np.int64)
-        return cls(places[None], places, own, np.zeros((1, 0), dtype=np.int64))
+        own = np.zeros((graph.layers, *graph.cache_shape(0)), dtype=graph.kv_dtype)
+        places, slots = np.arange(count, dtype=np.int64), np.arange(past + count, dtype=np.int64)
+        return cls(places[None], places, slots[None], own, np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,7 @@ class Forward:
     Attributes:
         input_ids: the new tokens.
         positions: int64 [S].
-        mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, P+S+T] of their
-            places.
+        mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, K] of their places.
         past: cache of P tokens; one that lies elsewhere than the session's ``store`` is copied there.
         logit_rows: K indices into the new tokens.
         verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
@@ -90,8 +92,7 @@ class Outputs:
     Attributes:
         logits: float32 [K, columns of the head].
         verdict_logits: float32 [N, verdict_token_ids]; N = 0 without those.
-        new: keys and values of the new tokens, in the session's ``store``; with ``contents`` those at their places,
-            each [B, kv_heads, S, head_dim].
+        new: keys and values of the new tokens, in the session's ``store``.
     """
 
     logits: npt.NDArray[np.float32]
@@ -136,9 +137,8 @@ class Session:
         #: Passes that :meth:`start` computes side by side.
         self.lanes = threads or physical_cores()
         options.intra_op_num_threads = self.lanes
-        # Softmax gives what is masked 4e-39, and arithmetic is slow with numbers below the normal ones: attention over
-        # 200 tokens takes a third longer. Threads of the pool take them for zero. So would the one that makes the first
-        # session of a process, for good; that session is not this one, since `saturates` has made another.
+        # Threads of the pool take denormals for zero. So would the one that makes the first session of a process, for
+        # good; that session is not this one, since `saturates` has made another.
         if saturates() and self.graph.by_content:
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -178,7 +178,8 @@ class Session:
         feeds = self._feeds(forward, stack=self.lanes == 1 or (contents is not None and len(contents.rows) > 1))
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
-            heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
+            with denormals_as_zero():
+                heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
         except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
             raise self._failed(forward, error) from error
         return self._outputs(forward, heads, tensors)
@@ -211,7 +212,8 @@ class Session:
 
         def compute() -> None:
             try:
-                outputs = self._session.run(names, feeds)
+                with denormals_as_zero():
+                    outputs = self._session.run(names, feeds)
             except Exception as error:  # onnxruntime raises its own types, none of them public
                 done(self._failed(forward, error))
             else:
@@ -238,10 +240,10 @@ class Session:
         }
         contents = forward.contents
         if self.graph.by_content:
-            contents = contents or Contents.one(self.graph, len(forward.input_ids))
+            contents = contents or Contents.one(self.graph, forward.past.length, len(forward.input_ids))
             mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
             feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
-            feeds["stack_heads"] = np.array([stack])
+            feeds |= {"key_slots": contents.slots, "stack_heads": np.array([stack])}
             feeds.update(zip(self._names.owns, contents.own, strict=True))
         if self.graph.sliding_window is not None:
             distances = _distances(forward.past.positions, forward.positions, contents)
@@ -277,21 +279,20 @@ class Session:
 
     def empty(self) -> KeyValues:
         """A cache of no tokens."""
-        g = self.graph
-        tensor = np.zeros((1, g.kv_heads, 0, g.head_dim), dtype=g.kv_dtype)
-        return KeyValues((tensor,) * (2 * g.layers), np.zeros(0, dtype=np.int64)).moved(self.store)
+        tensor = np.zeros(self.graph.cache_shape(0), dtype=self.graph.kv_dtype)
+        tensors = (tensor,) * len(self.graph.cache_parts)
+        return KeyValues(tensors, np.zeros(0, dtype=np.int64)).moved(self.store)
 
 
 def _distances(
     past: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], contents: Contents | None
 ) -> npt.NDArray[np.int64]:
-    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, P+S+T] of contents' places."""
+    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, K] of contents' places."""
     if contents is None:
         queries, keys = positions, np.concatenate([past, positions])
     else:
         queries = positions[contents.rows][:, None]
-        shared = np.broadcast_to(past, (len(queries), len(past)))
-        keys = np.concatenate([shared, queries[:, 0], contents.positions], axis=1)[:, None]
+        keys = np.concatenate([past, contents.positions, positions])[contents.slots][:, None]
     distances: npt.NDArray[np.int64] = queries[..., :, None] - keys[..., None, :]
     return distances
 

@@ -29,7 +29,7 @@ class Content:
     ids: list[int]
     parents: list[int]  # row before each row, -1 where there is none
     cached: list[int]  # tokens of its own behind the prefix, seen by all rows
-    keys: np.ndarray | None = None  # [2 * layers, kv_heads, len(cached), head_dim]
+    keys: np.ndarray | None = None  # theirs, [layers, len(cached) * 2 * kv_heads, head_dim]
 
     def chain(self, row: int) -> list[int]:
         """The row and those it extends, from the top."""
@@ -49,65 +49,60 @@ def run(
     more: int = 0,
     stack_heads: bool = True,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Logits [rows, V] and new keys and values [2 * layers, kv_heads, rows, head_dim] of each content, in one pass.
+    """Logits [rows, V] and new keys and values [layers, rows * 2 * kv_heads, head_dim] of each content, in one pass.
 
     Args:
         graph: by content.
-        contents: at most ``places`` rows and KEYS cached tokens each.
-        past: of the prefix, [2 * layers, 1, kv_heads, P, head_dim].
+        contents: at most ``places`` rows each.
+        past: of the prefix, [layers, P * 2 * kv_heads, head_dim].
         places: S.
-        more: how much larger T is than what they need.
+        more: how much larger K is than what they need.
         stack_heads: of the graph.
     """
-    contract, known = graph.contract, past.shape[3]
-    keys = more + max(len(content.cached) for content in contents)
+    contract, known = graph.contract, len(PREFIX)
     ids = [token for content in contents for token in content.ids]
     positions = np.array([position for content in contents for position in content.positions()])
     starts = np.cumsum([0, *(len(content.ids) for content in contents)])
-    mask = np.zeros((len(contents), 1, places, known + places + keys), bool)
-    distance = np.full(mask.shape, 10**6)
-    own = np.zeros((2 * contract.layers, len(contents), contract.kv_heads, keys, contract.head_dim), np.float32)
+    owns = known + np.cumsum([0, *(len(content.cached) for content in contents)])
+    width = more + max(known + len(content.cached) + len(content.ids) for content in contents)
+    keys = -(-width // 16) * 16
+    mask, slots = np.zeros((len(contents), 1, places, keys), bool), np.zeros((len(contents), keys), np.int64)
     rows, at = np.zeros((len(contents), places), np.int64), []
     for i, content in enumerate(contents):
-        count, cached = len(content.ids), len(content.cached)
+        count, before = len(content.ids), known + len(content.cached)
         rows[i] = starts[i] + np.where(np.arange(places) < count, np.arange(places), 0)
         at += [i * places + row for row in range(count)]
-        if content.keys is not None:
-            own[:, i, :, :cached] = content.keys
-        here = np.concatenate([np.arange(known), positions[rows[i]], known + np.arange(keys)])
-        distance[i, 0] = positions[rows[i]][:, None] - here
+        slots[i, :known] = np.arange(known)
+        slots[i, known:before] = np.arange(owns[i], owns[i + 1])
+        slots[i, before : before + count] = owns[-1] + np.arange(starts[i], starts[i + 1])
         for row in range(count):
-            mask[
-                i,
-                0,
-                row,
-                [
-                    *range(known),
-                    *(known + r for r in content.chain(row)),
-                    *range(known + places, known + places + cached),
-                ],
-            ] = True
-    names = [f"{layer}.{part}" for layer in range(contract.layers) for part in ("key", "value")]
+            mask[i, 0, row, [*range(before), *(before + r for r in content.chain(row))]] = True
     feeds = {
         "input_ids": np.array([ids]),
         "position_ids": positions[None],
         "attention_mask": mask,
         "attention_rows": rows,
         "row_places": np.array(at),
+        "key_slots": slots,
         "stack_heads": np.array([stack_heads]),
         "logit_positions": np.arange(len(ids)),
     }
-    feeds |= {f"past_key_values.{name}": tensor for name, tensor in zip(names, past, strict=True)}
-    feeds |= {f"own_key_values.{name}": tensor for name, tensor in zip(names, own, strict=True)}
+    nothing = np.zeros((contract.layers, *contract.cache_shape(0)), np.float32)
+    own = np.concatenate([nothing, *(content.keys for content in contents if content.keys is not None)], axis=1)
+    feeds |= {f"past_key_values.{part}": rows for part, rows in zip(contract.cache_parts, past, strict=True)}
+    feeds |= {f"own_key_values.{part}": rows for part, rows in zip(contract.cache_parts, own, strict=True)}
     if contract.sliding_window is not None:
+        cached = [known + np.arange(len(content.cached)) for content in contents]
+        where = np.concatenate([np.arange(known), *cached, positions])[slots]
+        distance = positions[rows][:, None, :, None] - where[:, None, None]
         feeds["sliding_attention_mask"] = mask & (distance < contract.sliding_window)
-    logits, *present = graph.session.run(["logits", *(f"present.{name}" for name in names)], feeds)
-    new = [np.stack([tensor[i, :, : len(content.ids)] for tensor in present]) for i, content in enumerate(contents)]
-    return np.split(logits[0], starts[1:-1]), new
+    logits, *present = graph.session.run(["logits", *(f"present.{part}" for part in contract.cache_parts)], feeds)
+    each = np.split(np.stack(present), starts[1:-1] * 2 * contract.kv_heads, axis=1)
+    return np.split(logits[0], starts[1:-1]), each
 
 
 def prefix_of(graph: Graph) -> np.ndarray:
-    """Keys and values of PREFIX, [2 * layers, 1, kv_heads, P, head_dim]."""
+    """Keys and values of PREFIX, [layers, P * 2 * kv_heads, head_dim]."""
     count = len(PREFIX)
     return np.stack(graph.run(PREFIX, list(range(count)), np.tri(count, dtype=bool), [0], None, [])[1])
 
@@ -116,11 +111,11 @@ def cached(graph: Graph, contents: Sequence[Content], past: np.ndarray) -> list[
     """The contents with keys and values of what they have in the cache; in passes of PLACES tokens."""
     found = []
     for content in contents:
-        keys = np.zeros((len(past), past.shape[2], 0, past.shape[4]), np.float32)
+        keys = past[:, :0]
         for at in range(0, len(content.cached), PLACES):
             part = content.cached[at : at + PLACES]
             step = Content(part, list(range(-1, len(part) - 1)), content.cached[:at], keys)
-            keys = np.concatenate([keys, run(graph, [step], past)[1][0]], axis=2)
+            keys = np.concatenate([keys, run(graph, [step], past)[1][0]], axis=1)
         found.append(replace(content, keys=keys))
     return found
 
@@ -163,11 +158,8 @@ def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[C
 def test_more_places_and_keys_than_needed_change_no_bit(
     int8: tuple[Graph, np.ndarray], contents: list[Content], places: int, more: int, stack_heads: bool
 ) -> None:
-    """Any number of keys; of places where there are no cached tokens."""
     graph, past = int8
     contents = cached(graph, contents, past)
-    if any(content.cached for content in contents):
-        places = 0
     few = run(graph, contents, past)
     many = run(graph, contents, past, places=PLACES + places, more=more, stack_heads=stack_heads)
     for one, other in zip(few, many, strict=True):
@@ -208,17 +200,19 @@ def test_what_attention_is_made_of(tmp_path: Path) -> None:
     model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
     kinds = [node.op_type for node in model.graph.node]
     assert kinds.count("Attention") == 3
-    # q, k, v and the way back; the embedding and its scales, and the last layer's rows of attention and residual
-    assert kinds.count("Gather") == 4 * 3 + 4
+    # Queries, new tokens, keys, values and the way back; the embedding and its scales, and the last layer's rows of
+    # attention and residual.
+    assert kinds.count("Gather") == 5 * 3 + 4
     assert (kinds.count("Tile"), kinds.count("Split")) == (1, 0)
-    assert kinds.count("Concat") == 2 * 3 + 3
-    assert not {"GroupQueryAttention", "Softmax"} & set(kinds)
-    assert len(kinds) <= 40 * 3 + 52
+    assert kinds.count("Concat") == 3 + 4
+    assert not {"GroupQueryAttention", "Softmax", "Expand"} & set(kinds)
+    assert len(kinds) <= 39 * 3 + 53
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in model.graph.input
     }
     assert shapes["attention_rows"] == ["contents", "places"]
+    assert shapes["key_slots"] == ["contents", "keys"]
     assert shapes["attention_mask"] == ["contents", 1, "places", "keys"]
-    assert shapes["own_key_values.2.value"] == ["contents", 2, "own", 16]
-    assert shapes["past_key_values.2.value"] == [1, 2, "past", 16]
+    assert shapes["own_key_values.2"] == ["own_heads", 16]
+    assert shapes["past_key_values.2"] == ["past_heads", 16]

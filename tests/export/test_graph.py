@@ -106,15 +106,14 @@ class Graph:
         }
         if contract.by_content:  # the rows are of one content, and all that is cached belongs to the prefix
             feeds |= {"attention_rows": np.arange(len(ids))[None], "row_places": np.arange(len(ids))}
-            feeds["stack_heads"] = np.array([True])
-            own = np.zeros((1, contract.kv_heads, 0, contract.head_dim), contract.kv_dtype)
-            names = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]
-            feeds |= {f"own_key_values.{name}": own for name in names}
+            feeds |= {"key_slots": np.arange(len(distance[0]))[None], "stack_heads": np.array([True])}
+            own = np.zeros(contract.cache_shape(0), contract.kv_dtype)
+            feeds |= {f"own_key_values.{part}": own for part in contract.cache_parts}
         if contract.sliding_window is not None:
             feeds["sliding_attention_mask"] = (visible & (distance < contract.sliding_window))[None, None]
-        names = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]
+        names = contract.cache_parts
         if past is None:
-            past = [np.zeros((1, contract.kv_heads, 0, contract.head_dim), contract.kv_dtype)] * len(names)
+            past = [np.zeros(contract.cache_shape(0), contract.kv_dtype)] * len(names)
         feeds |= {f"past_key_values.{name}": value for name, value in zip(names, past, strict=True)}
         logits, *present = self.session.run(["logits", *(f"present.{name}" for name in names)], feeds)
         return logits, present
@@ -129,7 +128,8 @@ def tree_logits(graph: Graph, split: int = 0) -> np.ndarray:
         last, present = graph.run(
             PROMPT[start:end], list(range(start, end)), visible, [end - start - 1], past, past_positions
         )
-        past = present if past is None else [np.concatenate(pair, axis=2) for pair in zip(past, present, strict=True)]
+        tokens = 0 if graph.contract.by_content else 2
+        past = present if past is None else [np.concatenate(pair, tokens) for pair in zip(past, present, strict=True)]
         past_positions = list(range(end))
     depth = len(BRANCHES[0])
     block = np.tril(np.ones((depth, depth), bool))

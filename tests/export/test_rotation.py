@@ -85,11 +85,9 @@ def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool
     }
     if rotated:
         feeds |= {"attention_rows": np.arange(length)[None], "row_places": np.arange(length)}
-        feeds["stack_heads"] = np.array([False])
+        feeds |= {"key_slots": np.arange(length)[None], "stack_heads": np.array([False])}
     for kind in ("past_key_values", "own_key_values") if rotated else ("past_key_values",):
-        for i in range(contract.layers):
-            for part in ("key", "value"):
-                feeds[f"{kind}.{i}.{part}"] = np.zeros((1, contract.kv_heads, 0, contract.head_dim), np.float32)
+        feeds |= {f"{kind}.{part}": np.zeros(contract.cache_shape(0), np.float32) for part in contract.cache_parts}
     for whole, few in (([0, 5, 10], [10, 2]), ([3], []), ([], [4, 4, 1])):
         positions = {"logit_positions": np.array(whole, np.int64), "verdict_positions": np.array(few, np.int64)}
         logits, verdict = graph.session.run(["logits", "verdict_logits"], feeds | positions)

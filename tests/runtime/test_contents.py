@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokmarg import ContentError, Guard, Record
-from tokmarg.contents import ContentEngine
+from tokmarg.contents import ContentEngine, _together
 from tokmarg.passes import Job
 from tokmarg.session import Forward, Session
 
@@ -140,10 +141,20 @@ def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> N
     assert max(contents) >= 3
 
 
-def test_prompts_of_any_length_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> None:
-    list(guard.score_many(TEXTS, max_nodes=1))
-    assert len(passes) <= 3
-    assert sum(contents for _, contents in passes) == len(TEXTS)
+def test_what_is_about_as_long_shares_a_pass() -> None:
+    """Whatever it has cached; as many as are one part of them, and no more than there is room for."""
+
+    def taken(*rows_and_own: tuple[int, int], parts: int = 1) -> tuple[list[int], list[int]]:
+        ready: list[Any] = [SimpleNamespace(rows=rows, own=own) for rows, own in rows_and_own]
+        chosen = _together(ready, parts)
+        return [content.rows for content in chosen], [content.rows for content in ready]
+
+    assert taken((20, 0), (5, 40), (90, 0), (32, 7), (52, 0)) == ([20, 5, 32, 52], [90])
+    assert taken((90, 0), (20, 0), (100, 50)) == ([90, 100], [20])
+    assert taken(*[(16, 0)] * 7, parts=3) == ([16] * 3, [16] * 4)
+    assert taken(*[(128, 0)] * 6) == ([128] * 4, [128] * 2)
+    assert taken(*[(16, 512)] * 6) == ([16] * 2, [16] * 4)
+    assert taken((4000, 0), (4000, 0)) == ([4000], [4000])
 
 
 def test_a_pass_is_no_larger_than_it_may_be(guard: Guard, passes: list[tuple[int, int]]) -> None:

@@ -161,7 +161,7 @@ def test_a_prefix_computed_on_the_device_is_written_to_a_file(
     guard = Guard(Bundle.open(tiny_bundle), session)
     prefixes = compute_prefixes(session, guard._prompter)
     assert all(prefix.cache.store is session.store for prefix in prefixes.values())
-    write_prefixes(tmp_path / "prefix.safetensors", prefixes)
+    write_prefixes(tmp_path / "prefix.safetensors", prefixes, session.graph)
     found = read_prefixes(tmp_path / "prefix.safetensors", guard.spec.roles, session.graph)
     stored = read_prefixes(tiny_bundle / "prefix.safetensors", guard.spec.roles, session.graph)
     for role, prefix in found.items():

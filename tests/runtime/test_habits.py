@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.test_marginals import Model
+from tests.runtime.test_marginals import VOCABULARY, Model
 from tests.runtime.test_trie import build
 from tokmarg.habits import Habits
 from tokmarg.marginals import Search
 
 TRIE = build("smollm2", [f"S{i}" for i in range(1, 15)])
+FEW = build("smollm2", ["A", "B", "C", "D"])
 NODE = TRIE.root
 TOKENS = list(TRIE.children(NODE))
 
@@ -70,3 +71,30 @@ def test_good_guesses_need_fewer_rounds() -> None:
                 search.feed(node, model.logits(node.path))
         known = {key: total / count for key, (total, count) in search.habits.totals().items()}
     assert rounds[1] < rounds[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.floats(1.0, 6.0), st.sampled_from([1e-2, 1e-3]))
+def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, tolerance: float) -> None:
+    """Where the guess is right there is one round, and what it asks for is needed, or nearly."""
+    tokens = [-1, *FEW.vocabulary()]
+    weights = np.exp(np.random.default_rng(seed).normal(0, spread, (20, len(tokens), len(tokens))))
+    known = {
+        (n, a, b): float(weights[n, i, j]) / float(weights.max())
+        for n in range(20)
+        for i, a in enumerate(tokens)
+        for j, b in enumerate(tokens)
+    }
+    search = Search(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, guesses=known)
+    rounds, asked = 0, 0
+    while wanted := search.wanted(10**6):
+        rounds, asked = rounds + 1, asked + len(wanted)
+        for node in wanted:
+            logits = np.full(VOCABULARY, -np.inf, np.float32)
+            for token in FEW.children(node):
+                logits[token] = np.log(known[node.certain.bit_count(), node.token, token])
+            search.feed(node, logits)
+    result = search.result()
+    assert result.converged
+    assert rounds <= 2
+    assert asked <= 1.5 * result.evaluated + 2
