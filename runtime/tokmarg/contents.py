@@ -26,7 +26,7 @@ from .bundle import GraphContract
 from .lanes import Lanes
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .session import Contents, Forward, Outputs, Session
+from .session import Contents, Forward, Session
 from .spec import Role
 
 __all__ = ["ContentEngine"]
@@ -43,12 +43,53 @@ _PLACES, _VECTOR = 8, 16
 #: stays empty as for any other.
 _ALIKE = 32
 #: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
-#: takes memory for its keys and values (46 kB in SmolLM2-135M).
+#: takes memory for its keys and values (46 kB a token in SmolLM2-135M).
 _UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
+#: Tokens that there is room for at least, beyond those of a content's prompt; what is not used is not there either.
+_GROWTH = 128
+_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def _rounded(count: int, step: int) -> int:
     return -(-count // step) * step
+
+
+def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
+    """Room for keys and values, [layers, tokens, 2 * kv_heads * head_dim]; the system's, and its again when it goes."""
+    shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
+    memory = mmap.mmap(-1, max(1, math.prod(shape)) * np.dtype(graph.kv_dtype).itemsize, **_PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
+
+
+class _Tokens:
+    """Keys and values of a content's own tokens, in memory that another content takes over: new memory is slow.
+
+    Args:
+        graph: that computes them.
+    """
+
+    def __init__(self, graph: GraphContract) -> None:
+        self._graph, self._rows = graph, _memory(graph, 0)
+        #: How many there are.
+        self.count = 0
+
+    @property
+    def all(self) -> npt.NDArray[Any]:
+        """[layers, count, 2 * kv_heads * head_dim]."""
+        return self._rows[:, : self.count]
+
+    def append(self, new: Sequence[npt.NDArray[Any]]) -> None:
+        """Takes those of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
+        end = self.count + len(new[0]) // (2 * self._graph.kv_heads)
+        if end > self._rows.shape[1]:
+            larger = _memory(self._graph, max(end + _GROWTH, 2 * self.count))
+            larger[:, : self.count] = self.all
+            self._rows = larger
+        for layer, rows in zip(self._rows, new, strict=True):
+            layer[self.count : end] = rows.reshape(end - self.count, -1)
+        self.count = end
 
 
 class _Content:
@@ -57,20 +98,27 @@ class _Content:
     Args:
         jobs: of one content: a prompt, and those that branch off it.
         prefix: that the prompts begin with.
+
+    Attributes:
+        own: keys and values of the tokens that earlier passes carried; given to the content when it begins.
     """
+
+    own: _Tokens
 
     def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
         self._waiting = list(jobs)  # prompts that have not been laid out whole
-        self._parts: list[npt.NDArray[Any]] = []  # by pass, [layers, tokens, 2 * kv_heads * head_dim]
-        self._positions = np.zeros(0, dtype=np.int64)
+        #: Positions of the content's own tokens, int64.
+        self.positions = np.zeros(0, dtype=np.int64)
+        self.step = Pass(prefix.cache.length)
         #: Tokens of the prompts, about: what the trunk has counts for each branch.
         self.size = sum(len(job.token_ids) - prefix.shared(job.token_ids) for job in jobs)
 
     def advance(self) -> bool:
-        """Lays out the next pass; False where there is none, because the searches are done."""
+        """Lays out the next pass, behind the last one; False where there is none, because the searches are done."""
         behind = self._prefix.cache.length
-        self.step = step = Pass(behind + len(self._positions))
+        self.positions = np.concatenate([self.positions, self.step.positions]).astype(np.int64)
+        self.step = step = Pass(behind + len(self.positions))
         while self._waiting and len(step.tokens) < PACK_TOKENS:
             job = self._waiting[0]
             if job.laid_out < 0:
@@ -83,46 +131,39 @@ class _Content:
             ahead = max(4, _AHEAD // max(1, len(active)))
             for job in active:
                 step.nodes(job, ahead, ahead * len(active))
-        mask = step.mask()
-        self._mask, self._seen = mask, np.flatnonzero(mask[:, behind : step.past].any(axis=0))
-        #: New tokens, and cached ones of the content's own that they see.
-        self.rows, self.own = len(step.tokens), len(self._seen)
-        #: All that they see.
-        self.keys = behind + self.own + self.rows
+        self._mask = mask = step.mask()
+        #: Those of the content's own cached tokens that new ones see.
+        self.seen = np.flatnonzero(mask[:, behind : step.past].any(axis=0))
+        #: New tokens, and all that they see.
+        self.rows, self.keys = len(step.tokens), behind + len(self.seen) + len(step.tokens)
         return bool(step.tokens)
 
-    def see(self, mask: npt.NDArray[np.bool_], slots: npt.NDArray[np.int64], own: int, new: int) -> None:
+    def see(
+        self, mask: npt.NDArray[np.bool_], slots: npt.NDArray[np.int64], own: npt.NDArray[np.int64], new: int
+    ) -> None:
         """Writes which slots the pass needs, and what of them each new token sees: int64 [K] and bool [S, K].
 
         Args:
             mask, slots: false, and zero.
-            own, new: the first slots of the content's own cached tokens, and of its new ones.
+            own: slots of the cached tokens that are seen.
+            new: the first slot of the new ones.
         """
-        behind, cached = self._prefix.cache.length, self._prefix.cache.length + self.own
+        behind = self._prefix.cache.length
+        cached = behind + len(own)
         slots[:behind] = np.arange(behind)
-        slots[behind:cached] = np.arange(own, own + self.own)
+        slots[behind:cached] = own
         slots[cached : self.keys] = np.arange(new, new + self.rows)
         mask[: self.rows, :behind] = self._mask[:, :behind]
-        mask[: self.rows, behind:cached] = self._mask[:, behind + self._seen]
+        mask[: self.rows, behind:cached] = self._mask[:, behind + self.seen]
         mask[: self.rows, cached : self.keys] = self._mask[:, self.step.past :]
 
-    def fill(self, own: npt.NDArray[Any], positions: npt.NDArray[np.int64]) -> None:
-        """Writes keys and values of the cached tokens that are seen, [layers, own, 2 * kv_heads * head_dim], and their
-        positions [own]."""
-        positions[:] = self._positions[self._seen]
-        at = start = 0
-        for part in self._parts:
-            inside = self._seen[(start <= self._seen) & (self._seen < start + part.shape[1])] - start
-            for run in np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1):  # slices are copied without a detour
-                if len(run):
-                    own[:, at : at + len(run)] = part[:, run[0] : run[-1] + 1]
-                    at += len(run)
-            start += part.shape[1]
-
-    def keep(self, new: npt.NDArray[Any]) -> None:
-        """Takes the keys and values of the pass's tokens, [layers, rows, 2 * kv_heads * head_dim]."""
-        self._parts.append(new)
-        self._positions = np.concatenate([self._positions, self.step.positions])
+    def fill(self, room: npt.NDArray[Any]) -> None:
+        """Writes keys and values of those that are seen, [layers, seen, 2 * kv_heads * head_dim]."""
+        rows, at = self.own.all, 0
+        for run in np.split(self.seen, np.flatnonzero(np.diff(self.seen) > 1) + 1):  # slices: copied without a detour
+            if len(run):
+                room[:, at : at + len(run)] = rows[:, run[0] : run[-1] + 1]
+                at += len(run)
 
 
 class _Room:
@@ -130,16 +171,14 @@ class _Room:
 
     def __init__(self, graph: GraphContract) -> None:
         self._graph = graph
-        self._flat = np.zeros(0, dtype=graph.kv_dtype)
+        self._flat = _memory(graph, 0).reshape(-1)
 
     def take(self, tokens: int) -> npt.NDArray[Any]:
         """[layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
-        graph = self._graph
-        shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
-        if (size := math.prod(shape)) > len(self._flat):
-            memory = mmap.mmap(-1, size * self._flat.itemsize)  # of its own: all of it goes back, and no piece stays
-            self._flat = np.frombuffer(memory, dtype=graph.kv_dtype)
-        return self._flat[:size].reshape(shape)
+        layers, width = self._graph.layers, 2 * self._graph.kv_heads * self._graph.head_dim
+        if layers * tokens * width > len(self._flat):
+            self._flat = _memory(self._graph, max(tokens, _GROWTH)).reshape(-1)
+        return self._flat[: layers * tokens * width].reshape(layers, tokens, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +205,17 @@ class ContentEngine:
 
     def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
-        prefix = self._prefixes[role]
+        graph, prefix = self._session.graph, self._prefixes[role]
         waiting = sorted((_Content(group, prefix) for group in _by_content(jobs)), key=lambda each: -each.size)
         under_way: list[_Content] = []
         ready: list[_Content] = []  # those whose next pass has not begun
         rooms: list[_Room] = []
+        spare: list[_Tokens] = []  # of contents that are done
         with Lanes[_Shared](self._session) as lanes:
             while waiting or under_way:
                 for content in _begun(waiting, under_way, max(_LEAST_UNDER_WAY, _UNDER_WAY * self._session.lanes)):
+                    content.own = spare.pop() if spare else _Tokens(graph)
+                    content.own.count = 0
                     content.advance()
                     ready.append(content)
                 if ready and (self._session.lanes == 1 or len(under_way) == 1):  # all threads work for one pass
@@ -187,31 +229,40 @@ class ContentEngine:
                     shared, outputs = lanes.wait()
                 self._logits.feed(shared.whole, shared.narrow, outputs)
                 rooms.append(shared.room)
-                at = 0
+                start = 0
                 for content in shared.contents:
-                    content.keep(self._new(outputs, at, at + content.rows))
-                    at += content.rows
+                    end = start + content.rows * 2 * graph.kv_heads
                     if content.advance():
+                        content.own.append([tensor[start:end] for tensor in outputs.new.tensors])
                         ready.append(content)
                     else:
                         under_way.remove(content)
+                        spare.append(content.own)
+                    start = end
 
     def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[_Room]) -> tuple[_Shared, Forward]:
         """The next pass of contents that can share one."""
-        graph, count = self._session.graph, len(contents)
-        lengths, owns = (np.array([getattr(content, name) for content in contents]) for name in ("rows", "own"))
-        starts, own_starts = np.cumsum(lengths) - lengths, np.cumsum(owns) - owns
+        graph, behind, count = self._session.graph, prefix.cache.length, len(contents)
+        room = rooms.pop() if rooms else _Room(graph)
+        seen = [content.seen for content in contents]
+        own_ends = np.cumsum([len(slots) for slots in seen])
+        if count == 1:  # all of its own are there already, one behind the other
+            own, positions = contents[0].own.all, contents[0].positions
+        else:
+            own = room.take(int(own_ends[-1]))
+            positions = np.concatenate([content.positions[content.seen] for content in contents])
+            for content, slots, end in zip(contents, seen, own_ends.tolist(), strict=True):
+                content.fill(own[:, end - len(slots) : end])
+            seen = np.split(np.arange(len(positions)), own_ends[:-1])
+        lengths = np.array([content.rows for content in contents])
+        starts = np.cumsum(lengths) - lengths
         places = _rounded(int(lengths.max()), _PLACES)
         inside = np.arange(places) < lengths[:, None]
         rows = starts[:, None] + np.where(inside, np.arange(places), 0)
         keys = _rounded(max(content.keys for content in contents), _VECTOR)
         mask, slots = np.zeros((count, places, keys), dtype=np.bool_), np.zeros((count, keys), dtype=np.int64)
-        room = rooms.pop() if rooms else _Room(graph)
-        own, positions = room.take(int(owns.sum())), np.zeros(int(owns.sum()), dtype=np.int64)
-        behind = prefix.cache.length
-        for i, (content, start, at) in enumerate(zip(contents, starts.tolist(), own_starts.tolist(), strict=True)):
-            content.see(mask[i], slots[i], behind + at, behind + len(positions) + start)
-            content.fill(own[:, at : at + content.own], positions[at : at + content.own])
+        for i, (content, start) in enumerate(zip(contents, starts.tolist(), strict=True)):
+            content.see(mask[i], slots[i], behind + seen[i], behind + len(positions) + start)
         wanted = [
             (job, node, start + row)
             for start, content in zip(starts.tolist(), contents, strict=True)
@@ -225,15 +276,11 @@ class ContentEngine:
             prefix.cache,
             [row for _, _, row in whole] or ([] if narrow else [0]),
             [row for _, _, row in narrow],
-            Contents(rows, np.flatnonzero(inside), slots, own.reshape(len(own), -1, graph.head_dim), positions),
+            Contents(
+                rows, np.flatnonzero(inside), slots, tuple(each.reshape(-1, graph.head_dim) for each in own), positions
+            ),
         )
         return _Shared(contents, whole, narrow, room), forward
-
-    def _new(self, outputs: Outputs, start: int, end: int) -> npt.NDArray[Any]:
-        """Keys and values of some of a pass's new tokens, [layers, tokens, 2 * kv_heads * head_dim]."""
-        width = 2 * self._session.graph.kv_heads
-        rows = np.stack([tensor[start * width : end * width] for tensor in outputs.new.tensors])
-        return rows.reshape(len(rows), end - start, -1)
 
 
 def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
@@ -261,7 +308,7 @@ def _begun(waiting: list[_Content], under_way: list[_Content], most: int) -> lis
 def _together(ready: list[_Content], parts: int) -> list[_Content]:
     """Takes contents that share a pass: of those that are alike, one of ``parts``, or as many as there is room for."""
     alike = [content for content in ready if abs(content.rows - ready[0].rows) <= _ALIKE]
-    size = max(max(content.rows, content.own // 2) for content in alike)  # memory for cached tokens counts, too
+    size = max(max(content.rows, len(content.seen) // 2) for content in alike)  # memory for cached tokens counts, too
     chosen = alike[: max(1, min(-(-len(alike) // parts), PACK_TOKENS // size))]
     for content in chosen:
         ready.remove(content)

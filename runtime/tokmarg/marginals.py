@@ -100,8 +100,8 @@ class Search:
         self.habits = Habits(guesses or {})
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
-        self._pending = np.zeros(len(trie.events))  # per event: mass of open nodes below which it is undecided
-        self._lower = np.zeros(len(trie.events))
+        # Of each event: mass of nodes where it is certain, and of those below which it may still happen.
+        self._lower, self._pending = self._masses = np.zeros((2, len(trie.events)))
         self._expanded = 0
         self._add(self.root, 1.0)
 
@@ -173,11 +173,12 @@ class Search:
     def result(self) -> Marginals:
         """Bounds of every event; call when :meth:`wanted` is empty."""
         # Summed afresh and exactly rounded, so that no drift of the running sums enters the certified bounds.
-        nodes = self.leaves()
+        masses, nodes = zip(*self.leaves(), strict=True)
+        every = np.array(masses)
+        certain, open = np.array([self._trie.decided(node) for node in nodes], dtype=bool).transpose(1, 2, 0)
         bounds = {}
-        for i, event in enumerate(self._trie.events):
-            lower = math.fsum(mass for mass, node in nodes if node.certain >> i & 1)
-            upper = math.fsum(mass for mass, node in nodes if (node.certain | node.possible) >> i & 1)
+        for event, happened, may in zip(self._trie.events, certain, open, strict=True):
+            lower, upper = (math.fsum(every[which].tolist()) for which in (happened, happened | may))
             bounds[event] = Bounds(min(1.0, lower), min(1.0, upper))
         narrow = all(b.upper - b.lower <= self._tolerance + 1e-12 for b in bounds.values())
         decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds)
@@ -219,8 +220,7 @@ class Search:
         return node
 
     def _count(self, node: Node, mass: float) -> None:
-        self._lower += mass * self._trie.bits(node.certain)
-        self._pending += mass * self._trie.bits(node.possible & ~node.certain)
+        self._masses += mass * self._trie.decided(node)
 
     def _coverage(self) -> float | None:
         if not self._undecided:

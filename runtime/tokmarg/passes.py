@@ -147,7 +147,9 @@ class Pass:
         for start, end, visible in self.sees:
             for a, b in visible:
                 mask[start:end, a:b] = True
-            mask[start:end, past + start : past + end] = np.tri(end - start, dtype=np.bool_)
+            mask[start:end, past + start : past + end] = (
+                np.tri(end - start, dtype=np.bool_) if end - start > 1 else True
+            )
         return mask
 
 

@@ -44,20 +44,20 @@ class Contents:
         rows: int64 [B, S], which new token of the pass stands at each place.
         places: int64 [N], at which of the B * S places each new token of the pass stands.
         slots: int64 [B, K], which token is seen at each place.
-        own: of the contents' own cached tokens, [layers, O * 2 * kv_heads, head_dim].
+        own: of the contents' own cached tokens, [O * 2 * kv_heads, head_dim] of each layer.
         positions: int64 [O], theirs.
     """
 
     rows: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
     slots: npt.NDArray[np.int64]
-    own: npt.NDArray[Any]
+    own: Sequence[npt.NDArray[Any]]
     positions: npt.NDArray[np.int64]
 
     @classmethod
     def one(cls, graph: GraphContract, past: int, count: int) -> Contents:
         """All ``count`` new tokens of a pass are of one content, which has none of its own in the cache."""
-        own = np.zeros((graph.layers, *graph.cache_shape(0)), dtype=graph.kv_dtype)
+        own = [np.zeros(graph.cache_shape(0), dtype=graph.kv_dtype)] * graph.layers
         places, slots = np.arange(count, dtype=np.int64), np.arange(past + count, dtype=np.int64)
         return cls(places[None], places, slots[None], own, np.zeros(0, dtype=np.int64))
 

@@ -106,7 +106,7 @@ class Trie:
         self._leads = leads
         self._spelling = Spelling(grammar, encoder)
         self._terminators = tuple(self._spelling.terminator(text) for text in terminators)
-        self._bits: dict[int, npt.NDArray[np.float64]] = {}
+        self._decided: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
         self._unfolded = 0
         self._starts = [self._spelling.lead(tail, text) for text in leads]
@@ -119,7 +119,7 @@ class Trie:
         if self._unfolded > _KEPT_NODES:
             self._unfolded = 0
             self._root = self._node(-1, None, self._threads)
-            self._bits.clear()
+            self._decided.clear()
         return self._root
 
     def children(self, node: Node) -> dict[int, Node]:
@@ -178,12 +178,13 @@ class Trie:
         behind = (thread if thread.ends else thread._replace(rest=()) for thread in node._threads)
         return node.complete or all(thread.ends for thread in self._opened(behind))
 
-    def bits(self, mask: int) -> npt.NDArray[np.float64]:
-        """A bit set of events as a 0/1 vector [events] float64."""
-        found = self._bits.get(mask)
+    def decided(self, node: Node) -> npt.NDArray[np.float64]:
+        """Which events are certain at a node, and which may still happen: 0 or 1, float64 [2, events]."""
+        masks = (node.certain, node.possible & ~node.certain)
+        found = self._decided.get(masks)
         if found is None:
-            found = np.array([mask >> i & 1 for i in range(len(self.events))], dtype=np.float64)
-            self._bits[mask] = found
+            found = np.array([[mask >> i & 1 for i in range(len(self.events))] for mask in masks], dtype=np.float64)
+            self._decided[masks] = found
         return found
 
     def undecided(self, root: Node) -> list[Undecided]:

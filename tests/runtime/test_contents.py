@@ -145,7 +145,7 @@ def test_what_is_about_as_long_shares_a_pass() -> None:
     """Whatever it has cached; as many as are one part of them, and no more than there is room for."""
 
     def taken(*rows_and_own: tuple[int, int], parts: int = 1) -> tuple[list[int], list[int]]:
-        ready: list[Any] = [SimpleNamespace(rows=rows, own=own) for rows, own in rows_and_own]
+        ready: list[Any] = [SimpleNamespace(rows=rows, seen=range(own)) for rows, own in rows_and_own]
         chosen = _together(ready, parts)
         return [content.rows for content in chosen], [content.rows for content in ready]
 
