@@ -36,6 +36,9 @@ __all__ = ["ContentEngine"]
 #: tokens: 16 harmless ones take 1.2 passes and 67 tokens each, where 7 nodes are needed, 16 harmful ones five passes
 #: and 171 tokens, where 79 nodes are, which one by one would take 143 tokens.
 _AHEAD_FIRST, _AHEAD = 16, 32
+#: Tokens of a prompt that a pass carries at most: attention takes as long for what a token may not see, most of which
+#: stands behind it in its own pass.
+_PROMPT = 256
 #: S is a multiple of this. K is one of the longest vector that softmax is computed with: what is left over would be
 #: added in another order.
 _PLACES, _VECTOR = 8, 16
@@ -119,11 +122,11 @@ class _Content:
         behind = self._prefix.cache.length
         self.positions = np.concatenate([self.positions, self.step.positions]).astype(np.int64)
         self.step = step = Pass(behind + len(self.positions))
-        while self._waiting and len(step.tokens) < PACK_TOKENS:
+        while self._waiting and len(step.tokens) < _PROMPT:
             job = self._waiting[0]
             if job.laid_out < 0:
                 job.begin(self._prefix)
-            if step.prompt(job):
+            if step.prompt(job, _PROMPT):
                 self._waiting.pop(0)
                 step.nodes(job, max(1, _AHEAD_FIRST // len(self._jobs)))
         if not step.tokens:

@@ -84,7 +84,7 @@ class PackedEngine:
         step = Pass(cache.length)
         for job in jobs:
             job.begin(prefix)
-            while not step.prompt(job):
+            while not step.prompt(job, PACK_TOKENS):
                 self._finish(step, cache)
                 step = Pass(cache.length)
             step.nodes(job, max(1, min(_AHEAD_FIRST, _AHEAD_PACK // len(jobs))))

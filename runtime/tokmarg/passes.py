@@ -102,10 +102,10 @@ class Pass:
     sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
     logits_for: list[tuple[Job[Any], Any, int]] = field(default_factory=list)
 
-    def prompt(self, job: Job[Any]) -> bool:
-        """Lays out as much of a job's prompt as there is room for; returns whether that was the rest of it."""
+    def prompt(self, job: Job[Any], most: int) -> bool:
+        """Lays out what of a job's prompt a pass of ``most`` tokens has room for; returns whether that was the rest."""
         at, end = job.laid_out, len(job.token_ids)
-        part = job.token_ids[at : at + max(0, PACK_TOKENS - len(self.tokens))]
+        part = job.token_ids[at : at + max(0, most - len(self.tokens))]
         if part:
             slot = self._add(part, at, [(0, job.shared), *job.spans])
             job.spans.append((slot, slot + len(part)))

@@ -98,8 +98,8 @@ def test_other_methods(guard: Guard, method: Any) -> None:
 def test_long_prompts_fed_in_several_passes(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]]
 ) -> None:
-    for module in ("passes", "contents"):
-        monkeypatch.setattr(f"tokmarg.{module}.PACK_TOKENS", 24)
+    monkeypatch.setattr("tokmarg.contents._PROMPT", 24)
+    monkeypatch.setattr("tokmarg.contents.PACK_TOKENS", 24)
     single = [guard.score(text, **SETTINGS) for text in TEXTS]
     assert max(tokens for tokens, _ in passes) < 24 + 24  # nodes come on top
     assert list(guard.score_many(TEXTS[::-1], **SETTINGS)) == single[::-1]

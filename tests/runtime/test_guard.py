@@ -126,7 +126,7 @@ def test_score_does_not_depend_on_its_company(tiny_guard: Guard) -> None:
 
 def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.passes.PACK_TOKENS", 16)
+    monkeypatch.setattr("tokmarg.engine.PACK_TOKENS", 16)
     for a, b in zip(whole, tiny_guard.score_many(TEXTS), strict=True):
         assert_same(a, b, 1e-5)
 
