@@ -13,8 +13,6 @@ comes last: zeros at the end of its sums change no bit.
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import GraphContract
 from .lanes import Lanes
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
+from .rooms import Room, Tokens
 from .session import Contents, Forward, Session
 from .spec import Role
 
@@ -48,51 +46,10 @@ _ALIKE = 32
 #: Contents that are under way together, for each lane and at least, and the tokens of all their prompts: each of them
 #: takes memory for its keys and values (46 kB a token in SmolLM2-135M).
 _UNDER_WAY, _LEAST_UNDER_WAY, _TOKENS_UNDER_WAY = 4, 8, 1024
-#: Tokens that there is room for at least, beyond those of a content's prompt; what is not used is not there either.
-_GROWTH = 128
-_PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def _rounded(count: int, step: int) -> int:
     return -(-count // step) * step
-
-
-def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
-    """Room for keys and values, [layers, tokens, 2 * kv_heads * head_dim]; the system's, and its again when it goes."""
-    shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
-    memory = mmap.mmap(-1, max(1, math.prod(shape)) * np.dtype(graph.kv_dtype).itemsize, **_PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
-
-
-class _Tokens:
-    """Keys and values of a content's own tokens, in memory that another content takes over: new memory is slow.
-
-    Args:
-        graph: that computes them.
-    """
-
-    def __init__(self, graph: GraphContract) -> None:
-        self._graph, self._rows = graph, _memory(graph, 0)
-        #: How many there are.
-        self.count = 0
-
-    @property
-    def all(self) -> npt.NDArray[Any]:
-        """[layers, count, 2 * kv_heads * head_dim]."""
-        return self._rows[:, : self.count]
-
-    def append(self, new: Sequence[npt.NDArray[Any]]) -> None:
-        """Takes those of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
-        end = self.count + len(new[0]) // (2 * self._graph.kv_heads)
-        if end > self._rows.shape[1]:
-            larger = _memory(self._graph, max(end + _GROWTH, 2 * self.count))
-            larger[:, : self.count] = self.all
-            self._rows = larger
-        for layer, rows in zip(self._rows, new, strict=True):
-            layer[self.count : end] = rows.reshape(end - self.count, -1)
-        self.count = end
 
 
 class _Content:
@@ -106,7 +63,7 @@ class _Content:
         own: keys and values of the tokens that earlier passes carried; given to the content when it begins.
     """
 
-    own: _Tokens
+    own: Tokens
 
     def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
@@ -169,21 +126,6 @@ class _Content:
                 at += len(run)
 
 
-class _Room:
-    """Memory for the cached tokens of a pass, which a later pass takes again: new memory is slow to come by."""
-
-    def __init__(self, graph: GraphContract) -> None:
-        self._graph = graph
-        self._flat = _memory(graph, 0).reshape(-1)
-
-    def take(self, tokens: int) -> npt.NDArray[Any]:
-        """[layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
-        layers, width = self._graph.layers, 2 * self._graph.kv_heads * self._graph.head_dim
-        if layers * tokens * width > len(self._flat):
-            self._flat = _memory(self._graph, max(tokens, _GROWTH)).reshape(-1)
-        return self._flat[: layers * tokens * width].reshape(layers, tokens, width)
-
-
 @dataclass(frozen=True, slots=True)
 class _Shared:
     """A pass that contents share: whose nodes its logits are for, and where its cached tokens lie."""
@@ -191,7 +133,7 @@ class _Shared:
     contents: Sequence[_Content]
     whole: Sequence[Any]
     narrow: Sequence[Any]
-    room: _Room
+    room: Room
 
 
 class ContentEngine:
@@ -212,12 +154,12 @@ class ContentEngine:
         waiting = sorted((_Content(group, prefix) for group in _by_content(jobs)), key=lambda each: -each.size)
         under_way: list[_Content] = []
         ready: list[_Content] = []  # those whose next pass has not begun
-        rooms: list[_Room] = []
-        spare: list[_Tokens] = []  # of contents that are done
+        rooms: list[Room] = []
+        spare: list[Tokens] = []  # of contents that are done
         with Lanes[_Shared](self._session) as lanes:
             while waiting or under_way:
                 for content in _begun(waiting, under_way, max(_LEAST_UNDER_WAY, _UNDER_WAY * self._session.lanes)):
-                    content.own = spare.pop() if spare else _Tokens(graph)
+                    content.own = spare.pop() if spare else Tokens(graph)
                     content.own.count = 0
                     content.advance()
                     ready.append(content)
@@ -243,10 +185,10 @@ class ContentEngine:
                         spare.append(content.own)
                     start = end
 
-    def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[_Room]) -> tuple[_Shared, Forward]:
+    def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[Room]) -> tuple[_Shared, Forward]:
         """The next pass of contents that can share one."""
         graph, behind, count = self._session.graph, prefix.cache.length, len(contents)
-        room = rooms.pop() if rooms else _Room(graph)
+        room = rooms.pop() if rooms else Room(graph)
         seen = [content.seen for content in contents]
         own_ends = np.cumsum([len(slots) for slots in seen])
         if count == 1:  # all of its own are there already, one behind the other

@@ -74,7 +74,9 @@ def check_interface(session: ort.InferenceSession, g: GraphContract, where: str)
     wanted += [(inputs, name, "tensor(bool)", {}) for name in found]
     for table, name, kind, dims in wanted:
         if name not in table:
-            raise BundleError(f"{where}: graph has no {name}, which the manifest's graph table implies")
+            raise BundleError(
+                f"{where}: graph has no {name}, which the manifest's graph table implies: export the bundle again"
+            )
         actual, shape = table[name]
         fixed = [(i, shape[i], n) for i, n in dims.items() if len(shape) > i and isinstance(shape[i], int)]
         wrong = next((f"dimension {i} is {a}, not {n}" for i, a, n in fixed if a != n), None)
