@@ -110,16 +110,17 @@ def _read(path: Path, roles: Iterable[Role], graph: GraphContract) -> dict[Role,
             if len(ids) and not 0 <= ids.min() <= ids.max() < graph.vocab_size:
                 raise BundleError(f"{path}: {role}.token_ids: holds ids that are not below {graph.vocab_size:,}")
             shape = (1, graph.kv_heads, len(ids), graph.head_dim)
-            tensors = []
-            for name in [f"{role}.{i}.{part}" for i in range(graph.layers) for part in ("key", "value")]:
-                tensor = stored.get_tensor(name)
-                if tensor.shape != shape:
-                    raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
-                if tensor.dtype not in (np.float32, np.float16):
-                    raise BundleError(f"{path}: {name}: is {tensor.dtype}, not float32 or float16")
-                tensors.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
-            if graph.by_content:
-                tensors = [heads_by_token(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+            tensors: list[npt.NDArray[Any]] = []
+            for i in range(graph.layers):
+                layer = []
+                for name in (f"{role}.{i}.key", f"{role}.{i}.value"):
+                    tensor = stored.get_tensor(name)
+                    if tensor.shape != shape:
+                        raise BundleError(f"{path}: {name}: has shape {list(tensor.shape)}, not {list(shape)}")
+                    if tensor.dtype not in (np.float32, np.float16):
+                        raise BundleError(f"{path}: {name}: is {tensor.dtype}, not float32 or float16")
+                    layer.append(np.ascontiguousarray(tensor, dtype=graph.kv_dtype))
+                tensors += [heads_by_token(*layer)] if graph.by_content else layer
             cache = KeyValues(tuple(tensors), np.arange(len(ids), dtype=np.int64))
             found[role] = Prefix(tuple(int(i) for i in ids), cache)
     return found
