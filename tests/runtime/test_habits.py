@@ -98,3 +98,18 @@ def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, to
     assert result.converged
     assert rounds <= 2
     assert asked <= 1.5 * result.evaluated + 2
+
+
+@pytest.mark.parametrize(("seed", "rounds"), [(0, 10), (2, 5), (5, 4)])
+def test_a_threshold_within_a_narrow_interval_is_not_settled_node_by_node(seed: int, rounds: int) -> None:
+    model = Model(TRIE, seed, 2.0)
+    plain = model.run(tolerance=0.2)
+    event, bounds = max(plain.bounds.items(), key=lambda item: item[1].upper - item[1].lower)
+    search = Search(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
+    asked = []
+    while wanted := search.wanted(16):
+        asked.append(len(wanted))
+        for node in wanted:
+            search.feed(node, model.logits(node.path))
+    assert search.result().evaluated > plain.evaluated + 10
+    assert len(asked) <= rounds
