@@ -83,8 +83,8 @@ def timed(sessions: dict[str, Session], new: int, repetitions: int) -> dict[str,
     inputs = {}
     for name, session in sessions.items():
         graph = session.graph
-        shape = (1, graph.kv_heads, PREFIX, graph.head_dim)
-        past = tuple(random.normal(0, 1, shape).astype(graph.kv_dtype) for _ in range(2 * graph.layers))
+        shape = graph.cache_shape(PREFIX)
+        past = tuple(random.normal(0, 1, shape).astype(graph.kv_dtype) for _ in graph.cache_parts)
         ids = [int(i) for i in random.integers(0, min(graph.vocab_size, 40_000), new)]
         positions = np.arange(PREFIX, PREFIX + new)
         mask = np.tri(new, PREFIX + new, PREFIX, dtype=np.bool_)

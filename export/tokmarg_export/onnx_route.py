@@ -35,7 +35,7 @@ def onnx_config_for(model: PreTrainedModel, contract: GraphContract, dtype: torc
         exporter="onnx", model_type=model.config.model_type, task=_TASK, library_name="transformers"
     )
     family: type[Any] = constructor.func
-    pairs = [f"{i}.{part}" for i in range(contract.layers) for part in ("key", "value")]
+    pairs = contract.cache_parts
     local = contract.sliding_window is not None
     mask_axes = {2: "new", 3: "past_and_new"}
 

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .bundle import GraphContract
 from .lanes import Lanes
 from .passes import PACK_TOKENS, Job, Logits, Pass
 from .prefix import Prefix
-from .rooms import Room, Tokens
+from .rooms import Room
 from .session import Contents, Forward, Session
 from .spec import Role
 
@@ -63,7 +64,7 @@ class _Content:
         own: keys and values of the tokens that earlier passes carried; given to the content when it begins.
     """
 
-    own: Tokens
+    own: Room
 
     def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
@@ -128,12 +129,12 @@ class _Content:
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """A pass that contents share: whose nodes its logits are for, and where its cached tokens lie."""
+    """A pass that contents share: whose nodes its logits are for, and what else its cached tokens take."""
 
     contents: Sequence[_Content]
     whole: Sequence[Any]
     narrow: Sequence[Any]
-    room: Room
+    rooms: Sequence[Room]
 
 
 class ContentEngine:
@@ -154,13 +155,11 @@ class ContentEngine:
         waiting = sorted((_Content(group, prefix) for group in _by_content(jobs)), key=lambda each: -each.size)
         under_way: list[_Content] = []
         ready: list[_Content] = []  # those whose next pass has not begun
-        rooms: list[Room] = []
-        spare: list[Tokens] = []  # of contents that are done
+        rooms: list[Room] = []  # of contents and passes that are done
         with Lanes[_Shared](self._session) as lanes:
             while waiting or under_way:
                 for content in _begun(waiting, under_way, max(_LEAST_UNDER_WAY, _UNDER_WAY * self._session.lanes)):
-                    content.own = spare.pop() if spare else Tokens(graph)
-                    content.own.count = 0
+                    content.own = _room(rooms, graph)
                     content.advance()
                     ready.append(content)
                 if ready and (self._session.lanes == 1 or len(under_way) == 1):  # all threads work for one pass
@@ -173,7 +172,7 @@ class ContentEngine:
                         lanes.start(forward, shared)
                     shared, outputs = lanes.wait()
                 self._logits.feed(shared.whole, shared.narrow, outputs)
-                rooms.append(shared.room)
+                rooms += shared.rooms
                 start = 0
                 for content in shared.contents:
                     end = start + content.rows * 2 * graph.kv_heads
@@ -182,19 +181,19 @@ class ContentEngine:
                         ready.append(content)
                     else:
                         under_way.remove(content)
-                        spare.append(content.own)
+                        rooms.append(content.own)
                     start = end
 
     def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[Room]) -> tuple[_Shared, Forward]:
         """The next pass of contents that can share one."""
         graph, behind, count = self._session.graph, prefix.cache.length, len(contents)
-        room = rooms.pop() if rooms else Room(graph)
         seen = [content.seen for content in contents]
         own_ends = np.cumsum([len(slots) for slots in seen])
         if count == 1:  # all of its own are there already, one behind the other
-            own, positions = contents[0].own.all, contents[0].positions
+            taken, own, positions = [], contents[0].own.all, contents[0].positions
         else:
-            own = room.take(int(own_ends[-1]))
+            taken = [_room(rooms, graph)]
+            own = taken[0].extend(int(own_ends[-1]))
             positions = np.concatenate([content.positions[content.seen] for content in contents])
             for content, slots, end in zip(contents, seen, own_ends.tolist(), strict=True):
                 content.fill(own[:, end - len(slots) : end])
@@ -225,7 +224,14 @@ class ContentEngine:
                 rows, np.flatnonzero(inside), slots, tuple(each.reshape(-1, graph.head_dim) for each in own), positions
             ),
         )
-        return _Shared(contents, whole, narrow, room), forward
+        return _Shared(contents, whole, narrow, taken), forward
+
+
+def _room(rooms: list[Room], graph: GraphContract) -> Room:
+    """One of those that are free, or a new one; empty."""
+    room = rooms.pop() if rooms else Room(graph)
+    room.clear()
+    return room
 
 
 def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from .bundle import GraphContract
 
-__all__ = ["Room", "Tokens"]
+__all__ = ["Room"]
 
-#: Tokens that there is room for at least, beyond those of a content's prompt; what is not used is not there either.
+#: Tokens that there is room for beyond those that made it too small; what is not used is not there either.
 _GROWTH = 128
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
@@ -35,8 +35,8 @@ def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
     return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
 
 
-class Tokens:
-    """Keys and values of a content's own tokens, one behind the other.
+class Room:
+    """Keys and values of some tokens, one behind the other.
 
     Args:
         graph: that computes them.
@@ -44,36 +44,27 @@ class Tokens:
 
     def __init__(self, graph: GraphContract) -> None:
         self._graph, self._rows = graph, _memory(graph, 0)
-        #: How many there are; 0 for the next content.
-        self.count = 0
+        self._count = 0
 
     @property
     def all(self) -> npt.NDArray[Any]:
-        """[layers, count, 2 * kv_heads * head_dim]."""
-        return self._rows[:, : self.count]
+        """[layers, tokens, 2 * kv_heads * head_dim], contiguous within a layer."""
+        return self._rows[:, : self._count]
+
+    def clear(self) -> None:
+        """Holds no tokens, and keeps the memory."""
+        self._count = 0
+
+    def extend(self, tokens: int) -> npt.NDArray[Any]:
+        """Room for some more tokens, [layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
+        before, self._count = self._count, self._count + tokens
+        if self._count > self._rows.shape[1]:
+            larger = _memory(self._graph, max(self._count + _GROWTH, 2 * before))
+            larger[:, :before] = self._rows[:, :before]
+            self._rows = larger
+        return self._rows[:, before : self._count]
 
     def append(self, new: Sequence[npt.NDArray[Any]]) -> None:
-        """Takes those of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
-        end = self.count + len(new[0]) // (2 * self._graph.kv_heads)
-        if end > self._rows.shape[1]:
-            larger = _memory(self._graph, max(end + _GROWTH, 2 * self.count))
-            larger[:, : self.count] = self.all
-            self._rows = larger
-        for layer, rows in zip(self._rows, new, strict=True):
-            layer[self.count : end] = rows.reshape(end - self.count, -1)
-        self.count = end
-
-
-class Room:
-    """Room for the cached tokens of a pass, which a later pass takes again."""
-
-    def __init__(self, graph: GraphContract) -> None:
-        self._graph = graph
-        self._flat = _memory(graph, 0).reshape(-1)
-
-    def take(self, tokens: int) -> npt.NDArray[Any]:
-        """[layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
-        layers, width = self._graph.layers, 2 * self._graph.kv_heads * self._graph.head_dim
-        if layers * tokens * width > len(self._flat):
-            self._flat = _memory(self._graph, max(tokens, _GROWTH)).reshape(-1)
-        return self._flat[: layers * tokens * width].reshape(layers, tokens, width)
+        """Takes keys and values of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
+        for layer, rows in zip(self.extend(len(new[0]) // (2 * self._graph.kv_heads)), new, strict=True):
+            layer[:] = rows.reshape(layer.shape)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tokmarg.bundle import GraphContract
 from tokmarg.keyvalues import heads_by_token, key_and_value
-from tokmarg.rooms import Room, Tokens
+from tokmarg.rooms import Room
 
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
 GRAPH = GraphContract(LAYERS, KV_HEADS, HEAD_DIM, 10, "full", None, "float32", None, 100, by_content=True)
@@ -23,9 +23,9 @@ def some(count: int, seed: int) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=6), st.lists(st.integers(1, 300), max_size=3))
 def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[int]) -> None:
-    tokens = Tokens(GRAPH)
+    tokens = Room(GRAPH)
     for part in (counts, counts_of_next):  # the second content takes the first one's memory over
-        tokens.count = 0
+        tokens.clear()
         parts = [some(count, i) for i, count in enumerate(part)]
         for new in parts:
             tokens.append(list(new))
@@ -36,12 +36,17 @@ def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[
 
 def test_a_room_is_the_same_memory_again_where_it_is_large_enough() -> None:
     room = Room(GRAPH)
-    first = room.take(20)
+
+    def take(tokens: int) -> np.ndarray:
+        room.clear()
+        return room.extend(tokens)
+
+    first = take(20)
     assert first.shape == (LAYERS, 20, 2 * KV_HEADS * HEAD_DIM)
-    assert first.flags.c_contiguous
-    assert np.shares_memory(first, room.take(7))
-    assert not np.shares_memory(first, room.take(10_000))
-    assert room.take(0).shape == (LAYERS, 0, 2 * KV_HEADS * HEAD_DIM)
+    assert all(layer.flags.c_contiguous for layer in first)
+    assert np.shares_memory(first, take(7))
+    assert not np.shares_memory(first, take(10_000))
+    assert take(0).shape == (LAYERS, 0, 2 * KV_HEADS * HEAD_DIM)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
