@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ from safetensors.numpy import save_file
 
 from tokmarg import __version__
 from tokmarg.assembly import build_prompter, build_tries
-from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle
+from tokmarg.bundle import MANIFEST, SCHEMA_VERSION, Bundle, Manifest
 from tokmarg.encoding import Encoder
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.guard import Guard
-from tokmarg.prefix import compute_prefixes, write_prefixes
+from tokmarg.prefix import compute_prefixes, shared_tokens, write_prefixes
 from tokmarg.prompt import Message, Prompt, Prompter
 from tokmarg.scoring import Asked
 from tokmarg.session import Session
@@ -86,6 +86,7 @@ def build_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
+        unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
         typical = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
         if typical and precision == "int8":
             progress(f"reading {len(typical)} prompts, and rounding for them")
@@ -97,7 +98,10 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
-            sequences=[prompt.token_ids for prompt in typical] if typical and precision == "int8" else None,
+            prompts=[(prompt.token_ids, _before_content(prompter, prompt)) for prompt in typical]
+            if typical and precision == "int8"
+            else None,
+            unrounded=unrounded,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
@@ -119,14 +123,13 @@ def build_bundle(
             progress("computing the policy prefix")
             save_file({}, folder / "prefix.safetensors")
             _write_manifest(folder, manifest)
-            session = Session(Bundle.open(folder), "cpu")
-            # Beside weights of 8 bits, half precision for keys and values costs no accuracy that could be seen.
-            write_prefixes(
-                folder / "prefix.safetensors",
-                compute_prefixes(session, prompter),
-                session.graph,
-                half=precision in ("int8", "int4"),
-            )
+            opened = Bundle.open(folder)
+            session = Session(opened, "cpu")
+            # Every content reads the prefix: with the weights as they were it carries no error of their rounding. Half
+            # precision for its keys and values costs no accuracy that could be seen beside weights of 8 bits.
+            exact = session if unrounded is None else _session(unrounded, opened.manifest)
+            prefixes = compute_prefixes(exact, prompter)
+            write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=precision in ("int8", "int4"))
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")
@@ -171,6 +174,17 @@ def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, d
     except TokmargError as error:
         raise ExportError(str(error)) from error
     return prompter, tries
+
+
+def _session(folder: Path, manifest: Manifest) -> Session:
+    """Of a graph that is no bundle, with the interface of one that is."""
+    files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
+    return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
+
+
+def _before_content(prompter: Prompter, prompt: Prompt) -> int:
+    """How many tokens of a prompt are those of the policy prefix."""
+    return shared_tokens(prompter.prefix_ids(prompt.role), prompt.token_ids)
 
 
 def _prompts(prompter: Prompter, text: Sequence[Message]) -> tuple[Prompt, ...]:

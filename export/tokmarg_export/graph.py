@@ -49,7 +49,7 @@ from .nbits import Bits, quantize
 from .onnx_file import finish_onnx_file, save_onnx, state_interface
 from .onnx_route import onnx_config_for, run_optimum
 from .rotated import emit_rotated_graph
-from .rounding import input_moments
+from .rounding import Typical, usual_inputs
 from .steady import steady_attention
 from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
 
@@ -129,15 +129,17 @@ def export_graph(
     max_file_size: int | None = None,
     fused: bool = True,
     verdict_token_ids: Sequence[int] | None = None,
-    sequences: Iterable[Sequence[int]] | None = None,
+    prompts: Iterable[Typical] | None = None,
+    unrounded: Path | None = None,
 ) -> str:
     """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
 
     `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
     all. `max_file_size`: of a file of weights, in bytes; more files are called `model.onnx.data.1` and so on. The
-    model is unchanged afterwards. `fused=False` traces it whatever its shape. `sequences`: token ids of typical
-    prompts, for which weights in int8 are rounded best. Returns how the graph came about: "fused", or "traced: " and
-    why. Raises ExportError as `graph_contract` does, and for `sequences` where nothing is rounded by them.
+    model is unchanged afterwards. `fused=False` traces it whatever its shape. `prompts`: typical ones, for
+    which products in int8 are rounded best. `unrounded`: a folder that gets the same graph before weights of 8 or 4
+    bits are rounded, for what is computed at export. Returns how the graph came about: "fused", or "traced: " and why.
+    Raises ExportError as `graph_contract` does, and for `prompts` where nothing is rounded by them.
     """
     contract = graph_contract(
         model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
@@ -149,14 +151,14 @@ def export_graph(
     out_dir.mkdir(parents=True, exist_ok=True)
     reason = why_not_fused(model) if fused else "as asked for"
     rotated = reason is None and precision == "int8"
-    if sequences is not None and not rotated:
+    if prompts is not None and not rotated:
         raise ExportError(f"typical texts are for int8 in fused graphs; this one is {reason or precision}")
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
         if reason is None:
             if rotated:
-                read = None if sequences is None else input_moments(model, sequences)
-                written, moments = emit_rotated_graph(model, contract, read)
+                read = None if prompts is None else usual_inputs(model, prompts)
+                written, usual = emit_rotated_graph(model, contract, read)
             else:
                 written = emit_graph(model, contract, dtype)
         else:
@@ -170,9 +172,13 @@ def export_graph(
             written = onnx.load(str(traced))
         state_interface(written.graph, contract)
         if bits is not None:
+            if unrounded is not None:
+                unrounded.mkdir(parents=True, exist_ok=True)
+                save_onnx(written, unrounded)
+                written = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
             steady_attention(written.graph)
             if rotated:
-                quantize_rows(written, moments)
+                quantize_rows(written, usual)
             quantize(written, bits)  # what is left of the products, and the embedding
         save_onnx(written, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
     return "fused" if reason is None else f"traced: {reason}"

@@ -10,6 +10,11 @@ enough. Rows behind a norm of weight 1 need none of their own: their root mean s
 coordinates normally distributed, so that `REACH` standard deviations hold all but a few in a million. Products that
 share an input share its rounding.
 
+Such rows have much in common: on the reference guard half of what they are, squared, is their mean. Where it is known
+it is taken out before the rounding, which then has less to cover, and what it gives is added exactly:
+
+    x @ W = (x - mean) @ W + mean @ W            the first product in 8 bits, the second made here
+
 `MatMulIntegerToFloat` has kernels for AMX, VNNI and plain AVX2. The last would saturate on uint8 x int8; the runtime
 asks onnxruntime for its exact path there (session.x64quantprecision).
 """
@@ -17,6 +22,7 @@ asks onnxruntime for its exact path there (session.x64quantprecision).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +30,15 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from .rounding import rounded_columns
+from .rounding import Usual, rounded_columns
 
 __all__ = ["REACH", "by_column", "quantize_rows"]
 
 Floats = npt.NDArray[np.float32]
 
-#: What 127 steps reach, in standard deviations, where rows have the root mean square 1.
+#: What 127 steps reach, in standard deviations, behind norms of weight 1.
 REACH = 4.5
+_ENOUGH = 300  # tokens from which a mean is taken for that of texts to come, and not of these few alone
 _NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}  # operator -> input of its weight
 _TINY = np.float32(1e-12)  # columns of zeros have a scale, too; rows of zeros need none, whatever they become times 0
 _MICROSOFT = "com.microsoft"
@@ -48,10 +55,10 @@ def by_column(weight: Floats, moments: Tensor | None = None) -> tuple[npt.NDArra
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantize_rows(model: onnx.ModelProto, moments: Mapping[str, Tensor] | None = None) -> int:
+def quantize_rows(model: onnx.ModelProto, usual: Mapping[str, Usual] | None = None) -> int:
     """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many.
 
-    ``moments``: by the matrix's name, see :func:`by_column`.
+    ``usual``: by the matrix's name, what it is multiplied with on average; for weights that share an input the same.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -65,8 +72,7 @@ def quantize_rows(model: onnx.ModelProto, moments: Mapping[str, Tensor] | None =
             nodes.append(node)
             continue
         if weight.name not in weights:
-            known = None if moments is None else moments.get(weight.name)
-            rewriter.store(weight.name, by_column(numpy_helper.to_array(weight), known))
+            rewriter.store(weight, node.input[0], None if usual is None else usual.get(weight.name))
             weights.add(weight.name)
         nodes += rewriter.product(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
@@ -96,11 +102,11 @@ class _Rewriter:
         self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
         self._rows: dict[str, str] = {}  # tensor -> which of the pass's rows it has, as the name of what picked them
         self._middles: dict[str, str] = {}  # which rows -> the middle once for each of them
+        self._usual: dict[str, Usual] = {}  # input behind a norm of weight 1 -> what it is on average
         self.tensors: dict[str, TensorProto] = {}
         for name, value in (
             ("int8/middle", np.array(128, np.uint8)),
             ("int8/one", np.array(1, np.float32)),
-            ("int8/unit_step", np.array(REACH / 127, np.float32)),
             ("int8/part", np.array(1 / 127, np.float32)),
             ("int8/last", np.array([-1])),
             ("int8/axes", np.array([0, 2])),
@@ -117,10 +123,20 @@ class _Rewriter:
             rows = node.output[0]
         self._rows.update(dict.fromkeys(node.output, rows))
 
-    def store(self, name: str, quantized: tuple[npt.NDArray[np.int8], Floats]) -> None:
-        """Keeps the levels [K, N] and scales [N] of a matrix."""
-        for part, value in zip(("levels", "scales"), quantized, strict=True):
-            self.tensors[f"{name}/{part}"] = numpy_helper.from_array(value, f"{name}/{part}")
+    def store(self, weight: TensorProto, rows: str, usual: Usual | None) -> None:
+        """Keeps a matrix: levels [K, N], scales [N], and where the mean of the rows is known what it gives, [N]."""
+        values = numpy_helper.to_array(weight)
+        moments = None if usual is None else usual.moments
+        if usual is not None and usual.tokens >= _ENOUGH and rows in self._unit_rows:
+            self._usual[rows], moments = usual, usual.covariance
+            product = usual.mean.numpy() @ values.astype(np.float64)
+            self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
+        levels, scales = by_column(values, moments)
+        self._keep(f"{weight.name}/levels", levels)
+        self._keep(f"{weight.name}/scales", scales)
+
+    def _keep(self, name: str, value: npt.NDArray[Any]) -> None:
+        self.tensors[name] = numpy_helper.from_array(value, name)
 
     def product(self, node: NodeProto) -> list[NodeProto]:
         """A quantized product."""
@@ -130,6 +146,8 @@ class _Rewriter:
         levels, scale, per_row = self._rounded[rows]
         behind = output if per_row is None else f"{output}/steps"
         inputs = [levels, f"{weight}/levels", scale, f"{weight}/scales", "int8/middle"]
+        if f"{weight}/of_mean" in self.tensors:
+            inputs += ["", f"{weight}/of_mean"]  # no zero point of the weights
         nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [behind], domain=_MICROSOFT))
         if per_row is not None:
             nodes.append(helper.make_node("Mul", [behind, per_row], [output]))
@@ -137,8 +155,18 @@ class _Rewriter:
 
     def _round(self, rows: str) -> list[NodeProto]:
         at = f"{rows}/int8"
+        if (usual := self._usual.get(rows)) is not None:
+            self._rounded[rows] = (at, f"{at}/step", None)
+            spread = usual.covariance.diagonal().mean().clamp(min=0).sqrt()
+            self._keep(f"{at}/step", np.maximum(np.float32(float(spread) * REACH / 127), _TINY))
+            self._keep(f"{rows}/mean", usual.mean.float().numpy()[None, None])
+            return [
+                helper.make_node("Sub", [rows, f"{rows}/mean"], [f"{rows}/centred"]),
+                helper.make_node("QuantizeLinear", [f"{rows}/centred", f"{at}/step", "int8/middle"], [at]),
+            ]
         if rows in self._unit_rows:
             self._rounded[rows] = (at, "int8/unit_step", None)
+            self._keep("int8/unit_step", np.array(REACH / 127, np.float32))
             return [helper.make_node("QuantizeLinear", [rows, "int8/unit_step", "int8/middle"], [at])]
         self._rounded[rows] = (at, "int8/one", f"{at}/steps")
         return [

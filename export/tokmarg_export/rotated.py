@@ -31,34 +31,35 @@ from tokmarg.bundle import GraphContract
 
 from .fused import MICROSOFT, Graph
 from .rotation import Rotation
+from .rounding import Usual
 
 __all__ = ["emit_rotated_graph"]
 
 
 def emit_rotated_graph(
-    model: PreTrainedModel, contract: GraphContract, moments: Mapping[int, Tensor] | None = None
-) -> tuple[onnx.ModelProto, dict[str, Tensor]]:
+    model: PreTrainedModel, contract: GraphContract, usual: Mapping[int, Usual] | None = None
+) -> tuple[onnx.ModelProto, dict[str, Usual]]:
     """The graph in float32 of a model for which :func:`tokmarg_export.fused.why_not_fused` is None.
 
     Args:
         model: unchanged afterwards.
         contract: the interface.
-        moments: of :func:`tokmarg_export.rounding.input_moments`.
+        usual: of :func:`tokmarg_export.rounding.usual_inputs`.
 
     Returns:
-        the graph; and by name of a weight the moments of what it is multiplied with, none without ``moments``.
+        the graph; and by name of a weight what it is multiplied with on average, nothing without ``usual``.
     """
-    graph = _RotatedGraph(model, contract, moments or {})
-    return graph.whole(), graph.moments
+    graph = _RotatedGraph(model, contract, usual or {})
+    return graph.whole(), graph.usual
 
 
 class _RotatedGraph(Graph):
     _opset, _ir = 23, 11  # of Attention
 
-    def __init__(self, model: PreTrainedModel, contract: GraphContract, moments: Mapping[int, Tensor]) -> None:
+    def __init__(self, model: PreTrainedModel, contract: GraphContract, usual: Mapping[int, Usual]) -> None:
         super().__init__(model, contract, torch.float32)
-        self._rotation, self._read = Rotation(model), moments
-        self.moments: dict[str, Tensor] = {}
+        self._rotation, self._read = Rotation(model), usual
+        self.usual: dict[str, Usual] = {}
 
     def _table(self) -> Tensor:
         return self._rotation.embedding(super()._table())
@@ -86,7 +87,7 @@ class _RotatedGraph(Graph):
 
     def _product(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
         if (read := self._read.get(id(layers[0]))) is not None:
-            self.moments[f"{name}/weight"] = self._rotation.moments(layers[0], read)
+            self.usual[f"{name}/weight"] = self._rotation.usual(layers[0], read)
         if name.endswith("/mlp") and (matrix := self._rotation.blocks) is not None:
             cut = self._op("Reshape", [rows, self._ints("shape/blocks", [1, 0, -1, len(matrix)])], f"{rows}/blocks")
             # Three dimensions, so that it is not taken for a product with weights, which would be rounded.

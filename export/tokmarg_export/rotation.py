@@ -19,11 +19,14 @@ All of it is done on the weights at export.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from .rounding import Usual
 
 __all__ = ["Rotation"]
 
@@ -68,10 +71,10 @@ class Rotation:
         """Weight float64 [out, in] and bias [out] of a layer of the decoder."""
         return self._how[id(layer)]()
 
-    def moments(self, layer: nn.Linear, moments: Tensor) -> Tensor:
-        """Of what the turned layer reads, given those of what the layer itself reads, float64 [in, in]."""
+    def usual(self, layer: nn.Linear, usual: Usual) -> Usual:
+        """What the turned layer reads on average, given what the layer itself reads."""
         turn = self._turns[id(layer)]
-        return turn(turn(moments).T)
+        return replace(usual, mean=turn(usual.mean[None])[0], moments=turn(turn(usual.moments).T))
 
     def embedding(self, table: Tensor) -> Tensor:
         """Rows [V, hidden] as hidden states, float64."""

@@ -9,6 +9,7 @@ reference guard this takes the error of its logits from 0.16 to 0.07.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,30 +18,48 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-__all__ = ["input_moments", "rounded_columns"]
+__all__ = ["Typical", "Usual", "rounded_columns", "usual_inputs"]
 
 _DAMPING = 0.01  # of the mean of M's diagonal: directions that no input had are left almost alone, and not at will
 _BLOCK = 64  # rows whose leftovers are carried on together: one product instead of many
 
+#: Token ids of a prompt, and how many of them stand before what counts: those of the policy prefix.
+Typical = tuple[Sequence[int], int]
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What a layer reads on average: the mean of x, float64 [in], and of x xᵀ, float64 [in, in], over ``tokens``."""
+
+    mean: Tensor
+    moments: Tensor
+    tokens: int
+
+    @property
+    def covariance(self) -> Tensor:
+        """The mean of (x - mean) (x - mean)ᵀ, [in, in]."""
+        return self.moments - torch.outer(self.mean, self.mean)
+
 
 @torch.inference_mode()
-def input_moments(model: PreTrainedModel, sequences: Iterable[Sequence[int]]) -> dict[int, Tensor]:
-    """What the linear layers of the decoder read.
+def usual_inputs(model: PreTrainedModel, prompts: Iterable[Typical]) -> dict[int, Usual]:
+    """What the linear layers of the decoder read, by the layer's id.
 
     Args:
         model: causal LM.
-        sequences: token ids of typical prompts.
+        prompts: typical ones. The policy prefix is left out: it is the same in all of them, and once it is computed
+            no product reads it again.
 
-    Returns:
-        id(layer) -> mean of x xᵀ over all tokens, float64 [in, in]. Takes 8 in² bytes of memory for each input.
+    Takes 8 in² bytes of memory for each input.
     """
-    sums: dict[int, Tensor] = {}
-    tokens = 0
+    sums: dict[int, tuple[Tensor, Tensor]] = {}
+    tokens = skipped = 0
 
     def adder(layer: nn.Module) -> Callable[..., None]:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = inputs[0].reshape(-1, inputs[0].shape[-1]).double()
-            sums[id(layer)] = sums[id(layer)] + rows.T @ rows if id(layer) in sums else rows.T @ rows
+            rows = inputs[0].reshape(-1, inputs[0].shape[-1])[skipped:].double()
+            total, products = sums.get(id(layer), (0.0, 0.0))
+            sums[id(layer)] = rows.sum(dim=0) + total, rows.T @ rows + products
 
         return add
 
@@ -50,13 +69,13 @@ def input_moments(model: PreTrainedModel, sequences: Iterable[Sequence[int]]) ->
         for layer in (part.self_attn.q_proj, part.self_attn.o_proj, part.mlp.gate_proj, part.mlp.down_proj):
             hooks.append(layer.register_forward_pre_hook(adder(layer)))
     try:
-        for ids in sequences:
+        for ids, skipped in prompts:
             model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False, logits_to_keep=1)
-            tokens += len(ids)
+            tokens += len(ids) - skipped
     finally:
         for hook in hooks:
             hook.remove()
-    found = {key: total.cpu() / tokens for key, total in sums.items()}
+    found = {key: Usual(total.cpu() / tokens, parts.cpu() / tokens, tokens) for key, (total, parts) in sums.items()}
     for part in layers:  # which read the same
         for layer in (part.self_attn.k_proj, part.self_attn.v_proj):
             found[id(layer)] = found[id(part.self_attn.q_proj)]

@@ -6,7 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import run_python
 from tokmarg import Guard
@@ -48,6 +50,20 @@ def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
     assert sorted(manifest["files"]) == ["model.onnx", "model.onnx.data", "prefix.safetensors", "tokenizer.json"]
     assert {path.name for path in tiny_bundle.iterdir()} == {*manifest["files"], "manifest.json"}
     assert "/" not in manifest["model"]["id"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_the_prefix_has_no_error_of_rounded_weights(
+    precision: str, loaded: LoadedModel, resolved: dict, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    build_bundle(loaded, resolved, tmp_path / "b", precision=precision, verify=False)
+    exact, found = (load_file(folder / "prefix.safetensors") for folder in (tiny_bundle, tmp_path / "b"))
+    assert found.keys() == exact.keys()
+    keys = [name for name in found if name.endswith(".key")]
+    assert keys
+    for name in keys:  # values may be in another basis
+        np.testing.assert_allclose(found[name], exact[name], rtol=1e-3, atol=1e-3 * np.abs(exact[name]).max())
+    assert {path.name for path in tmp_path.iterdir()} == {"b"}
 
 
 def test_verdict_head_gives_the_same_scores_without_coverage(

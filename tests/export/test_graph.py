@@ -154,9 +154,9 @@ def exported(
     ids: list[int] | None = None,
     precision: Any = "fp32",
     fused: bool = True,
-    sequences: Any = None,
+    prompts: Any = None,
 ) -> Graph:
-    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused, sequences=sequences)
+    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused, prompts=prompts)
     return Graph(folder, graph_contract(model, head_token_ids=ids, precision=precision))
 
 

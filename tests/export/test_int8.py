@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -21,6 +23,7 @@ from tokmarg import Guard
 from tokmarg_export.build import build_bundle
 from tokmarg_export.int8 import REACH, by_column, quantize_rows
 from tokmarg_export.load import load_model
+from tokmarg_export.rounding import Usual
 from tokmarg_export.specs import choose_spec, resolve_spec
 
 RNG = np.random.default_rng(5)
@@ -30,7 +33,7 @@ OTHER = RNG.normal(0, 3, (CHANNELS, 8)).astype(np.float32)
 TEXTS = ["How do I pick a lock?", "Thanks!", "word " * 60, "Ça coûte 12,50 €. 雨が好きです 🌧️"]
 
 
-def small_model(gamma: float) -> onnx.ModelProto:
+def small_model(gamma: float, usual: Usual | None = None) -> onnx.ModelProto:
     """n = norm of x; u = n W, v = n V; z = x W."""
     nodes = [
         helper.make_node("SimplifiedLayerNormalization", ["x", "gamma"], ["n"], axis=-1, epsilon=1e-6),
@@ -48,7 +51,7 @@ def small_model(gamma: float) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    assert quantize_rows(model) == 2
+    assert quantize_rows(model, None if usual is None else dict.fromkeys(["weight", "other"], usual)) == 2
     return model
 
 
@@ -71,6 +74,33 @@ def test_arithmetic_is_as_documented() -> None:
     np.testing.assert_allclose(u, product(n, WEIGHT, unit), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(v, product(n, OTHER, unit), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(z, product(rows, WEIGHT, own), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mean_of_rows_behind_a_norm_is_taken_out_and_what_it_gives_is_exact() -> None:
+    rows = (RNG.normal(0, 1, (400, CHANNELS)) + RNG.normal(0, 2, CHANNELS)).astype(np.float32)
+    n, *_ = run(small_model(1.0), rows)
+    double = torch.from_numpy(n).double()
+    usual = Usual(double.mean(dim=0), double.T @ double / len(n), len(n))
+    few = small_model(1.0, replace(usual, tokens=20))  # whose mean says little of rows to come
+    assert "Sub" not in [node.op_type for node in few.graph.node]
+    model = small_model(1.0, usual)
+    same, u, v, z = run(model, rows)
+    np.testing.assert_array_equal(same, n)
+    levels, scales = by_column(WEIGHT, usual.covariance)
+    mean = usual.mean.numpy()
+    step = np.float32(REACH * np.sqrt(n.var(axis=0).mean()) / 127)
+    whole = np.rint((n - mean.astype(np.float32)) / step).astype(np.int64) @ levels.astype(np.int64)
+    expected = whole * step.astype(np.float64) * scales + mean @ WEIGHT
+    # A row or two may be rounded the other way: the step is known to a few digits only.
+    assert np.median(np.abs(u - expected)) < 1e-5
+    np.testing.assert_allclose(u, expected, atol=3 * step * np.abs(WEIGHT).max())
+    # Other operands of the same rows have the same rounding; rows that no norm gives have their own, as ever.
+    assert [node.op_type for node in model.graph.node].count("Sub") == 1
+    error = np.abs(v - n @ OTHER).mean()
+    nearest = np.abs(run(small_model(1.0), rows)[2] - n @ OTHER).mean()
+    assert error < 0.6 * nearest
+    own = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
+    assert np.abs(z - rows @ WEIGHT).mean() < 3 * np.abs(product(rows, WEIGHT, own) - rows @ WEIGHT).mean()
 
 
 def test_a_norm_with_weights_of_its_own_has_rows_of_any_size() -> None:

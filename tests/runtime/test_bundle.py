@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site").mkdir()
     monkeypatch.syspath_prepend(tmp_path / "site")
+
+    def of_site(group: str) -> list[metadata.EntryPoint]:
+        """What else is installed, the reference guard say, is left out."""
+        found = metadata.distributions(path=[str(tmp_path / "site")])
+        return [point for each in found for point in each.entry_points if point.group == group]
+
+    monkeypatch.setattr("tokmarg.bundle.entry_points", of_site)
     return Site(tmp_path / "site")
 
 
