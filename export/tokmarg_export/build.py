@@ -127,8 +127,11 @@ def build_bundle(
             session = Session(opened, "cpu")
             # Every content reads the prefix: with the weights as they were it carries no error of their rounding. Half
             # precision for its keys and values costs no accuracy that could be seen beside weights of 8 bits.
-            exact = session if unrounded is None else _session(unrounded, opened.manifest)
-            prefixes = compute_prefixes(exact, prompter)
+            if unrounded is None:
+                prefixes = compute_prefixes(session, prompter)
+            else:
+                prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter)
+                shutil.rmtree(unrounded)  # as large as the model in fp32
             write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=precision in ("int8", "int4"))
             _write_manifest(folder, manifest)
             if texts:
