@@ -32,6 +32,7 @@ from .graph import Precision, export_graph, graph_contract
 from .guesses import usual_shares
 from .load import LoadedModel
 from .parity import PROBES, Parity, measure_parity
+from .rounding import Typical
 
 __all__ = ["build_bundle"]
 
@@ -87,8 +88,12 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
-        typical = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
-        if typical and precision == "int8":
+        prompts = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
+        typical: list[Typical] | None = None
+        if prompts and precision == "int8":
+            typical = [
+                (each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts
+            ]
             progress(f"reading {len(typical)} prompts, and rounding for them")
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
@@ -98,9 +103,7 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
-            prompts=[(prompt.token_ids, _before_content(prompter, prompt)) for prompt in typical]
-            if typical and precision == "int8"
-            else None,
+            prompts=typical,
             unrounded=unrounded,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
@@ -132,7 +135,7 @@ def build_bundle(
             else:
                 prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter)
                 shutil.rmtree(unrounded)  # as large as the model in fp32
-            write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=precision in ("int8", "int4"))
+            write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")
@@ -183,11 +186,6 @@ def _session(folder: Path, manifest: Manifest) -> Session:
     """Of a graph that is no bundle, with the interface of one that is."""
     files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
     return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
-
-
-def _before_content(prompter: Prompter, prompt: Prompt) -> int:
-    """How many tokens of a prompt are those of the policy prefix."""
-    return shared_tokens(prompter.prefix_ids(prompt.role), prompt.token_ids)
 
 
 def _prompts(prompter: Prompter, text: Sequence[Message]) -> tuple[Prompt, ...]:

@@ -1,9 +1,10 @@
 """Rounding weights so that what they compute changes least, and not what they are (GPTQ, arXiv:2210.17323).
 
-With M the mean of x xᵀ over typical inputs x [K] of a matrix, the error that rounding a column w [K] to w' makes on
-them is (w - w')ᵀ M (w - w'). Coordinates are rounded one after the other, and what each leaves over is made up for, as
-well as those behind it can, given how the inputs go together. Inputs of language models go together a lot: on the
-reference guard this takes the error of its logits from 0.16 to 0.07.
+With M the mean of x xᵀ over typical inputs x [K] of a matrix, less their mean where that is taken out of them, the
+error that rounding a column w [K] to w' makes on them is (w - w')ᵀ M (w - w'). Coordinates are rounded one after the
+other, and what each leaves over is made up for, as well as those behind it can, given how the inputs go together.
+Inputs of language models go together a lot: on the reference guard this takes the error of its logits from 0.16 to
+0.07.
 """
 
 from __future__ import annotations

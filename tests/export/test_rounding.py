@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -20,7 +20,7 @@ from tokmarg_export.errors import ExportError
 from tokmarg_export.graph import export_graph
 from tokmarg_export.int8 import by_column
 from tokmarg_export.rotation import Rotation
-from tokmarg_export.rounding import rounded_columns, usual_inputs
+from tokmarg_export.rounding import _DAMPING, rounded_columns, usual_inputs
 
 PROMPTS = [([1, 5, 9, 12, 7, 40], 2), ([3, 3, 8], 0), (list(range(2, 60)), 30)]
 
@@ -66,6 +66,7 @@ def error(weight: np.ndarray, levels: np.ndarray, scale: np.ndarray, moments: to
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 150), st.integers(1, 20), st.integers(0, 2**32 - 1))
+@example(inputs=10, outputs=1, seed=6)
 def test_error_on_typical_inputs_is_lower(inputs: int, outputs: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     spread = rng.lognormal(0, 1.5, inputs)[:, None] * rng.normal(0, 1, (inputs, inputs))
@@ -76,10 +77,29 @@ def test_error_on_typical_inputs_is_lower(inputs: int, outputs: int, seed: int) 
     assert levels.dtype == np.int8
     assert np.abs(levels.astype(int)).max() <= 127
     np.testing.assert_array_equal(scale, same_scale)
-    # It goes from input to input and never back, so that with few of them the nearest may happen to be better. Of 150
-    # draws of 60 inputs and 8 outputs the worst had 0.39 times its error.
-    if inputs >= 60 and outputs >= 8:
-        assert error(weight, levels, scale, moments) < 0.7 * error(weight, nearest, scale, moments)
+    # It goes from input to input and never back, so that with few columns or inputs the nearest may happen to be
+    # better: of 600 draws of 101 inputs and one column the worst had 0.97 times its error, with two columns 0.30. What
+    # holds for each column is below.
+    if (inputs > 100 and outputs > 1) or (inputs >= 60 and outputs >= 8):
+        assert error(weight, levels, scale, moments) < 0.6 * error(weight, nearest, scale, moments)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1))
+@example(inputs=10, seed=6)
+@example(inputs=9, seed=1828)
+def test_error_is_at_most_that_of_half_a_level_for_each_input(inputs: int, seed: int) -> None:
+    """Each input is off by half a level at most, of which those behind it make up all that they can."""
+    rng = np.random.default_rng(seed)
+    spread = rng.lognormal(0, 1.5, inputs)[:, None] * rng.normal(0, 1, (inputs, inputs))
+    moments = spread.T @ spread / inputs
+    weight = rng.uniform(-20, 20, (inputs, 1)).astype(np.float32)
+    levels = rounded_columns(weight, np.ones(1, np.float32), torch.from_numpy(moments))
+    assume(np.abs(levels.astype(int)).max() < 127)  # what is cut off there is made up for by no one
+    damped = moments + _DAMPING * moments.diagonal().mean() * np.eye(inputs)
+    left = [1 / np.linalg.inv(damped[k:, k:])[0, 0] for k in range(inputs)]
+    off = (weight - levels)[:, 0].astype(np.float64)
+    assert off @ damped @ off <= 0.25 * sum(left) * (1 + 1e-6)
 
 
 def test_inputs_that_do_not_go_together_are_rounded_to_the_nearest() -> None:
