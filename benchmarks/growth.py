@@ -22,7 +22,7 @@ from graphs import machine
 from messages import HARMFUL, HARMLESS, MESSAGES
 
 from tokmarg import Guard
-from tokmarg.gpu import gpu_name
+from tokmarg.engine.gpu_info import gpu_name
 
 LENGTHS = (10, 20, 40, 80, 160, 320, 640, 1000, 2000)
 LABELS = (2, 5, 14, 30, 60, 100)

@@ -108,7 +108,7 @@ def _call(python: str | None, *arguments: str | Path) -> None:
 
 
 def _merged(out: Path) -> None:
-    from tokmarg_export.load import load_model
+    from tokmarg_export.model.huggingface import load_model
 
     loaded = load_model(SOURCE, adapters=ADAPTERS)
     loaded.model.config.eos_token_id = list(loaded.eos_token_ids)

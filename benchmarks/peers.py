@@ -142,9 +142,9 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
     from tokenizers import Tokenizer
 
     from tokmarg import Guard
-    from tokmarg.bundle import find_bundle
-    from tokmarg.prefix import shared_tokens
-    from tokmarg.result import MethodResult
+    from tokmarg.bundle.bundle import find_bundle
+    from tokmarg.bundle.prefix_file import shared_tokens
+    from tokmarg.results import MethodResult
 
     folder = find_bundle(bundle)
     guard = Guard.load(folder, device="cpu", threads=threads, calibration=False)

@@ -45,7 +45,7 @@ def tokenizer_file(family: str) -> Path:
     if family == "smollm2":
         from gguf import GGUFReader
 
-        from tokmarg_export.gguf_file import tokenizer_json
+        from tokmarg_export.model.gguf import tokenizer_json
 
         text = tokenizer_json(GGUFReader(smollm2_gguf()))
     else:
@@ -109,9 +109,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_model: Path) -> Path:
     """The bundle of ``tiny_model`` with the Llama Guard 3 8B spec, full head, fp32."""
-    from tokmarg_export.build import build_bundle
-    from tokmarg_export.load import load_model
-    from tokmarg_export.specs import choose_spec, resolve_spec
+    from tokmarg_export.bundle_writer import build_bundle
+    from tokmarg_export.model.huggingface import load_model
+    from tokmarg_export.spec_library import choose_spec, resolve_spec
 
     loaded = load_model(tiny_model)
     data, where = choose_spec(None, loaded.model_id)

@@ -12,13 +12,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.runtime import word_guard
-from tokmarg.cli.explained import Explained
+from tests.support import word_guard
+from tokmarg.cli.render.explanation import Explained
 from tokmarg.errors import ERROR_TYPES
-from tokmarg.explanation import explain
+from tokmarg.explanation.explain import explain
 from tokmarg.guard import Guard
-from tokmarg.suspicion import SUSPICIONS
-from tokmarg_export.specs import list_specs
+from tokmarg.prompt.injection import SUSPICIONS
+from tokmarg_export.spec_library import list_specs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

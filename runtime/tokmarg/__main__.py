@@ -1,7 +1,7 @@
 """``tokmarg`` and ``python -m tokmarg`` are :func:`main`.
 
 Importing the command line takes a moment, in which Ctrl-C would end in a traceback; until the command line deals with
-it itself (:mod:`tokmarg.cli.interrupt`), and when it is done, it is one line and exit code 130 all the same.
+it itself (:mod:`tokmarg.cli.process.sigint`), and when it is done, it is one line and exit code 130 all the same.
 """
 
 from __future__ import annotations

@@ -7,27 +7,28 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 
-from .assembly import build_prompter, build_tries, check_sizes, read_encoder
-from .bundle import MANIFEST, Bundle, find_bundle
-from .calibration import Calibration, find_calibration
-from .encoding import Encoder
-from .engine import engine_for
+from tokmarg.bundle.bundle import MANIFEST, Bundle, find_bundle
+from tokmarg.bundle.prefix_file import cached_prefixes, read_prefixes
+from tokmarg.calibration.document import Calibration, find_calibration
+from tokmarg.engine.memory import give_back
+from tokmarg.engine.packed import engine_for
+from tokmarg.engine.session import Device, Session
+from tokmarg.grammar.trie import Trie
+from tokmarg.prompt.builder import Content, Prompt, messages_of
+from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.policy import Policy, apply_policy
+from tokmarg.prompt.spec import Role, Spec
+from tokmarg.scoring.exact import Search
+from tokmarg.scoring.first_label import FirstLabel
+from tokmarg.scoring.free_decoding import Reader
+from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
+from tokmarg.scoring.scorers import Asked, Exact, Guarded, Other, Way
+
 from .errors import ContentError, SpecError, TokmargError
-from .firstlabel import FirstLabel
-from .freepath import Reader
-from .marginals import Search
-from .memory import give_back
-from .methods import UNCERTAINTIES, WHOLE_VOCABULARY
-from .packing import OnOverflow, Packer, Ready, Record
-from .policy import Policy, apply_policy
-from .prefix import cached_prefixes, read_prefixes
-from .prompt import Content, Prompt, messages_of
-from .result import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
-from .scoring import Asked, Exact, Guarded, Other, Way
-from .session import Device, Session
-from .spec import Role, Spec
-from .suspicion import Suspicions
-from .trie import Trie
+from .loading import build_prompter, build_tries, check_sizes, read_encoder
+from .pipeline import OnOverflow, Packer, Ready, Record
+from .results import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
+from .tokenizer import Encoder
 
 __all__ = ["Guard", "Record"]
 
@@ -109,9 +110,9 @@ class Guard:
             threads: intra-op threads; None takes one per core.
             verify: check the sha256 of every file first.
             policy: labels in place of the bundle's (a TOML or JSON file, or the parsed document, see
-                :mod:`tokmarg.policy`). Its prefix is computed once and kept in the user's cache folder.
-            calibration: a file (see :mod:`tokmarg.calibration`) or what was read from one; None takes the bundle's
-                own where it has one, False takes none.
+                :mod:`tokmarg.prompt.policy`). Its prefix is computed once and kept in the user's cache folder.
+            calibration: a file (see :mod:`tokmarg.calibration.document`) or what was read from one; None takes the
+                bundle's own where it has one, False takes none.
 
         Raises:
             BundleNotFoundError, BundleError: no bundle, or a broken one; names file and field.
@@ -208,7 +209,8 @@ class Guard:
             content: a text, or a list of ``{"role": ..., "content": ...}`` messages; the last one is judged.
             id: passed through to the result.
             role: role of a bare text (default ``user``).
-            method: ``exact`` gives a :class:`Result`, the others (:mod:`tokmarg.methods`) a :class:`MethodResult`.
+            method: ``exact`` gives a :class:`Result`, the others (:mod:`tokmarg.scoring.methods`) a
+            :class:`MethodResult`.
             tolerance: ``exact``: widest interval that counts as converged, a probability.
             max_nodes: ``exact``: trie nodes to expand at most.
             top_p: ``any-place``: mass of the nucleus.

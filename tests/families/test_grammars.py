@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.families.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, parts_of, spec_of, trie_of
-from tests.runtime.test_marginals import brute_force
-from tests.runtime.test_trie import complete_paths
+from tests.runtime.grammar.test_trie import complete_paths
+from tests.runtime.scoring.test_exact import brute_force
+from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, parts_of, spec_of, trie_of
 from tokmarg.errors import SpecError
-from tokmarg.grammar import Grammar
-from tokmarg.marginals import Search
-from tokmarg.spec import Role
-from tokmarg.trie import Trie
+from tokmarg.grammar.grammar import Grammar
+from tokmarg.grammar.trie import Trie
+from tokmarg.prompt.spec import Role
+from tokmarg.scoring.exact import Search
 
 Labels = list[tuple[str, str]]
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.families.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
-from tokmarg.encoding import Piece
-from tokmarg.fences import fences_of
-from tokmarg.prompt import Message, Prompt
-from tokmarg.spec import Role
-from tokmarg.suspicion import Suspicions
-from tokmarg_export.specs import list_specs
+from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
+from tokmarg.prompt.builder import Message, Prompt
+from tokmarg.prompt.delimiters import fences_of
+from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.spec import Role
+from tokmarg.tokenizer import Piece
+from tokmarg_export.spec_library import list_specs
 
 WIDE = {ord(c): ord(c) + 0xFEE0 for c in "<|>/[]_:"}
 #: Latin letters, and those of other scripts that look the same.

@@ -9,23 +9,23 @@ from typing import Any
 
 import pytest
 
-from tests.families.tokenizers import encoder_of, modes, resolved, spec_of
-from tests.runtime import word_guard
-from tests.runtime.documents import REMOVED, Place, at, edited, places
-from tests.runtime.test_grammar import language
-from tests.runtime.test_manifest import FULL, VALIDATOR, parses
+from tests.runtime.bundle.test_manifest import FULL, VALIDATOR, parses
+from tests.runtime.grammar.test_grammar import language
+from tests.support import word_guard
+from tests.support.documents import REMOVED, Place, at, edited, places
+from tests.support.tokenizers import encoder_of, modes, resolved, spec_of
 from tokmarg import Guard
-from tokmarg.assembly import VERDICT_ROOM, build_prompter
-from tokmarg.bundle import Bundle
-from tokmarg.cli.inspect import describe, summarise
-from tokmarg.cli.table import Table
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.cli.commands.inspect import describe, summarise
+from tokmarg.cli.render.table import Table
 from tokmarg.errors import SpecError
-from tokmarg.grammar import Grammar
-from tokmarg.policy import apply_policy
-from tokmarg.spec import Role, Spec
+from tokmarg.grammar.grammar import Grammar
+from tokmarg.loading import VERDICT_ROOM, build_prompter
+from tokmarg.prompt.policy import apply_policy
+from tokmarg.prompt.spec import Role, Spec
 from tokmarg_export.errors import ExportError
-from tokmarg_export.load import LoadedModel
-from tokmarg_export.specs import choose_spec, list_specs, resolve_spec
+from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
 
 SPECS = Path(__file__).parents[2] / "models" / "specs"
 EVENTS = {

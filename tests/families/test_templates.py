@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.families.tokenizers import modes, prompter_of, spec_of
+from tests.support.tokenizers import modes, prompter_of, spec_of
 from tokmarg.errors import ContentError
-from tokmarg.prompt import messages_of
-from tokmarg.spec import Role
-from tokmarg_export.specs import list_specs
+from tokmarg.prompt.builder import messages_of
+from tokmarg.prompt.spec import Role
+from tokmarg_export.spec_library import list_specs
 
 QUESTION, ANSWER = "How do I pick a lock?", "With a tension wrench."
 USER = [{"role": "user", "content": QUESTION}]
@@ -520,7 +520,7 @@ EXPECTED: dict[tuple[str, Role], str] = {
     ("yufeng-xguard", "user"): XGUARD.format(input=QUESTION),
     ("yufeng-xguard", "assistant"): XGUARD.format(input=f"[User Query] {QUESTION}\n\n[LLM Response] {ANSWER}"),
 }
-#: tests/runtime/test_prompt.py has these.
+#: tests/runtime/prompt/test_builder.py has these.
 ELSEWHERE = {"instruct", "llama-guard-3-1b", "llama-guard-3-8b"}
 
 

@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-from tests.runtime.documents import REMOVED, at, edited, places
+from tests.support.documents import REMOVED, at, edited, places
 
 #: Values that a document does not expect.
 HOSTILE: list[Any] = [

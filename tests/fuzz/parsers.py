@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from tests.fuzz.mutate import damaged, document, dumped
-from tests.runtime import word_guard
-from tokmarg.bundle import Bundle, GraphContract
-from tokmarg.calibration import Calibration
-from tokmarg.cli.filerun import counted
-from tokmarg.cli.identity import refusal
-from tokmarg.cli.journal import Journal, sealed
-from tokmarg.encoding import Encoder, Piece
+from tests.support import word_guard
+from tokmarg.bundle.bundle import Bundle, GraphContract
+from tokmarg.bundle.onnx_reader import read_references
+from tokmarg.bundle.prefix_file import read_prefixes
+from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.thresholds_file import read_thresholds
+from tokmarg.cli.resume.fingerprint import refusal
+from tokmarg.cli.resume.journal import Journal, sealed
+from tokmarg.cli.resume.run import counted
+from tokmarg.documents import Fields
+from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
-from tokmarg.fields import Fields
-from tokmarg.graphfile import read_references
+from tokmarg.evaluation.dataset import read_label_map, read_labelled
 from tokmarg.guard import Record
-from tokmarg.labelled import read_label_map, read_labelled
-from tokmarg.peak import read_products
-from tokmarg.policy import apply_policy
-from tokmarg.prefix import read_prefixes
-from tokmarg.prompt import Message, messages_of
+from tokmarg.prompt.builder import Message, messages_of
+from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.policy import apply_policy
+from tokmarg.prompt.spec import Spec
 from tokmarg.records import FORMATS, Format, read_records
-from tokmarg.result import Thresholds
-from tokmarg.spec import Spec
-from tokmarg.suspicion import Suspicions
-from tokmarg.thresholds import read_thresholds
+from tokmarg.results import Thresholds
+from tokmarg.tokenizer import Encoder, Piece
 
 __all__ = ["PARSERS", "Parser"]
 

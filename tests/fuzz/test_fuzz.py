@@ -9,11 +9,11 @@ import pytest
 
 from tests.fuzz.parsers import CALIBRATION, JOURNAL, LABELLED_CSV, LABELS, PARSERS, RUN, _sealed
 from tests.fuzz.run import case, failures
-from tokmarg.calibration import Calibration
-from tokmarg.cli.filerun import counted
-from tokmarg.cli.journal import Journal
+from tokmarg.calibration.document import Calibration
+from tokmarg.cli.resume.journal import Journal
+from tokmarg.cli.resume.run import counted
 from tokmarg.errors import TokmargError
-from tokmarg.labelled import read_labelled
+from tokmarg.evaluation.dataset import read_labelled
 
 CASES = -(-10_000 // len(PARSERS))
 

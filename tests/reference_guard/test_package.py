@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokmarg import Guard, Result
-from tokmarg.bundle import DEFAULT_BUNDLE, ENTRY_POINTS, Bundle
+from tokmarg.bundle.bundle import DEFAULT_BUNDLE, ENTRY_POINTS, Bundle
 
 #: Prints bytes of memory: of the process before and after, and of what is mapped from the files of weights.
 MEMORY = """

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.conftest import FAMILIES, tokenizer_file
-from tests.runtime import word_guard
+from tests.support import word_guard
 from tokmarg.cli import main
-from tokmarg.encoding import Encoder
+from tokmarg.tokenizer import Encoder
 
 
 @functools.cache
@@ -27,7 +27,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def word_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of :mod:`tests.runtime.word_guard`; tests copy it before they change it."""
+    """The bundle of :mod:`tests.support.word_guard`; tests copy it before they change it."""
     return word_guard.write(tmp_path_factory.mktemp("word-guard"))
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_python
 from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
-from tokmarg.engine import PackedEngine
-from tokmarg.session import Forward, Session
+from tokmarg.engine.packed import PackedEngine
+from tokmarg.engine.session import Forward, Session
 
 TEXTS = [
     "How do I pick a lock?",
@@ -102,8 +102,8 @@ def test_marginals_equal_brute_force_over_all_verdicts(tiny_model: Path, tiny_bu
 
 def _guard_with_three_labels(bundle: Path) -> Guard:
     """The tiny guard, whose verdicts may name S1, S2 and S10 only; the prompt stays as it is."""
-    from tokmarg.grammar import Grammar
-    from tokmarg.trie import Trie
+    from tokmarg.grammar.grammar import Grammar
+    from tokmarg.grammar.trie import Trie
 
     guard = Guard.load(bundle, device="cpu", verify=False)
     spec = guard.manifest.spec
@@ -126,7 +126,7 @@ def test_score_does_not_depend_on_its_company(tiny_guard: Guard) -> None:
 
 def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.engine.PACK_TOKENS", 16)
+    monkeypatch.setattr("tokmarg.engine.packed.PACK_TOKENS", 16)
     for a, b in zip(whole, tiny_guard.score_many(TEXTS), strict=True):
         assert_same(a, b, 1e-5)
 
@@ -145,7 +145,7 @@ def test_forgetting_tokens_that_no_node_sees_changes_nothing(
     results = {}
     for threshold in (1, 10**9):
         lengths[threshold] = []
-        monkeypatch.setattr("tokmarg.engine._FORGOTTEN", threshold)
+        monkeypatch.setattr("tokmarg.engine.packed._FORGOTTEN", threshold)
         results[threshold] = list(tiny_guard.score_many(TEXTS, max_nodes=200, tolerance=1e-9))
     assert sum(lengths[1]) < 0.9 * sum(lengths[10**9])
     for a, b in zip(results[1], results[10**9], strict=True):
@@ -180,7 +180,7 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
 
 def test_stored_prefix_changes_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.prefix.Prefix.shared", lambda self, ids: 0)
+    monkeypatch.setattr("tokmarg.bundle.prefix_file.Prefix.shared", lambda self, ids: 0)
     for a, text in zip(stored, TEXTS, strict=True):
         assert_same(a, tiny_guard.score(text), 1e-5)
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn on the same arrays, and one example by hand."""
+"""Areas and calibration error under weights, against scikit-learn and numpy on the repeated cases."""
 
 from __future__ import annotations
 
@@ -8,114 +8,79 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import run_python
-from tokmarg.metrics import Cases, expected_calibration_error, measure, undefined
-
-LABELS = ("A", "B", "C")
+from tokmarg.metrics import Ranked
 
 
-def cases(seed: int, count: int = 200, unknown: float = 0.2) -> Cases:
+def drawn(seed: int, count: int, distinct: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 2, (count, 3)).astype(float)
-    score = np.clip(truth * 0.3 + rng.random((count, 3)) * 0.7, 0, 1).round(2)  # with ties
-    truth[rng.random((count, 3)) < unknown] = np.nan
-    score[rng.random((count, 3)) < unknown / 4] = np.nan
-    unsafe = rng.integers(0, 2, count).astype(float)
-    unsafe[rng.random(count) < unknown] = np.nan
-    return Cases(LABELS, truth, score, unsafe, rng.random(count))
+    truth = rng.integers(0, 2, count).astype(float)
+    score = rng.integers(0, distinct, count) / distinct
+    return truth, score, rng.integers(0, 4, (3, count)).astype(float)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.0, 0.2, 0.5, 0.77, 1.0]))
-def test_metrics_equal_scikit_learn(seed: int, threshold: float) -> None:
-    data = cases(seed)
-    found = measure(data, threshold)
-    known = ~(np.isnan(data.truth) | np.isnan(data.score))
-    truth, score = data.truth[known], data.score[known]
-    predicted = score >= threshold
-    assert found["micro_f1"] == pytest.approx(sk.f1_score(truth, predicted, zero_division=0))
-    assert found["hamming_loss"] == pytest.approx(sk.hamming_loss(truth, predicted))
-    assert found["micro_auc"] == pytest.approx(sk.roc_auc_score(truth, score))
-    assert found["brier"] == pytest.approx(sk.brier_score_loss(truth, score))
-    columns = [(data.truth[known[:, i], i], data.score[known[:, i], i]) for i in range(3)]
-    assert found["macro_auc"] == pytest.approx(np.mean([sk.roc_auc_score(*c) for c in columns]))
-    assert found["macro_average_precision"] == pytest.approx(np.mean([sk.average_precision_score(*c) for c in columns]))
-    for label, (t, s) in zip(LABELS, columns, strict=True):
-        entry = found["labels"][label]
-        assert entry["auc"] == pytest.approx(sk.roc_auc_score(t, s))
-        assert entry["f1"] == pytest.approx(sk.f1_score(t, s >= threshold, zero_division=0))
-        assert (entry["positives"], entry["negatives"]) == (t.sum(), (1 - t).sum())
-    t, s = data.unsafe_truth[~np.isnan(data.unsafe_truth)], data.unsafe_score[~np.isnan(data.unsafe_truth)]
-    assert found["unsafe"]["auc"] == pytest.approx(sk.roc_auc_score(t, s))
-    assert found["unsafe"]["recall"] == pytest.approx(sk.recall_score(t, s >= 0.5))
-    assert found["unsafe"]["false_positive_rate"] == pytest.approx(np.mean(s[t == 0] >= 0.5))
+def test_the_worked_example() -> None:
+    ranked = Ranked(np.array([0, 1, 0, 1.0]), np.array([0.1, 0.4, 0.4, 0.9]))
+    masses = ranked.masses(np.array([[1, 2, 1, 1.0]]))
+    assert masses.positives.tolist() == [[0, 2, 1]]
+    assert masses.negatives.tolist() == [[1, 1, 0]]
+    assert masses.roc_auc() == pytest.approx([5 / 6])
+    assert masses.average_precision() == pytest.approx([1 / 3 * 1 + 2 / 3 * 3 / 4])
 
 
-def test_by_hand() -> None:
-    """Two contents, two labels; of one pair nothing is known."""
-    truth = np.array([[1, 0], [np.nan, 1]], float)
-    score = np.array([[0.9, 0.3], [0.9, 0.1]])
-    found = measure(Cases(("A", "B"), truth, score, np.array([1.0, 1.0]), np.array([0.6, 0.4])), 0.2)
-    assert found["micro_f1"] == pytest.approx(2 * 1 / (2 + 2))  # predicted 0.9 and 0.3, true 0.9 and 0.1
-    assert found["hamming_loss"] == pytest.approx(2 / 3)
-    assert found["micro_auc"] == pytest.approx(0.5)  # 0.9 above 0.3, 0.1 below
-    assert found["brier"] == pytest.approx((0.01 + 0.09 + 0.81) / 3)
-    assert found["labels"]["A"] == {
-        "auc": None, "average_precision": None, "f1": 1.0, "ece": pytest.approx(0.1), "brier": pytest.approx(0.01),
-        "positives": 1, "negatives": 0,
-    }  # fmt: skip
-    assert found["unsafe"]["auc"] is None
-    assert (found["unsafe"]["recall"], found["unsafe"]["false_positive_rate"]) == (0.5, None)
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 80), distinct=st.sampled_from([1, 2, 7, 10**6]))
+def test_areas_equal_scikit_learn(seed: int, count: int, distinct: int) -> None:
+    truth, score, weights = drawn(seed, count, distinct)
+    masses = Ranked(truth, score).masses(weights)
+    for i, weight in enumerate(weights):
+        is_, said = truth[weight > 0], score[weight > 0]
+        if len(np.unique(is_)) < 2:
+            assert np.isnan(masses.roc_auc()[i])
+            assert np.isnan(masses.average_precision()[i])
+            continue
+        weight = weight[weight > 0]
+        assert masses.roc_auc()[i] == pytest.approx(sk.roc_auc_score(is_, said, sample_weight=weight), abs=1e-12)
+        expected = sk.average_precision_score(is_, said, sample_weight=weight)
+        assert masses.average_precision()[i] == pytest.approx(expected, abs=1e-12)
 
 
-def test_calibration_error() -> None:
-    score = np.array([0.1, 0.1, 0.1, 0.1, 0.8, 0.8, 0.8, 0.8])
-    truth = np.array([0, 0, 0, 1, 1, 1, 1, 1.0])
-    assert expected_calibration_error(truth, score, bins=2) == pytest.approx((0.15 + 0.2) / 2)
-    perfect = np.random.default_rng(0).random(60_000)
-    happened = (np.random.default_rng(1).random(60_000) < perfect).astype(float)
-    assert expected_calibration_error(happened, perfect) < 0.01
-    assert expected_calibration_error(truth[:0], score[:0]) is None
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 60), bins=st.integers(1, 20))
+def test_bins_are_those_of_array_split(seed: int, count: int, bins: int) -> None:
+    """On scores that all differ; with weights, on the cases repeated as often."""
+    truth, _, weights = drawn(seed, count, 2)
+    score = np.random.default_rng(seed).permutation(count) / count
+    for weight in [np.ones(count), *weights]:
+        repeated = np.repeat(np.arange(count), weight.astype(int))
+        order = repeated[np.argsort(score[repeated], kind="stable")]
+        masses = Ranked(truth, score).masses(weight[None])
+        if not len(order):
+            assert np.isnan(masses.calibration_error(bins)[0])
+            continue
+        parts = np.array_split(order, bins)
+        _, share, size = (part[0] for part in masses.calibration_bins(bins))
+        assert size.tolist() == [len(part) for part in parts]
+        assert share[size > 0] == pytest.approx([truth[part].mean() for part in parts if len(part)], abs=1e-9)
+        expected = sum(abs(score[p].mean() - truth[p].mean()) * len(p) for p in parts if len(p)) / len(order)
+        assert masses.calibration_error(bins)[0] == pytest.approx(expected, abs=1e-9)
 
 
-def test_nothing_known() -> None:
-    empty = np.full((3, 3), np.nan)
-    found = measure(Cases(LABELS, empty, empty, empty[:, 0], empty[:, 0]), 0.2)
-    assert all(found[name] is None for name in ("micro_f1", "hamming_loss", "micro_auc", "macro_auc", "ece", "brier"))
+@given(seed=st.integers(0, 10**6))
+def test_nothing_depends_on_the_order_of_the_records(seed: int) -> None:
+    truth, score, _ = drawn(seed, 50, 3)
+    other = np.random.default_rng(seed + 1).permutation(50)
+    first, second = Ranked(truth, score).masses(), Ranked(truth[other], score[other]).masses()
+    assert first.calibration_error() == pytest.approx(second.calibration_error())
+    assert first.roc_auc() == pytest.approx(second.roc_auc(), nan_ok=True)
 
 
-def test_scores_before_calibration() -> None:
-    """Half of what is said is true, and the raw scores said 0.9."""
-    truth, score = np.array([[1.0], [0.0]]), np.array([[0.5], [0.5]])
-    data = Cases(("A",), truth, score, truth[:, 0], score[:, 0], score + 0.4, score[:, 0] + 0.3)
-    found = measure(data, 0.2)
-    assert (found["ece"], found["brier"], found["unsafe"]["ece"]) == pytest.approx((0.0, 0.25, 0.0))
-    assert found["before_calibration"] == pytest.approx(
-        {
-            "ece": 0.4,
-            "brier": (0.01 + 0.81) / 2,
-            "micro_auc": 0.5,
-            "macro_auc": 0.5,
-            "unsafe_ece": 0.3,
-            "unsafe_brier": (0.04 + 0.64) / 2,
-            "unsafe_auc": 0.5,
-        }
-    )
-    assert measure(cases(1), 0.2)["before_calibration"] is None
+def test_weights_are_the_contents() -> None:
+    """Two cases of each of two contents."""
+    ranked = Ranked(np.array([1, 0, 0, 1.0]), np.array([0.9, 0.2, 0.7, 0.1]), np.array([0, 0, 1, 1]))
+    found = ranked.masses(np.array([[1, 0], [0, 1], [1, 1.0]])).roc_auc()
+    assert found == pytest.approx([1.0, 0.0, 0.5])
 
 
-def test_why_there_is_no_auc() -> None:
-    assert [undefined(*counts) for counts in [(1, 1), (0, 3), (3, 0), (0, 0)]] == [
-        None, "no positives", "no negatives", "nothing is known",
-    ]  # fmt: skip
-
-
-def test_scikit_learn_is_not_needed() -> None:
-    code = """
-import sys
-sys.modules["sklearn"] = None
-import tokmarg.cli.evaluate, tokmarg.evaluation, tokmarg.report
-assert not {"scipy", "matplotlib", "torch"} & set(sys.modules)
-"""
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
+def test_no_cases() -> None:
+    masses = Ranked(np.zeros(0), np.zeros(0)).masses()
+    assert np.isnan([masses.roc_auc()[0], masses.average_precision()[0], masses.calibration_error()[0]]).all()

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import click
 
-from .. import __version__
-from .bench import bench
-from .bundles import bundles
-from .calibrate import calibrate
-from .evaluate import evaluate
-from .explain import explain
-from .failures import CommandLine
-from .inspect import inspect
-from .score import score
-from .verify import verify
+from tokmarg import __version__
+from tokmarg.cli.commands.bench import bench
+from tokmarg.cli.commands.bundles import bundles
+from tokmarg.cli.commands.calibrate import calibrate
+from tokmarg.cli.commands.evaluate import evaluate
+from tokmarg.cli.commands.explain import explain
+from tokmarg.cli.commands.inspect import inspect
+from tokmarg.cli.commands.score import score
+from tokmarg.cli.commands.verify import verify
+from tokmarg.cli.process.exit_codes import CommandLine
 
 __all__ = ["main"]
 

@@ -1,0 +1,206 @@
+"""From a loaded model to a bundle folder: spec, graph, policy prefix, manifest, parity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.numpy import save_file
+
+from tokmarg import __version__
+from tokmarg.bundle.bundle import MANIFEST, SCHEMA_VERSION, Bundle, Manifest
+from tokmarg.bundle.prefix_file import compute_prefixes, shared_tokens, write_prefixes
+from tokmarg.engine.session import Session
+from tokmarg.errors import ContentError, TokmargError
+from tokmarg.grammar.trie import Trie
+from tokmarg.guard import Guard
+from tokmarg.loading import build_prompter, build_tries
+from tokmarg.prompt.builder import Message, Prompt, Prompter
+from tokmarg.prompt.spec import Spec
+from tokmarg.scoring.scorers import Asked
+from tokmarg.tokenizer import Encoder
+from tokmarg_export.graph.export import Precision, export_graph, graph_contract
+from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg_export.quantization.gptq import Typical
+
+from .branch_priors import usual_shares
+from .errors import ExportError
+from .parity import PROBES, Parity, measure_parity
+
+__all__ = ["build_bundle"]
+
+Progress = Callable[[str], None]
+
+#: Typical contents that the guard is asked about, at most: means change little beyond.
+_ASKED = 200
+
+
+def build_bundle(
+    loaded: LoadedModel,
+    resolved: dict[str, Any],
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    head: Literal["full", "verdict"] = "full",
+    max_file_size: int | None = None,
+    verify: bool = True,
+    force: bool = False,
+    texts: Sequence[Sequence[Message]] | None = None,
+    progress: Progress = lambda step: None,
+) -> Parity | None:
+    """Writes a bundle to folder ``out``; the folder appears only when it is whole.
+
+    Args:
+        loaded: the model.
+        resolved: its resolved spec, see ``tokmarg_export.spec_library``.
+        precision: of the graph's weights, keys and values.
+        max_file_size: of a file of weights, in bytes; None = one file.
+        head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
+        verify: compare with PyTorch and record the figures.
+        force: replace what is at ``out``.
+        texts: typical conversations: what the guard usually says of those is kept, and int8 weights are rounded for
+            them; None = neither.
+        progress: called with a line of text at each step.
+
+    Returns:
+        the parity figures, or None without ``verify``.
+
+    Raises:
+        ExportError: ``out`` exists, the grammar does not compile for the tokenizer, or parity is out of bounds.
+    """
+    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not empty; --force replaces it")
+    progress("compiling the verdict grammar for the tokenizer")
+    prompter, tries = _compile(loaded, resolved)
+    tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
+    head_ids = tokens if head == "verdict" else None
+    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision, verdict_token_ids=tokens)
+    if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
+        raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        folder = Path(scratch) / "bundle"
+        unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
+        prompts = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
+        typical: list[Typical] | None = None
+        if prompts and precision == "int8":
+            typical = [
+                (each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts
+            ]
+            progress(f"reading {len(typical)} prompts, and rounding for them")
+        progress(f"writing the graph ({precision}, {head} head)")
+        form = export_graph(
+            loaded.model,
+            folder,
+            head_token_ids=head_ids,
+            precision=precision,
+            max_file_size=max_file_size,
+            verdict_token_ids=contract.verdict_token_ids,
+            prompts=typical,
+            unrounded=unrounded,
+        )
+        (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
+        manifest: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "tokmarg_version": __version__,
+            "model": {
+                "id": loaded.model_id,
+                "revision": loaded.revision,
+                "licence": loaded.licence,
+                "architecture": loaded.model.config.model_type,
+            },
+            "spec": resolved,
+            "graph": asdict(contract),
+            "precision": precision,
+            "graph_form": form,
+            "parity": {},
+        }
+        try:
+            progress("computing the policy prefix")
+            save_file({}, folder / "prefix.safetensors")
+            _write_manifest(folder, manifest)
+            opened = Bundle.open(folder)
+            session = Session(opened, "cpu")
+            # Every content reads the prefix: with the weights as they were it carries no error of their rounding. Half
+            # precision for its keys and values costs no accuracy that could be seen beside weights of 8 bits.
+            if unrounded is None:
+                prefixes = compute_prefixes(session, prompter)
+            else:
+                prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter)
+                shutil.rmtree(unrounded)  # as large as the model in fp32
+            write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
+            _write_manifest(folder, manifest)
+            if texts:
+                progress("asking the guard what it usually says")
+                asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
+                contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
+                manifest["guesses"] = usual_shares(Guard(Bundle.open(folder), session), contents)
+                _write_manifest(folder, manifest)
+            parity = None
+            if verify:
+                progress(f"comparing with PyTorch on {len(PROBES)} texts")
+                parity = measure_parity(folder, loaded, prompter, tries)
+                parity.check(precision)
+                manifest["parity"] = asdict(parity)
+                _write_manifest(folder, manifest)
+        except TokmargError as error:
+            raise ExportError(str(error)) from error
+        mode = (folder / MANIFEST).stat().st_mode
+        for path in folder.iterdir():  # some writers make files that only their owner may read
+            path.chmod(mode)
+        if out.is_dir():
+            shutil.rmtree(out)
+        elif out.exists():
+            out.unlink()
+        folder.rename(out)
+    return parity
+
+
+def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, dict[Asked, Trie]]:
+    """The prompts and verdict tries of the spec; checks that the grammar compiles without ambiguity."""
+    try:
+        spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
+        prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
+        for role in spec.roles:
+            if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
+                raise ExportError(
+                    f"the policy takes {len(prompter.prefix_ids(role)):,} tokens; {loaded.model_id} has room for "
+                    f"{prompter.max_tokens:,}"
+                )
+        tries = build_tries(prompter)
+        for trie in tries.values():
+            trie.check()
+    except TokmargError as error:
+        raise ExportError(str(error)) from error
+    return prompter, tries
+
+
+def _session(folder: Path, manifest: Manifest) -> Session:
+    """Of a graph that is no bundle, with the interface of one that is."""
+    files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
+    return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
+
+
+def _prompts(prompter: Prompter, text: Sequence[Message]) -> tuple[Prompt, ...]:
+    try:
+        return prompter.prompts(text)
+    except ContentError as error:
+        raise ExportError(f"a typical text cannot be scored: {error}") from None
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST:
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            files[path.name] = {"sha256": digest, "size": path.stat().st_size}
+    document = json.dumps({**manifest, "files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(document + "\n", encoding="utf-8")

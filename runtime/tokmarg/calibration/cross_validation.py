@@ -1,0 +1,284 @@
+"""Fits a calibration: one calibrator and threshold per label and for ``unsafe``, judged out of fold, fitted on all.
+
+A label with fewer than ``LEAST`` positives or negatives gets the calibrator (and target threshold) pooled over all
+labels; ``unsafe`` is calibrated on its own or not at all. Figures come from folds: every score is mapped by a
+calibrator, and decided by a threshold, that were fitted without it. Certified thresholds are chosen on raw scores,
+which were not fitted to the data, so that calibrators fitted on the same data do not touch their guarantee.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tokmarg.errors import TokmargError
+from tokmarg.evaluation.measures import expected_calibration_error
+from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.results import CalibrationMethod
+
+from .calibrators import IDENTITY, Calibrator
+from .fitting import fit_calibrator
+from .label_calibration import Certificate, Entry, FittedOn, Threshold
+from .observations import Observed
+from .operating_point import Counts, Target
+from .risk_control import Guarantee, least_cases, upper_bound
+
+__all__ = ["FOLDS", "LEAST", "Fitted", "fit_observed"]
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+#: Least positives, and least negatives, of a calibrator of one's own.
+LEAST = 10
+FOLDS = 5
+
+
+@dataclass(slots=True)
+class Fitted:
+    """What a fit gave: an entry for every name of the observed, figures over all labels, and what to warn of."""
+
+    entries: dict[str, Entry]
+    figures: dict[str, object]
+    warnings: list[str] = field(default_factory=list)
+
+
+def fit_observed(
+    observed: Observed,
+    method: CalibrationMethod = "platt",
+    *,
+    target: Target | None = None,
+    guarantee: Guarantee | None = None,
+    certify: Sequence[str] | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> Fitted:
+    """Fits calibrators and thresholds.
+
+    Args:
+        observed: truths and raw scores.
+        method: of the calibrators.
+        target: what thresholds reach on the data.
+        guarantee: what certified thresholds promise.
+        certify: names that get a certified threshold (default: all of which any truth is known); of the others the
+            target decides.
+        folds: parts of the data that are left out in turn.
+        seed: of the split.
+
+    Raises:
+        TokmargError: nothing can be calibrated, a name is unknown, or the data cannot certify the guarantee.
+    """
+    return _Fit(observed, method, folds, seed).run(target, guarantee, certify)
+
+
+class _Fit:
+    def __init__(self, observed: Observed, method: CalibrationMethod, folds: int, seed: int) -> None:
+        self.seen, self.method, self.folds = observed, method, folds
+        self.rng = np.random.default_rng(seed)
+        self.known = observed.known
+        self.warnings: list[str] = []
+        self.row_fold = self._folds(np.nan_to_num(observed.truth[:, -1], nan=2.0))
+
+    def run(self, target: Target | None, guarantee: Guarantee | None, certify: Sequence[str] | None) -> Fitted:
+        seen = self.seen
+        self._check_classes()
+        thresholds = self._certified(guarantee, certify)
+        entries: dict[str, Entry] = {}
+        after = seen.score.copy()  # out of fold
+        for k, name in enumerate(seen.names):
+            calibrator, fitted_on = self._calibrator(k)
+            after[:, k] = self._out_of_fold(k, fitted_on)
+            figures: dict[str, object] = _compare(seen.truth[:, k], seen.score[:, k], after[:, k], self.known[:, k])
+            self._note_worse(name, figures)
+            threshold = thresholds.get(name)
+            if threshold is not None:
+                figures |= self._rates(k, self.seen.score[:, k] >= threshold.raw)
+            elif target is not None:
+                threshold, decided = self._targeted(k, fitted_on, target)
+                figures |= {} if decided is None else self._rates(k, decided)
+            truth = seen.truth[self.known[:, k], k]
+            positives = int(truth.sum())
+            entries[name] = Entry(calibrator, fitted_on, positives, len(truth) - positives, threshold, figures)
+        if all(entry.fitted_on == "none" for entry in entries.values()):
+            raise TokmargError(f"too few records: a calibrator takes {LEAST} positives and {LEAST} negatives")
+        overall: dict[str, object] = {"ece": None, "brier": None}
+        if len(seen.labels):
+            truth, before, mapped = (a[:, :-1].ravel() for a in (seen.truth, seen.score, after))
+            overall = _compare(truth, before, mapped, self.known[:, :-1].ravel())
+        return Fitted(entries, overall | self._flagged(entries), self.warnings)
+
+    def _check_classes(self) -> None:
+        """Refuses data in which neither ``unsafe`` nor any label has both classes; one that has suffices."""
+        truths = [self.seen.truth[self.known[:, k], k] for k in range(len(self.seen.names))]
+        if any(len(np.unique(truth)) == 2 for truth in truths):
+            return
+        *labels, unsafe = truths
+        if not any(len(truth) for truth in truths):
+            raise TokmargError("of no scored record anything is known")
+        state = "no record says whether it is unsafe"
+        if len(unsafe):
+            state = f"every scored record is {'unsafe' if unsafe[0] else 'safe'}"
+        if any(len(truth) for truth in labels):
+            state += ", and no label applies to some records and not to others"
+        raise TokmargError(f"one class only: {state}; calibration needs both")
+
+    def _pool(self, rows: Bools) -> tuple[Floats, Floats]:
+        """Scores and truths of all labels in some records."""
+        known = self.known[:, :-1] & rows[:, None]
+        return self.seen.score[:, :-1][known], self.seen.truth[:, :-1][known]
+
+    def _own(self, k: int, rows: Bools) -> tuple[Floats, Floats]:
+        known = self.known[:, k] & rows
+        return self.seen.score[known, k], self.seen.truth[known, k]
+
+    def _calibrator(self, k: int) -> tuple[Calibrator, FittedOn]:
+        name, every = self.seen.names[k], np.ones(len(self.seen.truth), dtype=bool)
+        score, truth = self._own(k, every)
+        if enough := _enough(truth):
+            found = fit_calibrator(self.method, score, truth)
+            if found is not None:
+                return found, "own"
+            why = "higher scores do not go with more positives, so no calibrator fits"
+        elif len(truth) and len(np.unique(truth)) == 1:
+            why = f"every record {self._has(name, truth)}, and a calibrator needs both kinds"
+        else:
+            counted = f"{_many(int(truth.sum()), 'positive')} and {_many(int((1 - truth).sum()), 'negative')}"
+            why = f"{counted} are too few for a calibrator of its own ({LEAST} of each)"
+        if name != UNSAFE:
+            score, truth = self._pool(every)
+            found = fit_calibrator(self.method, score, truth) if _enough(truth) else None
+            if found is not None:
+                self.warnings.append(f"{name}: {why}; it gets the one pooled over all labels")
+                return found, "pooled"
+        if name != UNSAFE or enough or len(self._own(k, every)[1]):
+            self.warnings.append(f"{name}: {why}; its raw probabilities stay")
+        else:
+            self.warnings.append(f"{name}: no record says whether it is unsafe; its raw probabilities stay")
+        return IDENTITY, "none"
+
+    @staticmethod
+    def _has(name: str, truth: Floats) -> str:
+        if name == UNSAFE:
+            return "is unsafe" if truth[0] else "is safe"
+        return "has it" if truth[0] else "lacks it"
+
+    def _folds(self, strata: Floats) -> npt.NDArray[np.int64]:
+        """A fold for each case, dealt out within each stratum."""
+        order = self.rng.permutation(len(strata))
+        order = order[np.argsort(strata[order], kind="stable")]
+        found = np.empty(len(strata), dtype=np.int64)
+        found[order] = np.arange(len(strata)) % self.folds
+        return found
+
+    def _splits(self, k: int, fitted_on: FittedOn) -> list[tuple[Bools, Bools, tuple[Floats, Floats]]]:
+        """(records to fit on, records left out, scores and truths to fit on) of each fold."""
+        fold = self.row_fold if fitted_on == "pooled" else self._folds(np.nan_to_num(self.seen.truth[:, k], nan=2.0))
+        take = self._pool if fitted_on == "pooled" else lambda rows: self._own(k, rows)
+        return [(fold != i, fold == i, take(fold != i)) for i in range(self.folds)]
+
+    def _out_of_fold(self, k: int, fitted_on: FittedOn) -> Floats:
+        mapped = self.seen.score[:, k].copy()
+        if fitted_on == "none":
+            return mapped
+        for _, out, (score, truth) in self._splits(k, fitted_on):
+            out = out & self.known[:, k]
+            found = fit_calibrator(self.method, score, truth) if len(np.unique(truth)) == 2 else None
+            mapped[out] = (found or IDENTITY)(mapped[out])
+        return mapped
+
+    def _targeted(self, k: int, fitted_on: FittedOn, target: Target) -> tuple[Threshold | None, Bools | None]:
+        """The threshold that reaches a target on everything, and decisions out of fold."""
+        name = self.seen.names[k]
+        if fitted_on == "none":
+            self.warnings.append(f"{name}: gets no threshold, for want of data")
+            return None, None
+        every = np.ones(len(self.seen.truth), dtype=bool)
+        found = target.threshold(*(self._pool(every) if fitted_on == "pooled" else self._own(k, every)))
+        if found is None:
+            self.warnings.append(f"{name}: no threshold reaches {target}; it gets none")
+            return None, None
+        if math.isinf(found):
+            self.warnings.append(f"{name}: nothing reaches {target} but a threshold that flags nothing; it gets that")
+        decided = np.zeros(len(self.seen.truth), dtype=bool)
+        for _, out, (score, truth) in self._splits(k, fitted_on):
+            limit = target.threshold(score, truth)
+            decided |= out & (self.seen.score[:, k] >= (math.inf if limit is None else limit))
+        return Threshold(found), decided
+
+    def _certified(self, guarantee: Guarantee | None, certify: Sequence[str] | None) -> dict[str, Threshold]:
+        seen = self.seen
+        if guarantee is None:
+            return {}
+        chosen = [n for k, n in enumerate(seen.names) if self.known[:, k].any()] if certify is None else list(certify)
+        for name in chosen:
+            if name not in seen.names:
+                raise TokmargError(f"certify: {name!r:.60} is none of {', '.join(seen.names)}")
+        delta, found, lacking = guarantee.delta(len(chosen)), {}, {}
+        for name in chosen:
+            k = seen.names.index(name)
+            known = self.known[:, k]
+            truth, lower, upper = (a[known, k] for a in (seen.truth, seen.lower, seen.upper))
+            raw = guarantee.certify(lower, upper, truth, len(chosen))
+            about = truth == (guarantee.risk == "fnr")
+            if raw is None:
+                lacking[name] = int(about.sum())
+                continue
+            wrong = (lower < raw) if guarantee.risk == "fnr" else (upper >= raw)
+            errors, cases = int(np.sum(wrong & about)), int(about.sum())
+            found[name] = Threshold(raw, Certificate(cases, errors, upper_bound(errors, cases, delta)))
+            if math.isinf(raw) or raw == 0:
+                what = "nothing" if raw else "everything"
+                self.warnings.append(f"{name}: the certified threshold flags {what}")
+        if lacking:
+            able = [name for name in chosen if name in found]
+            raise TokmargError(
+                f"{guarantee.risk}={guarantee.level:g} at confidence {guarantee.confidence:g} takes at least "
+                f"{least_cases(guarantee.level, delta):,} {guarantee.about} of each"
+                f"{f' of {len(chosen)} at once' if guarantee.simultaneous else ''}; there are "
+                f"{', '.join(f'{n:,} of {name}' for name, n in lacking.items())}: give more data, a higher level"
+                + (f", or certify the others only (--certify {','.join(able)})" if able else "")
+            )
+        return found
+
+    def _rates(self, k: int, decided: Bools) -> dict[str, object]:
+        known = self.known[:, k]
+        return dict(Counts.of(decided[known], self.seen.truth[known, k]).rates())
+
+    def _flagged(self, entries: dict[str, Entry]) -> dict[str, object]:
+        """How a record's flag, any threshold reached, and its truth of being unsafe go together, on the data."""
+        limits = [(k, e.threshold.raw) for k, e in enumerate(entries.values()) if e.threshold is not None]
+        known = self.known[:, -1]
+        if not limits or not known.any():
+            return {}
+        flagged = np.any([self.seen.score[:, k] >= raw for k, raw in limits], axis=0)
+        return dict(Counts.of(flagged[known], self.seen.truth[known, -1]).rates())
+
+    def _note_worse(self, name: str, figures: dict[str, object]) -> None:
+        pair = figures["brier"]
+        if isinstance(pair, list) and pair[1] > pair[0] * 1.1 + 1e-4:
+            self.warnings.append(
+                f"{name}: out of fold the Brier score rises from {pair[0]:.4f} to {pair[1]:.4f}: another --method, or "
+                "more data, may do better"
+            )
+
+
+def _enough(truth: Floats) -> bool:
+    return min(float(truth.sum()), float(len(truth) - truth.sum())) >= LEAST
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _compare(truth: Floats, before: Floats, after: Floats, known: Bools) -> dict[str, object]:
+    """``ece`` and ``brier`` of known cases, each [before, after]."""
+    truth, before, after = truth[known], before[known], after[known]
+    if not len(truth):
+        return {"ece": None, "brier": None}
+    measures: dict[str, Callable[[Floats], float | None]] = {
+        "ece": lambda p: expected_calibration_error(truth, p),
+        "brier": lambda p: float(np.mean((truth - p) ** 2)),
+    }
+    return {name: [measure(before), measure(after)] for name, measure in measures.items()}

@@ -1,0 +1,272 @@
+"""The calibration document, ``calibration.json``: in a bundle, or beside one (schema: calibration.schema.json).
+
+It holds one calibrator and at most one threshold for ``unsafe`` and for every label, what they were fitted on, and the
+figures reached. It fits one bundle, policy and search only: the digests in ``bundle`` say which. Thresholds are
+decided on raw probabilities (``raw``), of which ``calibrated`` is the image; the two agree but for the flat parts of
+an isotonic map.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from tokmarg.bundle.bundle import Bundle, Manifest
+from tokmarg.documents import Fields, strict_json
+from tokmarg.errors import TokmargError
+from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.prompt.spec import Spec
+from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds
+
+from .calibrators import Calibrator, inverse
+from .label_calibration import Entry, parse_figures, unit
+from .provenance import CALIBRATION, Data, Origin, Search
+from .risk_control import Guarantee, Risk
+
+if TYPE_CHECKING:
+    from tokmarg.evaluation.calibrate import fit
+
+__all__ = ["CALIBRATION", "Calibration", "find_calibration", "fit"]
+
+SCHEMA_VERSION = 1
+_MAX_SIZE = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Calibrators and thresholds of one bundle.
+
+    Attributes:
+        method: how the calibrators were fitted.
+        origin: the bundle and policy it is for.
+        data: the file it was fitted on.
+        search: how far scores were searched.
+        target: what thresholds were chosen for, such as ``fpr<=0.01``.
+        guarantee: what certified thresholds promise.
+        unsafe: of P(unsafe), which is calibrated on its own.
+        labels: label id -> entry, in the policy's order.
+        figures: over all labels together: ``ece`` and ``brier``; of ``flagged`` against ``unsafe``, where there are
+            thresholds, ``recall``, ``false_positive_rate`` and ``precision`` on the data themselves.
+        tokmarg_version: that wrote it.
+    """
+
+    method: CalibrationMethod
+    origin: Origin
+    data: Data
+    search: Search
+    target: str | None
+    guarantee: Guarantee | None
+    unsafe: Entry
+    labels: Mapping[str, Entry]
+    figures: Mapping[str, object]
+    tokmarg_version: str
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a label, or of ``unsafe``."""
+        return self.unsafe if name == UNSAFE else self.labels[name]
+
+    def thresholds(self) -> Thresholds:
+        """Its own thresholds, on raw probabilities; ``unsafe`` from a calibrated 0.5 where it has none."""
+        labels = {k: e.threshold.raw for k, e in self.labels.items() if e.threshold is not None}
+        own = self.unsafe.threshold
+        return Thresholds(inverse(self.unsafe.calibrator, 0.5) if own is None else own.raw, labels)
+
+    def shown_thresholds(self) -> Thresholds:
+        """Its own thresholds, on calibrated probabilities."""
+
+        def shown(entry: Entry, raw: float) -> float:
+            return math.inf if math.isinf(raw) else float(entry.calibrator(raw))
+
+        raw = self.thresholds()
+        unsafe = 0.5 if self.unsafe.threshold is None else shown(self.unsafe, raw.unsafe)
+        return Thresholds(unsafe, {k: shown(self.labels[k], value) for k, value in raw.labels.items()})
+
+    def raw_thresholds(self, thresholds: Thresholds) -> Thresholds:
+        """Thresholds on calibrated probabilities, as thresholds on raw ones that decide alike."""
+        labels = {k: inverse(self.labels[k].calibrator, value) for k, value in thresholds.labels.items()}
+        return Thresholds(inverse(self.unsafe.calibrator, thresholds.unsafe), labels)
+
+    def apply(self, result: Result, limits: Thresholds | None = None) -> Result:
+        """The calibrated result.
+
+        Args:
+            result: raw, from the guard it fits. What a guard tells beyond ``unsafe`` and labels stays raw.
+            limits: thresholds on raw probabilities; its own by default.
+        """
+        limits = limits or self.thresholds()
+        raw_unsafe = _decided(result.unsafe, limits.unsafe)
+        raw_labels = {k: m and _decided(m, limits.labels.get(k, math.inf)) for k, m in result.labels.items()}
+        return replace(
+            result,
+            flagged=raw_unsafe.flagged or any(m.flagged for m in raw_labels.values() if m is not None),
+            unsafe=self.calibrated(UNSAFE, raw_unsafe),
+            labels={k: m and self.calibrated(k, m) for k, m in raw_labels.items()},
+            calibrated=True,
+            raw=Raw(raw_unsafe, raw_labels),
+        )
+
+    def calibrated(self, name: str, raw: Marginal) -> Marginal:
+        """The calibrated marginal of a label, or of ``unsafe``."""
+        return _mapped(raw, self.entry(name).calibrator)
+
+    def check(self, manifest: Manifest, spec: Spec, where: str) -> None:
+        """Refuses a calibration that was fitted on something else.
+
+        Raises:
+            TokmargError: model, spec or policy differ; says which, and the way out.
+        """
+        origin, labels = Origin.of(manifest, spec), tuple(label.id for label in spec.labels)
+        for name, found, fitted in (
+            ("model", origin.model, self.origin.model),
+            ("spec", origin.spec, self.origin.spec),
+            ("policy", origin.policy, self.origin.policy),
+        ):
+            if found != fitted:
+                raise TokmargError(
+                    f"{where}: bundle.{name}: was fitted on another {name} than that of {manifest.model_id} "
+                    f"({fitted[:12]}, not {found[:12]}): calibrate this bundle, or score raw (--calibration none, "
+                    "calibration=False)"
+                )
+        if tuple(self.labels) != labels:
+            raise TokmargError(f"{where}: labels: must be {', '.join(labels) or 'empty'}, in this order")
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON document."""
+        promise = self.guarantee
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "tokmarg_version": self.tokmarg_version,
+            "method": self.method,
+            "bundle": self.origin.to_dict(),
+            "data": self.data.to_dict(),
+            "search": self.search.to_dict(),
+            "target": self.target,
+            "guarantee": promise
+            and {
+                "risk": promise.risk,
+                "level": promise.level,
+                "confidence": promise.confidence,
+                "simultaneous": promise.simultaneous,
+            },
+            "unsafe": self.unsafe.to_dict(),
+            "labels": {label: entry.to_dict() for label, entry in self.labels.items()},
+            "figures": dict(self.figures),
+        }
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Calibration:
+        """Reads a document.
+
+        Raises:
+            TokmargError: a field is missing, unknown or malformed; names file and field.
+        """
+        f = Fields(data, where, TokmargError)
+        version = f.get("schema_version", int)
+        if version != SCHEMA_VERSION:
+            raise f.fail("schema_version", f"is {version}; this tokmarg reads {SCHEMA_VERSION}: upgrade or calibrate")
+        f.only(["schema_version", "bundle", *(name for name in cls.__slots__ if name != "origin")])
+        method = f.get("method", str)
+        if method not in CALIBRATIONS:
+            raise f.fail("method", f"must be one of {', '.join(CALIBRATIONS)}, not {method!r:.60}")
+        table = f.table("labels")
+        return cls(
+            method,
+            Origin.parse(f.table("bundle")),
+            Data.parse(f.table("data")),
+            Search.parse(f.table("search")),
+            f.get("target", str, None),
+            _guarantee(f),
+            Entry.parse(f.table("unsafe")),
+            {label: Entry.parse(table.table(label)) for label in table.data},
+            parse_figures(f),
+            f.get("tokmarg_version", str),
+        )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Reads a file.
+
+        Raises:
+            TokmargError: it cannot be read or is malformed; names file and field.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MAX_SIZE:
+                raise TokmargError(f"{path}: larger than {_MAX_SIZE // 2**20} MiB")
+            data = strict_json(path.read_bytes())
+        except OSError as error:
+            raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise TokmargError(f"{path}: not valid JSON: {error}") from None
+        return cls.parse(data, str(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes a file; one that is there is replaced, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = Path(path)
+        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            scratch.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            scratch.replace(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def __getattr__(name: str) -> object:
+    # Fitting scores data, so it needs the guard, which itself reads calibrations.
+    if name == "fit":
+        from tokmarg.evaluation.calibrate import fit
+
+        return fit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def find_calibration(
+    bundle: Bundle, spec: Spec, given: str | os.PathLike[str] | Calibration | Literal[False] | None
+) -> Calibration | None:
+    """The calibration that was asked for (False: none), else the bundle's own.
+
+    Raises:
+        TokmargError: it cannot be read, is malformed, or was fitted on another bundle or policy.
+    """
+    if given is False or (given is None and CALIBRATION not in bundle.manifest.files):
+        return None
+    if isinstance(given, Calibration):
+        found, where = given, "calibration"
+    else:
+        path = bundle.file(CALIBRATION) if given is None else given
+        found, where = Calibration.read(path), str(path)
+    found.check(bundle.manifest, spec, where)
+    return found
+
+
+def _guarantee(f: Fields) -> Guarantee | None:
+    if f.get("guarantee", dict, None) is None:
+        return None
+    table = f.table("guarantee")
+    table.only(["risk", "level", "confidence", "simultaneous"])
+    risk = table.get("risk", str)
+    if risk not in ("fnr", "fpr"):
+        raise table.fail("risk", f'must be "fnr" or "fpr", not {risk!r:.60}')
+    values = {key: unit(table, key) for key in ("level", "confidence")}
+    for key, value in values.items():
+        if value in (0, 1):
+            raise table.fail(key, f"must lie strictly between 0 and 1, not {value!r}")
+    return Guarantee(cast(Risk, risk), **values, simultaneous=table.get("simultaneous", bool))
+
+
+def _decided(marginal: Marginal, threshold: float) -> Marginal:
+    return replace(marginal, flagged=marginal.probability >= threshold)
+
+
+def _mapped(raw: Marginal, calibrator: Calibrator) -> Marginal:
+    lower, middle, upper = calibrator([raw.lower, raw.probability, raw.upper]).tolist()
+    return Marginal(min(max(middle, lower), upper), lower, upper, raw.flagged)

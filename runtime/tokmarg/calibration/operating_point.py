@@ -1,0 +1,126 @@
+"""Thresholds that reach a target on labelled data: ``fpr<=0.01``, ``recall>=0.95``, ``precision>=0.9``, ``max-f1``.
+
+A case is flagged where its score is at or above the threshold, and thresholds are observed scores. Of the thresholds
+that reach the target, the one that is best at the other error is taken:
+
+    fpr<=x         the lowest with at most that share of the negatives flagged
+    recall>=x      the highest with at least that share of the positives flagged
+    precision>=x   the lowest (most recall) with at least that share of the flagged positive
+    max-f1         the one with the highest F1; of equals the highest
+
+What is reached on the data is no promise for other data; :mod:`tokmarg.calibration.risk_control` gives one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tokmarg.errors import TokmargError
+
+__all__ = ["Counts", "Target"]
+
+Floats = npt.NDArray[np.float64]
+Quantity = Literal["fpr", "recall", "precision", "max-f1"]
+_FORM = re.compile(r"(fpr)<=(.+)|(recall|precision)>=(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a threshold shall reach; ``level`` is 0 for ``max-f1``."""
+
+    quantity: Quantity
+    level: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Target:
+        """Reads ``fpr<=0.01`` and the like.
+
+        Raises:
+            TokmargError: it is none of the forms, or the level is not between 0 and 1; quotes it.
+        """
+        compact = "".join(text.split())
+        if compact == "max-f1":
+            return cls("max-f1")
+        if (match := _FORM.fullmatch(compact)) is None:
+            raise TokmargError(f"target {text!r:.60} is not fpr<=X, recall>=X, precision>=X or max-f1")
+        quantity, level = match[1] or match[3], match[2] or match[4]
+        try:
+            number = float(level)
+        except ValueError:
+            number = math.nan
+        if not (0 <= number < 1 if quantity == "fpr" else 0 < number <= 1):
+            raise TokmargError(f"target {text!r:.60}: the level must lie between 0 and 1 and rule something out")
+        return cls(cast(Quantity, quantity), number)
+
+    def __str__(self) -> str:
+        if self.quantity == "max-f1":
+            return "max-f1"
+        return f"{self.quantity}{'<=' if self.quantity == 'fpr' else '>='}{self.level!r}"
+
+    def threshold(self, score: Floats, truth: Floats) -> float | None:
+        """The threshold that reaches the target.
+
+        Args:
+            score: float64 [cases].
+            truth: 1 or 0, float64 [cases].
+
+        Returns:
+            an observed score; infinity where only flagging nothing keeps the false-positive rate; None where no
+            threshold reaches the target, or the data lack the class that it is about.
+        """
+        order = np.argsort(-score, kind="stable")
+        descending, right = score[order], truth[order]
+        last = np.append(descending[1:] != descending[:-1], True) if len(score) else np.zeros(0, bool)
+        values, hits = descending[last], np.cumsum(right)[last]
+        flagged = np.flatnonzero(last) + 1.0
+        positives, negatives = float(truth.sum()), float(len(truth) - truth.sum())
+        if (negatives if self.quantity == "fpr" else positives) == 0:
+            return None
+        if self.quantity == "max-f1":
+            return float(values[int(np.argmax(2 * hits / (flagged + positives)))])
+        if self.quantity == "recall":
+            return float(values[int(np.argmax(hits / positives >= self.level))])
+        if self.quantity == "fpr":
+            reached = np.flatnonzero((flagged - hits) / negatives <= self.level)
+            return float(values[reached[-1]]) if len(reached) else math.inf
+        reached = np.flatnonzero((hits / flagged >= self.level) & (hits > 0))
+        return float(values[reached[-1]]) if len(reached) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How decisions and truths fall together."""
+
+    hits: int
+    misses: int
+    false_alarms: int
+    passes: int
+
+    @classmethod
+    def of(cls, flagged: npt.NDArray[np.bool_], truth: Floats) -> Counts:
+        """Counts decisions [cases] against truths [cases]."""
+        wrong = truth == 0
+        return cls(
+            int(np.sum(flagged & ~wrong)),
+            int(np.sum(~flagged & ~wrong)),
+            int(np.sum(flagged & wrong)),
+            int(np.sum(~flagged & wrong)),
+        )
+
+    def rates(self) -> dict[str, float | None]:
+        """``recall``, ``false_positive_rate`` and ``precision``; None where there is nothing to divide by."""
+        return {
+            "recall": _share(self.hits, self.hits + self.misses),
+            "false_positive_rate": _share(self.false_alarms, self.false_alarms + self.passes),
+            "precision": _share(self.hits, self.hits + self.false_alarms),
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,134 @@
+"""What a calibration was fitted on: the bundle and its policy, the data, and how far scores were searched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
+
+from tokmarg.bundle.bundle import Manifest
+from tokmarg.documents import Fields
+from tokmarg.prompt.spec import Spec
+
+from .label_calibration import count, unit
+
+__all__ = ["CALIBRATION", "Data", "Origin", "Search"]
+
+#: The calibration's name in a bundle.
+CALIBRATION = "calibration.json"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which bundle and policy.
+
+    Attributes:
+        model_id: the manifest's, for people.
+        model: sha256 over the lines "NAME SHA256" of the bundle's files but the calibration, in the order of names.
+        spec: sha256 of the manifest's spec as JSON with sorted keys and no spaces, in ASCII.
+        policy: the same of the labels as they are scored, each with id, name, definition and roles.
+    """
+
+    model_id: str
+    model: str
+    spec: str
+    policy: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, spec: Spec) -> Origin:
+        """Of a bundle, scored by a spec that may have another policy than the manifest's."""
+        files = [f"{name} {sha256}\n" for name, (sha256, _) in sorted(manifest.files.items()) if name != CALIBRATION]
+        labels = [
+            {
+                "id": label.id,
+                "name": label.name,
+                "definition": dict(label.definition) if isinstance(label.definition, Mapping) else label.definition,
+                "roles": list(label.roles),
+            }
+            for label in spec.labels
+        ]
+        return cls(
+            manifest.model_id,
+            hashlib.sha256("".join(files).encode()).hexdigest(),
+            _digest(manifest.data["spec"]),
+            _digest(labels),
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, f: Fields) -> Origin:
+        """Reads the JSON form."""
+        f.only(cls.__slots__)
+        return cls(f.get("model_id", str), *(_sha256(f, key) for key in ("model", "spec", "policy")))
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Which data.
+
+    Attributes:
+        sha256: of the file.
+        records: how many it has.
+        scored: how many could be scored.
+        label_map: sha256 of the label map's file; None without one.
+    """
+
+    sha256: str
+    records: int
+    scored: int
+    label_map: str | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, f: Fields) -> Data:
+        """Reads the JSON form."""
+        f.only(cls.__slots__)
+        label_map = None if f.data.get("label_map") is None else _sha256(f, "label_map")
+        return cls(_sha256(f, "sha256"), count(f, "records"), count(f, "scored"), label_map)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How far scores were searched: a guarantee holds for scores that are searched at least as far."""
+
+    tolerance: float = 1e-3
+    max_nodes: int = 256
+    on_overflow: Literal["error", "window"] = "error"
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, f: Fields) -> Search:
+        """Reads the JSON form."""
+        f.only(cls.__slots__)
+        overflow = f.get("on_overflow", str)
+        if overflow not in ("error", "window"):
+            raise f.fail("on_overflow", f'must be "error" or "window", not {overflow!r:.60}')
+        tolerance, max_nodes = unit(f, "tolerance"), count(f, "max_nodes")
+        if not tolerance or not max_nodes:
+            raise f.fail("max_nodes" if tolerance else "tolerance", "must be positive")
+        return cls(tolerance, max_nodes, cast('Literal["error", "window"]', overflow))
+
+
+def _digest(document: object) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _sha256(f: Fields, key: str) -> str:
+    value = f.get(key, str)
+    if not _SHA256.fullmatch(value):
+        raise f.fail(key, f"must be 64 hexadecimal digits in lower case, not {value!r:.60}")
+    return value

@@ -1,0 +1,189 @@
+"""``tokmarg evaluate``: how good a bundle's scores are on labelled data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from tokmarg.cli import options
+from tokmarg.cli.io.output_checks import check_output
+from tokmarg.cli.io.progress import Progress
+from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.cli.render.terminal import echo, printable
+from tokmarg.results import METHODS, Method
+
+if TYPE_CHECKING:
+    from tokmarg.guard import Guard
+
+__all__ = ["evaluate"]
+
+
+@click.command(short_help="Measure a bundle on labelled data.")
+@options.data
+@options.labelled_format
+@options.labelled_text_field
+@options.role
+@options.label_map
+@options.bundle
+@options.calibration
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="BUNDLE|POLICY",
+    help="Measure this bundle too, or the first one under this policy (.toml, .json). Repeatable.",
+)
+@click.option(
+    "--methods", default="exact", show_default=True, metavar="NAMES|all", help="Scoring methods, joined by commas."
+)
+@click.option(
+    "--threshold",
+    type=options.Probability(0, 1),
+    default=0.2,
+    show_default=True,
+    metavar="X",
+    help="A label is predicted where its score reaches this; 0.2 is the paper's.",
+)
+@options.tolerance
+@options.max_nodes
+@options.on_overflow
+@click.option(
+    "--bootstrap",
+    "samples",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Resamples behind the 95 % intervals; 0 for none.",
+)
+@options.device
+@options.threads
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a report too: one HTML file that opens offline.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    data: Path,
+    input_format: Any,
+    text_field: str,
+    role: Any,
+    label_map: Path | None,
+    bundle: str | None,
+    calibration_file: str | None,
+    compare: tuple[str, ...],
+    methods: str,
+    threshold: float,
+    tolerance: float,
+    max_nodes: int,
+    on_overflow: Any,
+    samples: int,
+    device: Any,
+    threads: int | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Score the records of FILE and compare the scores with its labels.
+
+    A row has `text` or `messages`, and `labels` (ids that apply), `unsafe` (true or false), or both; `known` lists the
+    labels that were looked at, where not all were. In CSV they are columns, ids joined by `;`.
+
+    With --compare, the difference of each metric comes with an interval over the same resampled records.
+
+    Where a bundle is calibrated, ECE, Brier score and AUC before calibration are given too; measure that on records
+    that the calibration was not fitted on. --calibration is that of --bundle; none is for every bundle.
+    """
+    names = _methods(methods)
+    if calibration_file not in (None, "none") and "exact" not in names:
+        raise click.UsageError(f"--calibration is for --methods exact, not {methods}.")
+    if report is not None:
+        check_output("--report", report, {"data": data, "label map": label_map})
+
+    from tokmarg.cli.render.evaluation import describe
+    from tokmarg.evaluation.dataset import read_label_map, read_labelled
+    from tokmarg.evaluation.evaluate import check_methods
+    from tokmarg.evaluation.evaluate import evaluate as measure
+
+    with quiet():
+        guards = _guards(bundle, compare, calibration_file, device, threads)
+    check_methods(guards, names)
+    labels = list(dict.fromkeys(label for guard in guards.values() for label in guard.labels))
+    mapping = None if label_map is None else read_label_map(label_map, labels)
+    examples = read_labelled(data, labels, mapping, role=role, text_field=text_field, format=input_format)
+    _warn_of_seen(guards, data)
+    progress = Progress(sys.stderr if sys.stderr.isatty() else None, len(examples) * len(guards) * len(names))
+    try:
+        evaluation = measure(
+            guards,
+            examples,
+            methods=names,
+            threshold=threshold,
+            samples=samples,
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            on_overflow=on_overflow,
+            data=str(data),
+            progress=lambda done: progress.update(done, done),
+        )
+    finally:
+        progress.clear()
+    if report is not None:
+        evaluation.write_report(report)
+        click.echo(f"report: {report}", err=True)
+    for line in [evaluation.to_json()] if as_json else describe(evaluation):
+        echo(line)
+
+
+def _methods(names: str) -> list[Method]:
+    if names == "all":
+        return list(METHODS)
+    found: list[Method] = []
+    for name in (name.strip() for name in names.split(",")):
+        if name not in METHODS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}, all", param_hint="--methods")
+        found.append(name)
+    return found
+
+
+def _guards(
+    bundle: str | None, compare: tuple[str, ...], calibration_file: str | None, device: Any, threads: int | None
+) -> dict[str, Guard]:
+    """The guards by name: as short as tells them apart."""
+    from tokmarg.guard import Guard
+
+    calibration = options.chosen(calibration_file)
+    first = Guard.load(bundle, device=device, threads=threads, calibration=calibration)
+    others: Literal[False] | None = False if calibration is False else None
+    found = [(bundle or str(first.path), first)]
+    for other in compare:
+        if other.lower().endswith((".toml", ".json")):
+            guard = Guard.load(bundle, device=device, threads=threads, policy=other, calibration=others)
+        else:
+            guard = Guard.load(other, device=device, threads=threads, calibration=others)
+        found.append((other, guard))
+    short = [os.path.basename(os.path.normpath(given)) for given, _ in found]
+    names: dict[str, Guard] = {}
+    for (given, guard), name in zip(found, short, strict=True):
+        name = name if short.count(name) == 1 else given
+        copies = sum(name == known or known.startswith(f"{name} (") for known in names)
+        names[f"{name} ({copies + 1})" if copies else name] = guard
+    return names
+
+
+def _warn_of_seen(guards: dict[str, Guard], data: Path) -> None:
+    """Warns where a calibration is to be measured on the very file that it was fitted on."""
+    calibrated = {name: guard.calibration for name, guard in guards.items() if guard.calibration is not None}
+    digest = hashlib.sha256(data.read_bytes()).hexdigest() if calibrated else ""
+    for name, calibration in calibrated.items():
+        if calibration.data.sha256 == digest:
+            click.echo(
+                f"Warning: {printable(str(data))}: the calibration of {printable(name)} was fitted on this very file, "
+                "so it looks better here than it is: measure it on other records",
+                err=True,
+            )

@@ -1,0 +1,165 @@
+"""``tokmarg explain``: what the guard would say to one content, and which of its words drive each label."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tokmarg.cli import options
+from tokmarg.cli.io.output_checks import check_output
+from tokmarg.cli.io.output_stream import Sink
+from tokmarg.cli.io.source import STDIN, Source
+from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.errors import ContentError, TokmargError
+
+if TYPE_CHECKING:
+    from tokmarg.guard import Record
+
+__all__ = ["explain"]
+
+
+@click.command(short_help="Show a content's verdicts, and the words behind each label.")
+@click.argument("text", required=False)
+@options.bundle
+@options.calibration
+@click.option("--input", "path", metavar="FILE|-", help="Take the content from a file, or from stdin (-).")
+@click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]")
+@click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
+@click.option("--record", "number", type=click.IntRange(min=1), metavar="N", help="The input's record N, from 1.")
+@click.option("--id", "wanted", metavar="ID", help="The input's first record with this id.")
+@options.role
+@click.option("--words", "by_words", is_flag=True, help="Leave out words at once, not sentences first.")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Levels: the text's parts, then those of the most influential one, and so on.",
+)
+@click.option(
+    "--max-segments",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Parts to leave out at each level; neighbours are joined.",
+)
+@click.option(
+    "--least",
+    type=options.Probability(0, 1, max_open=True),
+    default=0.01,
+    show_default=True,
+    metavar="X",
+    help="Verdicts that begin with less probability are 'other'.",
+)
+@options.tolerance
+@options.max_nodes
+@click.option("--html", metavar="FILE", help="Write a page, too: one file that needs no network.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@options.device
+@options.threads
+@options.no_verify
+def explain(
+    text: str | None,
+    bundle: str | None,
+    calibration_file: str | None,
+    path: str | None,
+    input_format: Any,
+    text_field: str | None,
+    number: int | None,
+    wanted: str | None,
+    role: Any,
+    by_words: bool,
+    depth: int,
+    max_segments: int,
+    least: float,
+    tolerance: float,
+    max_nodes: int,
+    html: str | None,
+    as_json: bool,
+    device: Any,
+    threads: int | None,
+    no_verify: bool,
+) -> None:
+    """Explain the score of TEXT, or of one record of --input; without either, of a line of stdin.
+
+    First the verdicts that the guard could give, as a tree with probabilities, with a mark where it hesitates.
+    Then what each part of the message that is judged adds to a label's probability, found by leaving it out.
+    Both are raw; where there is a calibration, the calibrated probabilities stand above them.
+    """
+    if number is not None and wanted is not None:
+        raise click.UsageError("--record and --id exclude each other.")
+    if text is not None and (number is not None or wanted is not None):
+        raise click.UsageError("--record and --id go with --input or stdin, not with TEXT.")
+    source = Source.choose(() if text is None else (text,), path, input_format, text_field)
+    if source.is_file(html):
+        raise click.UsageError(f"--html: {html}: is the input file.")
+    if html is not None:
+        check_output("--html", html, {})
+
+    from tokmarg.cli.render.explanation import Explained
+    from tokmarg.explanation.explain import explain as explain_content
+    from tokmarg.explanation.html_page import page
+    from tokmarg.guard import Guard
+
+    with ExitStack() as stack:
+        record = _pick(source, stack, role, number, wanted)
+        with quiet():
+            guard = Guard.load(
+                bundle,
+                device=device,
+                threads=threads,
+                verify=not no_verify,
+                calibration=options.chosen(calibration_file),
+            )
+        sink = stack.enter_context(Sink(None))
+        try:
+            found = explain_content(
+                guard,
+                record.content,
+                id=record.id,
+                role=record.role,
+                tolerance=tolerance,
+                max_nodes=max_nodes,
+                least=least,
+                by_words=by_words,
+                depth=depth,
+                most_segments=max_segments,
+            )
+        except ContentError as error:
+            raise TokmargError(f"{error.type}: {error}") from None
+        if html is not None:
+            Path(html).write_text(page(found), encoding="utf-8")
+        if as_json:
+            sink.write(found.to_json() + "\n")
+        else:
+            sink.write(Explained(colour=sink.is_terminal and not os.environ.get("NO_COLOR")).render(found))
+
+
+def _pick(source: Source, stack: ExitStack, role: Any, number: int | None, wanted: str | None) -> Record:
+    """The one record that is meant.
+
+    Raises:
+        TokmargError: it is not there, cannot be read, or nothing says which one is meant.
+    """
+    records = source.open(stack, role).records
+    where = "stdin" if source.path == STDIN else source.path
+    if wanted is not None:
+        record = next((record for record in records if str(record.id) == wanted), None)
+        missing = f"no record has id {wanted!r:.60}"
+    else:
+        record = next(itertools.islice(records, (number or 1) - 1, None), None)
+        missing = f"there is no record {number}" if number else "holds no record"
+        if number is None and next(records, None) is not None:
+            raise TokmargError(f"{where}: holds several records: --record N or --id ID says which one to explain")
+    if record is None:
+        raise TokmargError(f"{where}: {missing}")
+    if isinstance(record, ContentError):
+        raise TokmargError(f"{where}: {record.type}: {record}")
+    return record

@@ -1,0 +1,62 @@
+"""Where results go: stdout or a file, as UTF-8 whatever the locale, flushed row by row."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import BinaryIO
+
+from tokmarg.errors import TokmargError
+
+__all__ = ["Sink"]
+
+
+class Sink:
+    """Opened output; a context manager.
+
+    Args:
+        path: a file, replaced if it exists; None for stdout.
+
+    Raises:
+        OSError: here and while writing, with the name of what cannot be written.
+        TokmargError: stdout is closed.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._name = path or "stdout"
+        self._owned = path is not None
+        self.is_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
+        if path is not None:
+            self._stream: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        elif sys.stdout is None:
+            raise TokmargError("stdout is closed; --output FILE writes to a file")
+        else:
+            self._stream = sys.stdout.buffer
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._owned:
+            with self._named():
+                self._stream.close()
+
+    def write(self, text: str, *_: object) -> None:
+        """Writes rows. A reader that waits for them gets them now, and a run that is cut off keeps them."""
+        with self._named():
+            rest = memoryview(text.encode("utf-8", "backslashreplace"))
+            while rest:  # python -u makes stdout a raw stream, which may take less than it is given
+                rest = rest[self._stream.write(rest) :]
+            self._stream.flush()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self._name
+            raise

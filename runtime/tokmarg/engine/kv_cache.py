@@ -1,0 +1,123 @@
+"""Keys and values of tokens, and the places where they can lie.
+
+A cache is the same to the engine wherever its tensors are: it has a length and positions, caches can be joined, and
+some of a cache's tokens taken. What its tensors are, and who joins them, is up to its store: numpy arrays on the host
+(:class:`HostStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceStore`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .ort import ort
+
+__all__ = ["HOST", "HostStore", "KeyValues", "Store", "heads_by_token", "key_and_value"]
+
+Arrays = tuple[npt.NDArray[Any], ...]
+#: Of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim]; or of a graph that takes content by
+#: content one tensor for each layer, as :func:`heads_by_token` has it, which is neither joined nor picked from.
+Tensors = tuple[Any, ...]
+
+
+def heads_by_token(key: npt.NDArray[Any], value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Keys and values [1, kv_heads, n, head_dim] of a layer as rows [n * 2 * kv_heads, head_dim]: of each token the
+    heads of its key, then those of its value."""
+    both = np.concatenate([key[0], value[0]]).transpose(1, 0, 2)
+    return np.ascontiguousarray(both).reshape(-1, key.shape[-1])
+
+
+def key_and_value(rows: npt.NDArray[Any], kv_heads: int) -> Arrays:
+    """What :func:`heads_by_token` was given."""
+    both = rows.reshape(-1, 2, kv_heads, rows.shape[-1]).transpose(1, 2, 0, 3)
+    return both[:1], both[1:]
+
+
+class Store(Protocol):
+    """Where the tensors of caches lie, and how passes run on them there."""
+
+    def put(self, arrays: Arrays) -> Tensors:
+        """Brings arrays here."""
+
+    def fetch(self, tensors: Tensors) -> Arrays:
+        """Brings tensors to the host."""
+
+    def join(self, parts: Sequence[Tensors]) -> Tensors:
+        """Tensors one behind the other, along the tokens."""
+
+    def take(self, tensors: Tensors, slots: npt.NDArray[np.int64]) -> Tensors:
+        """The tokens at ``slots`` int64 [n]."""
+
+    def run(
+        self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
+    ) -> tuple[list[npt.NDArray[Any]], Tensors]:
+        """One pass: the outputs called ``heads`` on the host, those called ``presents`` here.
+
+        Args:
+            session: the graph.
+            feeds: input -> array, or tensor of this store.
+            heads, presents: names of outputs.
+        """
+
+
+class HostStore:
+    """Arrays in this process's memory."""
+
+    def put(self, arrays: Arrays) -> Tensors:
+        return arrays
+
+    def fetch(self, tensors: Tensors) -> Arrays:
+        return tensors
+
+    def join(self, parts: Sequence[Tensors]) -> Tensors:
+        return tuple(np.concatenate(layer, axis=2) for layer in zip(*parts, strict=True))
+
+    def take(self, tensors: Tensors, slots: npt.NDArray[np.int64]) -> Tensors:
+        return tuple(np.take(tensor, slots, axis=2) for tensor in tensors)
+
+    def run(
+        self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
+    ) -> tuple[list[npt.NDArray[Any]], Tensors]:
+        outputs = session.run([*heads, *presents], feeds)
+        return outputs[: len(heads)], tuple(outputs[len(heads) :])
+
+
+HOST = HostStore()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """A key/value cache of P tokens: the tensors that its graph takes and gives.
+
+    ``positions`` int64 [P] are the positions at which the tokens stand; ``store`` is where the tensors lie.
+    """
+
+    tensors: Tensors
+    positions: npt.NDArray[np.int64]
+    store: Store = HOST
+
+    @property
+    def length(self) -> int:
+        """Number of cached tokens P."""
+        return len(self.positions)
+
+    def take(self, slots: npt.NDArray[np.int64]) -> KeyValues:
+        """The cache of some of the tokens, ``slots`` int64 [n]."""
+        return KeyValues(self.store.take(self.tensors, slots), self.positions[slots], self.store)
+
+    @classmethod
+    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
+        """Caches of one store, one behind the other, as one."""
+        store = parts[0].store
+        tensors = store.join([part.tensors for part in parts])
+        return cls(tensors, np.concatenate([part.positions for part in parts]), store)
+
+    def moved(self, store: Store) -> KeyValues:
+        """The same cache in another store; itself where it lies there already."""
+        if store is self.store:
+            return self
+        return KeyValues(store.put(self.store.fetch(self.tensors)), self.positions, store)

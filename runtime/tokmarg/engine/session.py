@@ -1,0 +1,308 @@
+"""Running the graph: one ONNX Runtime session, its device, and its key/value tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tokmarg.bundle.bundle import Bundle, GraphContract
+from tokmarg.bundle.onnx_reader import read_references
+from tokmarg.errors import BundleError, DeviceError
+from tokmarg.native import first_line
+
+from .cores import physical_cores
+from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
+from .denormals import denormals_as_zero
+from .device_kv import DeviceStore
+from .graph_signature import check_interface
+from .kv_cache import HOST, KeyValues, Store
+from .onnx_builder import saturates
+from .ort import ort
+
+__all__ = ["Contents", "Device", "Forward", "Outputs", "Session"]
+
+Device = Literal["auto", "cpu", "cuda"]
+#: Releases with wrong results or crashes in the operators used here.
+_BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The B contents of a pass through a graph whose attention goes content by content (``graph.by_content``).
+
+    Each has S places for its new tokens and K for what those see; what stands at a place that it does not need is never
+    seen. Slots count through the P tokens of the prefix, the O cached ones of the contents' own, and the N new ones.
+
+    Attributes:
+        rows: int64 [B, S], which new token of the pass stands at each place.
+        places: int64 [N], at which of the B * S places each new token of the pass stands.
+        slots: int64 [B, K], which token is seen at each place.
+        own: of the contents' own cached tokens, [O * 2 * kv_heads, head_dim] of each layer.
+        positions: int64 [O], theirs.
+    """
+
+    rows: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    slots: npt.NDArray[np.int64]
+    own: Sequence[npt.NDArray[Any]]
+    positions: npt.NDArray[np.int64]
+
+    @classmethod
+    def one(cls, graph: GraphContract, past: int, count: int) -> Contents:
+        """All ``count`` new tokens of a pass are of one content, which has none of its own in the cache."""
+        own = [np.zeros(graph.cache_shape(0), dtype=graph.kv_dtype)] * graph.layers
+        places, slots = np.arange(count, dtype=np.int64), np.arange(past + count, dtype=np.int64)
+        return cls(places[None], places, slots[None], own, np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a forward pass of S new tokens is given.
+
+    Attributes:
+        input_ids: the new tokens.
+        positions: int64 [S].
+        mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, K] of their places.
+        past: cache of P tokens; one that lies elsewhere than the session's ``store`` is copied there.
+        logit_rows: K indices into the new tokens.
+        verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
+        contents: of a graph that is ``by_content``; None if all new tokens are of one.
+    """
+
+    input_ids: Sequence[int]
+    positions: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.bool_]
+    past: KeyValues
+    logit_rows: Sequence[int]
+    verdict_rows: Sequence[int] = ()
+    contents: Contents | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: float32 [K, columns of the head].
+        verdict_logits: float32 [N, verdict_token_ids]; N = 0 without those.
+        new: keys and values of the new tokens, in the session's ``store``.
+    """
+
+    logits: npt.NDArray[np.float32]
+    verdict_logits: npt.NDArray[np.float32]
+    new: KeyValues
+
+
+class Session:
+    """The graph of a bundle on one device. Safe to call from several threads of the process that made it.
+
+    Args:
+        bundle: whose ``model.onnx`` to load.
+        device: ``auto`` takes CUDA where it works; ``cuda`` fails where it does not.
+        threads: that compute (None: one per core).
+
+    Raises:
+        DeviceError: CUDA was asked for and is not active, or cannot run all of the graph.
+        BundleError: the graph cannot be loaded or does not match the manifest.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
+        if ort.__version__ in _BAD_RELEASES:
+            raise DeviceError(f"onnxruntime {ort.__version__} has known faults: install another release")
+        if device not in ("auto", "cpu", "cuda"):
+            raise DeviceError(f"device must be auto, cpu or cuda, not {device!r}")
+        self._process = os.getpid()
+        self.graph: GraphContract = bundle.manifest.graph
+        for name in bundle.manifest.files:  # the graph's external data among them
+            bundle.file(name)
+        path = bundle.path / "model.onnx"
+        _check_references(bundle, path)
+        has_cuda = CUDA in ort.get_available_providers()
+        if device == "cuda" and self.graph.by_content:
+            raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
+        if device == "cuda" and not has_cuda:
+            raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        #: Passes that :meth:`start` computes side by side.
+        self.lanes = threads or physical_cores()
+        options.intra_op_num_threads = self.lanes
+        # Threads of the pool take denormals for zero. So would the one that makes the first session of a process, for
+        # good; that session is not this one, since `saturates` has made another.
+        if saturates() and self.graph.by_content:
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        self.device: Literal["cpu", "cuda"] = "cpu"
+        if device != "cpu" and has_cuda and not self.graph.by_content:
+            try:
+                self._session = on_cuda(path, options)
+                self.device, self.lanes = "cuda", 1
+            except DeviceError:
+                if device == "cuda":
+                    raise
+        if self.device == "cpu":
+            # Passes come in many shapes. What onnxruntime keeps for the largest, and plans for each, it never gives
+            # back; a pass without is no slower.
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+            try:
+                self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
+            except Exception as error:  # onnxruntime raises its own types, none of them public
+                raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
+        self._names = check_interface(self._session, self.graph, str(path))
+        #: New tokens, rows of logits, and rows of verdict logits of all passes so far.
+        self.counts = np.zeros(3, dtype=np.int64)
+        #: Where keys and values lie, those of passes and those that :meth:`run` is given.
+        self.store: Store = HOST
+        if self.device == "cuda":
+            self.store = DeviceStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
+
+    def run(self, forward: Forward) -> Outputs:
+        """One forward pass, computed by all threads.
+
+        Raises:
+            DeviceError: onnxruntime cannot run the pass, or this is another process.
+        """
+        self.check_process()
+        contents = forward.contents
+        # One content's heads are too few to share out among threads when they are stacked.
+        feeds = self._feeds(forward, stack=self.lanes == 1 or (contents is not None and len(contents.rows) > 1))
+        try:
+            feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
+            with denormals_as_zero():
+                heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
+        except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
+            raise self._failed(forward, error) from error
+        return self._outputs(forward, heads, tensors)
+
+    def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, pooled: bool) -> None:
+        """Begins a forward pass on the host that one thread computes, and returns.
+
+        Passes side by side take less time than one after the other on all threads, which have to wait for each other a
+        thousand times a pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
+
+        Args:
+            forward: what is read until the pass is done.
+            done: is called with the outputs, or what went wrong, by the thread that computed them.
+            pooled: whether that is one of onnxruntime's pool, which has one thread less than there are lanes, or a new
+                one, which the pool helps where it has nothing to do.
+
+        Raises:
+            DeviceError: this is another process.
+        """
+        self.check_process()
+        feeds = self._feeds(forward, stack=True)
+        feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
+        names, heads = [*self._names.heads, *self._names.presents], len(self._names.heads)
+
+        def finish(outputs: Sequence[Any], _: object, error: str) -> None:
+            if error:
+                done(self._failed(forward, RuntimeError(error)))
+            else:
+                done(self._outputs(forward, outputs[:heads], tuple(outputs[heads:])))
+
+        def compute() -> None:
+            try:
+                with denormals_as_zero():
+                    outputs = self._session.run(names, feeds)
+            except Exception as error:  # onnxruntime raises its own types, none of them public
+                done(self._failed(forward, error))
+            else:
+                finish(outputs, None, "")
+
+        if not pooled:
+            threading.Thread(target=compute, name="tokmarg").start()
+            return
+        try:
+            self._session.run_async(names, feeds, finish, None)
+        except Exception as error:
+            done(self._failed(forward, error))
+
+    def _feeds(self, forward: Forward, *, stack: bool) -> dict[str, Any]:
+        """All inputs but the cache."""
+        mask = forward.mask
+        self.counts += [len(rows) for rows in (forward.input_ids, forward.logit_rows, forward.verdict_rows)]
+        feeds: dict[str, Any] = {
+            "input_ids": np.asarray(forward.input_ids, dtype=np.int64)[None],
+            "position_ids": forward.positions[None],
+            "attention_mask": mask[None, None],
+            "logit_positions": np.asarray(forward.logit_rows, dtype=np.int64),
+            "verdict_positions": np.asarray(forward.verdict_rows, dtype=np.int64),
+        }
+        contents = forward.contents
+        if self.graph.by_content:
+            contents = contents or Contents.one(self.graph, forward.past.length, len(forward.input_ids))
+            mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
+            feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
+            feeds |= {"key_slots": contents.slots, "stack_heads": np.array([stack])}
+            feeds.update(zip(self._names.owns, contents.own, strict=True))
+        if self.graph.sliding_window is not None:
+            distances = _distances(forward.past.positions, forward.positions, contents)
+            feeds["sliding_attention_mask"] = feeds["attention_mask"] & (distances < self.graph.sliding_window)
+        return {name: array for name, array in feeds.items() if name in self._names.inputs}
+
+    def _outputs(self, forward: Forward, heads: Sequence[npt.NDArray[Any]], tensors: tuple[Any, ...]) -> Outputs:
+        narrow = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
+        return Outputs(heads[0][0], narrow, KeyValues(tensors, forward.positions, self.store))
+
+    def _failed(self, forward: Forward, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"onnxruntime failed on {self.device} in a pass of {len(forward.input_ids)} tokens: {first_line(error)}"
+        )
+
+    def check_process(self) -> None:
+        """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
+
+        Raises:
+            DeviceError: this is not the process that made the session.
+        """
+        if (here := os.getpid()) != self._process:
+            raise DeviceError(
+                f"this guard was loaded in process {self._process} and cannot be used in process {here}, forked from "
+                "it: onnxruntime's threads stay behind; call Guard.load in the child, or start it with the spawn method"
+            )
+
+    def __del__(self) -> None:
+        # onnxruntime's destructor waits for its threads, which a forked child does not have: the child could never end.
+        # There the session stays where it is, for good.
+        if os.getpid() != getattr(self, "_process", os.getpid()) and hasattr(self, "_session"):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+
+    def empty(self) -> KeyValues:
+        """A cache of no tokens."""
+        tensor = np.zeros(self.graph.cache_shape(0), dtype=self.graph.kv_dtype)
+        tensors = (tensor,) * len(self.graph.cache_parts)
+        return KeyValues(tensors, np.zeros(0, dtype=np.int64)).moved(self.store)
+
+
+def _distances(
+    past: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], contents: Contents | None
+) -> npt.NDArray[np.int64]:
+    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, K] of contents' places."""
+    if contents is None:
+        queries, keys = positions, np.concatenate([past, positions])
+    else:
+        queries = positions[contents.rows][:, None]
+        keys = np.concatenate([past, contents.positions, positions])[contents.slots][:, None]
+    distances: npt.NDArray[np.int64] = queries[..., :, None] - keys[..., None, :]
+    return distances
+
+
+def _check_references(bundle: Bundle, path: Path) -> None:
+    """Refuses a graph that reads a file which the manifest does not vouch for, or that may never end."""
+    references = read_references(path)
+    for name in sorted(references.files):
+        if name not in bundle.manifest.files:
+            raise BundleError(f"{path}: has weights in {name!r:.100}, which the manifest's files do not list")
+    for name in sorted(references.loops):
+        raise BundleError(f"{path}: has a {name}, but a pass must end: export the model without loops")

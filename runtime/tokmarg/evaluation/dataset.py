@@ -1,0 +1,208 @@
+"""Labelled records: what is known to be true of each content, in the bundle's labels.
+
+A row says what it knows:
+
+    labels   the labels that apply; with nothing else said, all others do not
+    known    the labels that were looked at, where not all were; of the others nothing is known
+    unsafe   true or false; without it, a row with labels is unsafe, one with none of all labels is not
+
+In JSONL these are lists and a boolean. In CSV they are columns: ids joined by ``;``, and true or false. An empty cell
+of ``known`` or ``unsafe`` says nothing; one of ``labels`` says that none applies, unless ``unsafe`` is true.
+
+A *label map* joins another taxonomy to the bundle's. It is a TOML file with one table, ``[map]``, whose keys are the
+data's labels and whose values are one or more of the bundle's, or none (``[]``: such a label tells of ``unsafe``
+alone). A bundle's label is true if any label mapped to it is, and false if all of them were looked at and none is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokmarg.documents import Fields
+from tokmarg.errors import ContentError, SpecError, TokmargError
+from tokmarg.guard import Record
+from tokmarg.prompt.labels import Role
+from tokmarg.records import Format, csv_rows, format_of, read_records
+
+__all__ = ["Example", "read_label_map", "read_labelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A record and what is known of it.
+
+    Attributes:
+        record: the content.
+        labels: label of the bundle -> whether it applies; a label that is absent is unknown.
+        unsafe: whether the content is unsafe, or None.
+    """
+
+    record: Record
+    labels: Mapping[str, bool]
+    unsafe: bool | None
+
+
+def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Reads a label map.
+
+    Args:
+        path: TOML file.
+        labels: the bundle's.
+
+    Raises:
+        SpecError: malformed, or maps to a label that the bundle does not have; names file and field.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # wrong UTF-8 and TOML alike, and tables without end
+        raise SpecError(f"{path}: not valid TOML: {error}") from None
+    document = Fields(data, str(path), SpecError)
+    document.only(["map"])
+    table = document.table("map")
+    found = {}
+    for name, value in table.data.items():
+        targets = (value,) if isinstance(value, str) else table.strings(name)
+        for target in targets:
+            if target not in labels:
+                raise table.fail(name, f"{target!r:.60} is no label of the bundle ({', '.join(labels):.300})")
+        found[name] = targets
+    if not found:
+        raise document.fail("map", "is empty")
+    return found
+
+
+def read_labelled(
+    path: Path,
+    labels: Sequence[str],
+    label_map: Mapping[str, Sequence[str]] | None = None,
+    *,
+    role: Role | None = None,
+    text_field: str = "text",
+    format: Format | None = None,
+) -> list[Example]:
+    """Reads a JSONL or CSV file of labelled records.
+
+    Args:
+        path: the file.
+        labels: the bundle's.
+        label_map: label of the data -> labels of the bundle; None where they are the same.
+        role: role of bare texts.
+        text_field: JSONL field or CSV column with the text.
+        format: ``jsonl`` or ``csv``; None takes what the extension says.
+
+    Raises:
+        TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
+            an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
+    """
+    format = format or format_of(str(path))
+    if format is None:
+        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
+    if format == "lines":
+        raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
+    sources = {label: (label,) for label in labels} if label_map is None else label_map
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
+    found: list[Example] = []
+    places: dict[str, int] = {}
+    place = "line" if format == "jsonl" else "record"
+    try:
+        records = read_records(io.BytesIO(raw), format, role=role, text_field=text_field)
+        rows = _json_rows(raw) if format == "jsonl" else _csv_rows(raw)
+    except TokmargError as error:  # a CSV file without the text column, or with a column twice
+        raise TokmargError(f"{path}: {error}") from None
+    for number, record in enumerate(records, 1):
+        where = f"{path}, {place} {number}"
+        if isinstance(record, ContentError):
+            raise TokmargError(f"{where}: {record}")
+        row = next(rows)
+        if "id" in row:
+            key = json.dumps(record.id)
+            if key in places:
+                raise TokmargError(f"{where}: id {key:.60} was used in {place} {places[key]} already")
+            places[key] = number
+        try:
+            found.append(_example(record, row, sources, labels))
+        except TokmargError as error:
+            raise TokmargError(f"{where}: {error}") from None
+    if not found:
+        raise TokmargError(f"{path}: is empty")
+    if not any(example.labels or example.unsafe is not None for example in found):
+        raise TokmargError(f"{path}: no record says anything: it needs labels or unsafe")
+    return found
+
+
+def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
+    """The objects of lines that :func:`read_records` could read."""
+    for line in raw.split(b"\n"):
+        yield json.loads(line.decode("utf-8-sig"))
+
+
+def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
+    """The same of CSV rows, in the words of JSON."""
+    rows = csv_rows(io.BytesIO(raw))
+    header = next(rows, [])
+    for name in ("labels", "known", "unsafe"):
+        if header.count(name) > 1:
+            raise TokmargError(f"the CSV input has {header.count(name)} columns {name!r}")
+    return (_cells(dict(zip(header, row, strict=True))) for row in rows)
+
+
+def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
+    """What a row of cells says, as JSON says it."""
+    found: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
+    if said := cells.get("unsafe", "").strip():
+        found["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
+    for field in ("labels", "known"):
+        names = [name.strip() for name in cells.get(field, "").split(";")]
+        found[field] = [name for name in names if name] or None
+    if "labels" in cells and found["labels"] is None and found.get("unsafe") is not True:
+        found["labels"] = []
+    return found
+
+
+def _example(
+    record: Record, row: Mapping[str, Any], sources: Mapping[str, Sequence[str]], labels: Sequence[str]
+) -> Example:
+    given = _names(row, "labels", sources)
+    known = _names(row, "known", sources)
+    unsafe = row.get("unsafe")
+    if unsafe is not None and not isinstance(unsafe, bool):
+        raise TokmargError(f"unsafe must be true or false, not {json.dumps(unsafe):.60}")
+    if given is None:
+        return Example(record, {}, unsafe)
+    looked_at = set(sources) if known is None else set(known) | set(given)
+    truths = {}
+    for label in labels:
+        of_label = [source for source, targets in sources.items() if label in targets]
+        if any(source in given for source in of_label):
+            truths[label] = True
+        elif of_label and all(source in looked_at for source in of_label):
+            truths[label] = False
+    if unsafe is None and (given or looked_at == set(sources)):
+        unsafe = bool(given)
+    return Example(record, truths, unsafe)
+
+
+def _names(row: Mapping[str, Any], field: str, sources: Mapping[str, Sequence[str]]) -> set[str] | None:
+    value = row.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TokmargError(f"{field} must be a list of strings")
+    for name in value:
+        if name not in sources:
+            raise TokmargError(
+                f"{field}: {name!r:.60} is none of {', '.join(sources):.300}; a label map (--label-map FILE) joins "
+                "another taxonomy"
+            )
+    return set(value)

@@ -1,0 +1,176 @@
+"""Labelled records scored: truths and scores side by side, which metrics and calibration work on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tokmarg.errors import ContentError, TokmargError
+from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.guard import Guard
+from tokmarg.pipeline import OnOverflow
+from tokmarg.results import Marginal, Method, MethodResult, Result, Thresholds
+from tokmarg.scoring.methods import UNCERTAINTIES
+from tokmarg.scoring.uncertainty import one_or_two
+
+from .dataset import Example
+from .measures import Cases
+
+__all__ = ["LOW_COVERAGE", "Scored", "failures", "score_examples"]
+
+#: Below this the guard hardly answers in its grammar: wrong template, wrong model, or an attack.
+LOW_COVERAGE = 0.5
+_Values = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What scoring labelled records gave.
+
+    Attributes:
+        cases: truths and scores; NaN where a record could not be scored.
+        results: one for each record, the error where it could not be scored.
+        coverage: mean coverage; None where results have none.
+        low_coverage: share of the scored records whose coverage is below 0.5; None where results have none.
+        converged: share of the scored records.
+        failed: how many records could not be scored.
+        seconds_per_item: wall-clock time over the records.
+        cut: of a method with an uncertainty, fitted on the records (:func:`tokmarg.scoring.uncertainty.one_or_two`):
+            above it one label is predicted, else two; minus infinity: always one. None for other methods.
+    """
+
+    cases: Cases
+    results: tuple[Result | MethodResult | ContentError, ...]
+    coverage: float | None
+    low_coverage: float | None
+    converged: float
+    failed: int
+    seconds_per_item: float
+    cut: float | None = None
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Error type -> how many records could not be scored for it, most frequent first."""
+        return failures(self.results)
+
+
+def failures(results: Iterable[Result | MethodResult | ContentError]) -> dict[str, int]:
+    """Error type -> how often it occurs, most frequent first."""
+    return dict(Counter(result.type for result in results if isinstance(result, ContentError)).most_common())
+
+
+def score_examples(
+    guard: Guard,
+    examples: Sequence[Example],
+    *,
+    method: Method = "exact",
+    max_nodes: int = 256,
+    tolerance: float = 1e-3,
+    thresholds: Thresholds | None = None,
+    on_overflow: OnOverflow = "error",
+    progress: Callable[[int], object] | None = None,
+) -> Scored:
+    """Scores labelled records.
+
+    Args:
+        guard: what to score with.
+        examples: from :func:`tokmarg.evaluation.dataset.read_labelled`.
+        method, max_nodes, tolerance, thresholds, on_overflow: as for :meth:`tokmarg.Guard.score`.
+        progress: called with the number of records done.
+
+    Raises:
+        TokmargError: there are no records, none could be scored, or the method does not go with the bundle.
+    """
+    if not examples:
+        raise TokmargError("there are no records to score")
+    labels = guard.labels
+    names = (*labels, UNSAFE)
+    truth, score, raw = (np.full((len(examples), len(names)), np.nan) for _ in range(3))
+    found: list[Result | MethodResult | ContentError] = []
+    calibrated = False
+    began = time.perf_counter()
+    results = guard.score_many(
+        (example.record for example in examples),
+        method=method,
+        max_nodes=max_nodes,
+        tolerance=tolerance,
+        thresholds=thresholds,
+        on_overflow=on_overflow,
+        on_error="return",
+    )
+    for i, (example, result) in enumerate(zip(examples, results, strict=True)):
+        if progress is not None:
+            progress(i + 1)
+        found.append(result)
+        truth[i] = _row({**example.labels, UNSAFE: example.unsafe}, names)
+        if isinstance(result, ContentError):
+            continue
+        score[i] = raw[i] = _row(_values(result), names)
+        if (before := getattr(result, "raw", None)) is not None:
+            calibrated = True
+            raw[i] = _row(_values(before), names)
+    seconds = (time.perf_counter() - began) / len(examples)
+    scored = [result for result in found if not isinstance(result, ContentError)]
+    if not scored:
+        raise TokmargError(_all_failed(examples, found))
+    chosen = cut = None
+    if method in UNCERTAINTIES:
+        doubts = [r.uncertainty if isinstance(r, MethodResult) else None for r in found]
+        uncertainties = np.array([np.nan if u is None else u for u in doubts], dtype=np.float64)
+        chosen, cut = one_or_two(score[:, :-1], uncertainties, truth[:, :-1])
+    coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
+    return Scored(
+        Cases(
+            labels,
+            truth[:, :-1],
+            score[:, :-1],
+            truth[:, -1],
+            score[:, -1],
+            raw[:, :-1] if calibrated else None,
+            raw[:, -1] if calibrated else None,
+            _groups(examples),
+            chosen,
+        ),
+        tuple(found),
+        float(np.mean(coverages)) if coverages else None,
+        float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
+        sum(result.converged for result in scored) / len(scored),
+        len(found) - len(scored),
+        seconds,
+        cut,
+    )
+
+
+def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]) -> str:
+    """The most frequent reason, how frequent it is, and the first record that it befell."""
+    reason, count = next(iter(failures(results).items()))
+    errors = ((e.record.id, r) for e, r in zip(examples, results, strict=True) if isinstance(r, ContentError))
+    id, first = next((id, error) for id, error in errors if error.type == reason)
+    return f"no record could be scored: {reason} in {count:,} of {len(results):,}; first record {id!r:.40}: {first}"
+
+
+def _values(result: Any) -> _Values:
+    """Label, or ``unsafe`` -> score; of a result, or of what it keeps as its raw values."""
+    if isinstance(result, MethodResult):
+        return result.scores
+    values = {**result.labels, UNSAFE: result.unsafe}
+    return {name: value.probability if isinstance(value, Marginal) else value for name, value in values.items()}
+
+
+def _row(values: Mapping[str, float | None], names: Sequence[str]) -> list[float]:
+    found = [values.get(name) for name in names]
+    return [np.nan if value is None else float(value) for value in found]
+
+
+def _groups(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """The same number for the same content, which may stand in the data more than once."""
+    numbers: dict[str, int] = {}
+    keys = [json.dumps([example.record.content, example.record.role], default=str) for example in examples]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)

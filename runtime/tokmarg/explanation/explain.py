@@ -1,0 +1,214 @@
+"""Why a content scores as it does: the guard's verdicts as a tree, and which words drive each label.
+
+    from tokmarg import Guard
+    from tokmarg.explanation import explain
+
+    found = explain(Guard.load("bundle"), "How do I pick a lock?")
+    found.trees[0].root.children          # what the guard would say first, and how likely
+    found.occlusion.segments[3].effects["unsafe"].change
+
+An effect is P(text as it is) - P(text without the part), see :mod:`tokmarg.explanation.occlusion`. It says what this
+guard would make of the text without that part, no more: two parts that say the same hide each other's effect, and the
+effects do not add up to the probability.
+
+Trees and effects are the guard's own, raw: a calibrator maps the probability of a label, not that of a verdict. Where
+the guard has a calibration, ``calibrated`` has the labels' calibrated probabilities beside the raw ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tokmarg.cli.render.jsonl import to_json
+from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.guard import Guard
+from tokmarg.prompt.builder import Content, Message, messages_of
+from tokmarg.prompt.spec import Role
+from tokmarg.results import Marginal
+from tokmarg.scoring.exact import Bounds
+
+from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Segment, first_cut, joined
+from .verdict_tree import Verdict, VerdictNode, verdict_tree, verdicts
+
+__all__ = ["Effect", "Explanation", "Occlusion", "Segment", "VerdictTree", "explain"]
+
+#: Probabilities and effects from which on an event is worth a look.
+_NOTABLE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTree:
+    """The verdicts on one question: on all labels (``label`` None), or on the label that was asked for.
+
+    Attributes:
+        label: which label.
+        coverage: raw probability of the verdict grammar; None with the ``verdict`` head.
+        converged: every interval is narrower than the tolerance.
+        root: the tree.
+        verdicts: the most probable whole verdicts.
+    """
+
+    label: str | None
+    coverage: float | None
+    converged: bool
+    root: VerdictNode
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What :func:`explain` finds.
+
+    Attributes:
+        id: passed through.
+        model: name of the model in the bundle's manifest.
+        messages: the conversation; the last message is judged.
+        probabilities: event -> raw bounds: ``unsafe``, the labels in the policy's order, further events.
+        calibrated: ``unsafe`` and labels -> what the guard's calibration makes of them, as :meth:`tokmarg.Guard.score`
+            gives it; None where the guard has none.
+        titles: label id -> what people read.
+        coverage, converged: as in :class:`tokmarg.Result`.
+        trees: one; of guards that are asked for one label at a time one for each, most probable first.
+        occlusion: the judged message's parts.
+    """
+
+    id: object
+    model: str
+    messages: tuple[Message, ...]
+    probabilities: Mapping[str, Bounds]
+    calibrated: Mapping[str, Marginal] | None
+    titles: Mapping[str, str]
+    coverage: float | None
+    converged: bool
+    trees: tuple[VerdictTree, ...]
+    occlusion: Occlusion
+
+    @property
+    def text(self) -> str:
+        """The message that is judged."""
+        return self.messages[-1].content
+
+    def leading_events(self, most: int) -> list[str]:
+        """The events that are worth a look, ``unsafe`` first: likely ones, and those on which a part has an effect."""
+
+        def weight(event: str) -> float:
+            return max(self.probabilities[event].middle, self.occlusion.largest(event))
+
+        others = [event for event in self.probabilities if event != UNSAFE and weight(event) >= _NOTABLE]
+        return [UNSAFE, *sorted(others, key=lambda event: -weight(event))][:most]
+
+    def hesitations(self) -> list[tuple[str | None, str, VerdictNode]]:
+        """Where the guard hesitates: label that was asked for, verdict so far, node; what matters most comes first."""
+        found = [(tree.label, text, node) for tree in self.trees for text, node in tree.root.walk() if node.hesitates]
+        return sorted(found, key=lambda item: -item[2].probability * (item[2].entropy or 0.0))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain types only; the form of ``tokmarg explain --json``."""
+        return {
+            "schema_version": 1,
+            "id": self.id,
+            "model": self.model,
+            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
+            "probabilities": {
+                event: {"probability": b.middle, "lower": b.lower, "upper": b.upper}
+                for event, b in self.probabilities.items()
+            },
+            "calibrated": self.calibrated
+            and {
+                event: {"probability": m.probability, "lower": m.lower, "upper": m.upper}
+                for event, m in self.calibrated.items()
+            },
+            "coverage": self.coverage,
+            "converged": self.converged,
+            "trees": [
+                {
+                    "label": tree.label,
+                    "coverage": tree.coverage,
+                    "converged": tree.converged,
+                    "verdicts": [{"text": v.text, "probability": v.probability} for v in tree.verdicts],
+                    "root": tree.root.to_dict(),
+                }
+                for tree in self.trees
+            ],
+            "occlusion": self.occlusion.to_dict(),
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as one line of JSON in ASCII."""
+        return to_json(self.to_dict())
+
+
+def explain(
+    guard: Guard,
+    content: Content,
+    *,
+    id: object = None,
+    role: Role | None = None,
+    tolerance: float = 1e-3,
+    max_nodes: int = 256,
+    least: float = 0.01,
+    by_words: bool = False,
+    depth: int = 2,
+    most_segments: int = MOST_SEGMENTS,
+) -> Explanation:
+    """Explains the score of one content.
+
+    Args:
+        guard: the guard.
+        content: a text, or messages; the last one is judged, and its parts are left out in turn.
+        id: passed through.
+        role: role of a bare text (default ``user``).
+        tolerance, max_nodes: as in :meth:`tokmarg.Guard.score`, for the content and for every variant.
+        least: verdicts that begin with less probability are left out of the tree.
+        by_words: cut a text into words at once, not into sentences first.
+        depth: levels: the text's sentences or words, the parts of the most influential of them, and so on.
+        most_segments: parts left out in turn at each level; neighbours are joined to keep to it.
+
+    Raises:
+        ContentError: the content cannot be scored; ``type`` says why.
+        ValueError: an option is out of its range.
+    """
+    if depth < 1 or most_segments < 1 or not 0 <= least < 1:
+        raise ValueError(
+            f"depth and most_segments must be >= 1 and least in [0, 1), not {depth!r}, {most_segments!r} and {least!r}"
+        )
+    messages = messages_of(content, role)
+    occluder = Occluder(guard, messages, tolerance, max_nodes, most_segments)
+    unit, parts = first_cut(messages[-1].content, by_words)
+    whole, occlusion = occluder.occlude(unit, parts, depth)
+    marginals = joined(whole)
+    trees = [
+        VerdictTree(
+            prompt.label,
+            (found := search.result()).coverage,
+            found.converged,
+            verdict_tree(trie, search, least),
+            verdicts(trie, search),
+        )
+        for prompt, trie, search in whole
+    ]
+    if len(trees) > 1:
+        trees.sort(key=lambda tree: -marginals.bounds[str(tree.label)].middle)
+    return Explanation(
+        id=id,
+        model=guard.manifest.model_id,
+        messages=messages,
+        probabilities=occluder.full,
+        calibrated=_calibrated(guard, occluder.full),
+        titles={label.id: label.title for label in guard.spec.labels},
+        coverage=marginals.coverage,
+        converged=marginals.converged,
+        trees=tuple(trees),
+        occlusion=occlusion,
+    )
+
+
+def _calibrated(guard: Guard, raw: Mapping[str, Bounds]) -> dict[str, Marginal] | None:
+    if (calibration := guard.calibration) is None:
+        return None
+    names = [name for name in raw if name == UNSAFE or name in calibration.labels]
+    return {
+        name: calibration.calibrated(name, Marginal(raw[name].middle, raw[name].lower, raw[name].upper))
+        for name in names
+    }

@@ -1,0 +1,186 @@
+"""The verdict grammar: which strings count as a verdict, and which events happen in each.
+
+A grammar is a list of parts, matched one after the other; :mod:`tokmarg.grammar.syntax` says what parts there are.
+Llama Guard, for example:
+
+    [{choice = [{text = "safe"},
+                {text = "unsafe", event = "unsafe", then = ["\\n", {labels = "id", separators = [","]}]}]}]
+
+The grammar is walked as a state machine over pieces of text. A *state* is the tuple of parts still to be
+matched; ``moves`` lists what may come next: a piece of text, the events it brings, and the state behind it.
+A literal is glued to the front of what follows, so that every move ends where the grammar really decides.
+
+>>> g = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe", "then": [
+...     "\\n", {"labels": "id", "separators": [","]}]}]}], labels=[("A", "A"), ("B", "B")])
+>>> [m.text for m in g.moves(g.start)]
+['safe', 'unsafe']
+>>> [m.text for m in g.moves(g.moves(g.start)[1].state)]
+['\\nA', '\\nB']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from tokmarg.errors import SpecError
+
+from .syntax import Choice, LabelList, Option, Part, label_lists, parse_parts
+
+__all__ = ["UNSAFE", "Alternative", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
+
+UNSAFE = "unsafe"
+
+
+class State(NamedTuple):
+    """Parts still to be matched, and the labels (a bit set of events) that are used up."""
+
+    parts: tuple[Part, ...]
+    used: int
+
+
+class Alternative(NamedTuple):
+    """Another token path for a move: the text ``before``, then ``pieces`` of the tokenizer's vocabulary."""
+
+    before: str
+    pieces: tuple[str, ...]
+
+
+class Move(NamedTuple):
+    """One piece of verdict text from a decision to the next.
+
+    ``state`` is None when the verdict is complete behind ``text`` and only a terminator may follow.
+    """
+
+    text: str
+    events: int
+    state: State | None
+    alternatives: tuple[Alternative, ...] = ()
+
+
+class Grammar:
+    """A verdict grammar for the labels of one role mode.
+
+    Events are bits of an int: bit i is label i, the named events (``unsafe`` first) follow.
+
+    Attributes:
+        labels: (id, name) of each label.
+        events: event names, label ids first, then ``unsafe``, then the others as they appear in the grammar; bit i of a
+            bit set is ``events[i]``.
+        start: the state before any text.
+    """
+
+    def __init__(self, parts: Sequence[Part], labels: Sequence[tuple[str, str]]) -> None:
+        self.labels = tuple(labels)
+        ids = [label_id for label_id, _ in labels]
+        named = dict.fromkeys(self._named_events(parts))  # an option may decide a label, too
+        self.events: tuple[str, ...] = (*ids, UNSAFE, *(name for name in named if name not in {UNSAFE, *ids}))
+        self._bit = {name: 1 << i for i, name in enumerate(self.events)}
+        self.start = State(tuple(parts), 0)
+        self._reach: dict[tuple[Part, ...], int] = {}
+
+    @classmethod
+    def parse(cls, parts: object, labels: Sequence[tuple[str, str]], where: str = "spec") -> Grammar:
+        """Builds the grammar from its JSON/TOML form.
+
+        Args:
+            parts: a list of parts.
+            labels: (id, name) of each label of the policy, in the policy's order.
+            where: document name for error messages.
+
+        Raises:
+            SpecError: a part is malformed, or a label list has no labels; names the field.
+        """
+        parsed = parse_parts(parts, where, "verdict.grammar")
+        if not labels and any(label_lists(parsed)):
+            raise SpecError(f"{where}: policy.labels: is empty")
+        if UNSAFE in dict(labels):
+            raise SpecError(f"{where}: policy.labels: a label may not be called {UNSAFE!r}")
+        return cls(parsed, labels)
+
+    def mask(self, event: str) -> int:
+        """The bit of ``event``."""
+        return self._bit[event]
+
+    def names(self, mask: int) -> tuple[str, ...]:
+        """The events of a bit set, by name."""
+        return tuple(name for i, name in enumerate(self.events) if mask >> i & 1)
+
+    def moves(self, state: State) -> list[Move]:
+        """What may follow ``state``, in the grammar's order (never empty)."""
+        if not state.parts:
+            return [Move("", 0, None)]
+        part, rest = state.parts[0], state.parts[1:]
+        if isinstance(part, str):
+            return [_glued(part, move) for move in self.moves(State(rest, state.used))]
+        if isinstance(part, Choice):
+            found = []
+            for option in part.options:
+                after = State((*option.then, *rest), state.used)
+                events = self._mask(option.events)
+                if option.text:
+                    others = tuple(Alternative("", pieces) for pieces in option.alternatives)
+                    found.append(Move(option.text, events, after, others))
+                else:
+                    found += [move._replace(events=move.events | events) for move in self.moves(after)]
+            return found
+        leads = part.separators if part.started else ("",)
+        left = None if part.left is None else part.left - 1
+        behind = rest if left == 0 else (replace(part, started=True, left=left), *rest)
+        found = []
+        for label_id, name in self.labels:
+            bit = self._bit[part.event(label_id)]
+            if not state.used & bit:
+                after = State(behind, state.used | bit)
+                found += [Move(lead + part.spell(label_id, name), bit, after) for lead in leads]
+        if part.started:
+            found += self.moves(State(rest, state.used))
+        return found
+
+    def reachable(self, state: State | None) -> int:
+        """Bit set of events that may still happen behind ``state`` (labels already used excluded)."""
+        if state is None:
+            return 0
+        found = self._reach.get(state.parts)
+        if found is None:
+            found = self._reach[state.parts] = self._mask(self._named_events(state.parts))
+        return found & ~state.used
+
+    def longest(self) -> str:
+        """A verdict than which none is much longer: the longest options, every label."""
+        return self._longest(self.start.parts)
+
+    def _longest(self, parts: Sequence[Part]) -> str:
+        text = ""
+        for part in parts:
+            if isinstance(part, str):
+                text += part
+            elif isinstance(part, Choice):
+                text += max((option.text + self._longest(option.then) for option in part.options), key=len)
+            else:
+                spelt = sorted((part.spell(*label) for label in self.labels), key=len, reverse=True)[: part.left]
+                text += max(part.separators, key=len, default="").join(spelt)
+        return text
+
+    def _named_events(self, parts: Sequence[Part]) -> list[str]:
+        """The events that the parts can bring."""
+        found: list[str] = []
+        for part in parts:
+            if isinstance(part, LabelList):
+                found += [part.event(label_id) for label_id, _ in self.labels]
+            elif isinstance(part, Choice):
+                for option in part.options:
+                    found += [*option.events, *self._named_events(option.then)]
+        return found
+
+    def _mask(self, events: Sequence[str]) -> int:
+        mask = 0
+        for event in events:
+            mask |= self._bit[event]
+        return mask
+
+
+def _glued(text: str, move: Move) -> Move:
+    others = tuple(other._replace(before=text + other.before) for other in move.alternatives)
+    return move._replace(text=text + move.text, alternatives=others)

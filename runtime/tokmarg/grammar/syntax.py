@@ -1,0 +1,224 @@
+"""The parts a verdict grammar is made of, and how they are read from a spec; :mod:`tokmarg.grammar.grammar` walks them.
+
+    "text"                                  the text itself
+    {choice = [option, ...]}                one of the options
+    {labels = "id", separators = [","]}     one or more labels of the policy, each at most once, in any order
+
+    option = {text = "unsafe", event = "unsafe", then = [part, ...], alternatives = [["un", "safe"]]}
+
+All of an option but ``text`` may be left out; ``events = [...]`` stands for several at once. ``alternatives`` are
+other token paths of the same text, as entries of the tokenizer's vocabulary: their mass is added to the option's.
+
+``labels`` says how a label is spelt: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how many
+there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
+``namespace`` brings events of its own instead, called ``namespace:id``, so that two lists over the same labels (what
+the request violates, what the response violates) can stand in one verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokmarg.documents import Fields, has_surrogate
+from tokmarg.errors import SpecError
+
+__all__ = ["Choice", "LabelList", "Option", "Part", "label_lists", "parse_parts", "substitute"]
+
+PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+#: Choices inside choices, at most: parsing and walking a grammar recurse.
+_MAX_DEPTH = 32
+#: Parts along one verdict, and moves between which one decision chooses (label lists counted once), at most: a grammar
+#: of a few lines could have more verdict beginnings than there is memory.
+_MAX_PARTS, _MAX_MOVES = 128, 2000
+#: Characters of one literal, and separators of one label list, at most.
+_MAX_TEXT, _MAX_SEPARATORS = 2000, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A text, what happens when the guard says it, and what follows. See the module docstring."""
+
+    text: str
+    events: tuple[str, ...] = ()
+    then: tuple[Part, ...] = ()
+    alternatives: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several options."""
+
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelList:
+    """A list of labels, or what is left of one: ``left`` labels may still come (None: all), ``started`` if one has."""
+
+    spelling: str
+    separators: tuple[str, ...] = ()
+    namespace: str | None = None
+    left: int | None = None
+    started: bool = False
+
+    def event(self, label_id: str) -> str:
+        """What happens when the label is named."""
+        return label_id if self.namespace is None else f"{self.namespace}:{label_id}"
+
+    def spell(self, label_id: str, name: str) -> str:
+        """The label as the guard writes it."""
+        text = f"{{{{{self.spelling}}}}}" if self.spelling in ("id", "name") else self.spelling
+        return substitute(text, {"id": label_id, "name": name})
+
+
+Part = str | Choice | LabelList
+
+
+def substitute(text: str, values: Mapping[str, str]) -> str:
+    """Fills placeholders in one pass: values are never scanned for placeholders again."""
+    return PLACEHOLDER.sub(lambda m: values[m[1]], text)
+
+
+def label_lists(parts: Sequence[Part]) -> Iterator[LabelList]:
+    """Every label list of the parts, options included."""
+    for part in parts:
+        if isinstance(part, LabelList):
+            yield part
+        elif isinstance(part, Choice):
+            for option in part.options:
+                yield from label_lists(option.then)
+
+
+def parse_parts(parts: object, where: str, path: str) -> tuple[Part, ...]:
+    """Reads a grammar.
+
+    Args:
+        parts: its JSON/TOML form, a list.
+        where: document name for messages.
+        path: its place in the document.
+
+    Raises:
+        SpecError: a part is malformed, or two label lists of one verdict bring the same events; names the field.
+    """
+    parsed = _parse_parts(parts, where, path, 0)
+    if not parsed:
+        raise SpecError(f"{where}: {path}: is empty")
+    _check_lists(parsed, where, path)
+    if _length(parsed) > _MAX_PARTS:
+        raise SpecError(f"{where}: {path}: one verdict has more than {_MAX_PARTS} parts")
+    if _most_moves(parsed, 1)[1] > _MAX_MOVES:
+        raise SpecError(f"{where}: {path}: more than {_MAX_MOVES:,} texts may come next at one place")
+    return parsed
+
+
+def _length(parts: Sequence[Part]) -> int:
+    """The most parts that one verdict can have."""
+    return sum(
+        1 + max((_length(option.then) for option in part.options), default=0) if isinstance(part, Choice) else 1
+        for part in parts
+    )
+
+
+def _most_moves(parts: Sequence[Part], behind: int) -> tuple[int, int]:
+    """How many moves there are where the parts begin (``behind``: where they end), and the most anywhere in them."""
+    moves = most = behind
+    for part in reversed(parts):
+        if isinstance(part, LabelList):
+            moves += 1 + len(part.separators)
+        elif isinstance(part, Choice):
+            inside = [_most_moves(option.then, moves) for option in part.options]
+            most = max(most, *(found for _, found in inside))
+            pairs = zip(part.options, inside, strict=True)
+            moves = sum(1 if option.text else first for option, (first, _) in pairs)
+        most = max(most, moves)
+        if most > _MAX_MOVES:
+            break
+    return moves, most
+
+
+def _check_lists(parts: Sequence[Part], where: str, path: str) -> set[str | None]:
+    """The namespaces of the lists that one verdict can hold."""
+    found: set[str | None] = set()
+    for part in parts:
+        here: set[str | None] = set()
+        if isinstance(part, LabelList):
+            here = {part.namespace}
+        elif isinstance(part, Choice):
+            here = set().union(*(_check_lists(option.then, where, path) for option in part.options))
+        if found & here:
+            raise SpecError(f"{where}: {path}: two label lists in one verdict bring the same events: use namespace")
+        found |= here
+    return found
+
+
+def _parse_parts(parts: object, where: str, path: str, depth: int) -> tuple[Part, ...]:
+    if not isinstance(parts, (list, tuple)):
+        raise SpecError(f"{where}: {path}: must be a list of parts")
+    if depth > _MAX_DEPTH:
+        raise SpecError(f"{where}: verdict.grammar: more than {_MAX_DEPTH} choices inside each other")
+    return tuple(_parse_part(part, where, f"{path}[{i}]", depth) for i, part in enumerate(parts))
+
+
+def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
+    if isinstance(part, str):
+        if not part or has_surrogate(part):
+            raise SpecError(f"{where}: {path}: {'holds a lone surrogate' if part else 'empty text'}")
+        if len(part) > _MAX_TEXT:
+            raise SpecError(f"{where}: {path}: has {len(part):,} characters, more than {_MAX_TEXT:,}")
+        return part
+    fields = Fields(part, where, SpecError, path)
+    if "choice" in fields.data:
+        fields.only(["choice"])
+        options = tuple(_parse_option(option, depth) for option in fields.tables("choice"))
+        if not options:
+            raise fields.fail("choice", "has no options")
+        return Choice(options)
+    return _parse_labels(fields)
+
+
+def _parse_option(option: Fields, depth: int) -> Option:
+    option.only(["text", "event", "events", "then", "alternatives"])
+    text, event = option.get("text", str), option.get("event", str, None)
+    if len(text) > _MAX_TEXT:
+        raise option.fail("text", f"has {len(text):,} characters, more than {_MAX_TEXT:,}")
+    if event is not None and "events" in option.data:
+        raise option.fail("events", "excludes event")
+    if event is not None and not event.strip():
+        raise option.fail("event", "is blank")
+    events = option.strings("events", []) if event is None else (event,)
+    if not all(name.strip() for name in events):
+        raise option.fail("events", "holds a blank name")
+    alternatives = []
+    for i, pieces in enumerate(option.get("alternatives", list, [])):
+        place = f"alternatives[{i}]"
+        spelt = Fields({place: pieces}, option.where, option.error, option.path).strings(place)
+        if not spelt or not all(spelt):
+            raise option.fail(place, "needs at least one token, none of them empty")
+        alternatives.append(spelt)
+    if alternatives and not text:
+        raise option.fail("alternatives", "are for an option with text")
+    then = _parse_parts(option.get("then", list, []), option.where, f"{option.path}.then", depth + 1)
+    return Option(text, events, then, tuple(alternatives))
+
+
+def _parse_labels(fields: Fields) -> LabelList:
+    fields.only(["labels", "separators", "max", "namespace"])
+    spelling = fields.get("labels", str)
+    used = PLACEHOLDER.findall(spelling)
+    if spelling not in ("id", "name") and (not used or set(used) - {"id", "name"}):
+        wanted = 'must be "id" or "name", or a text with {{id}} or {{name}}'
+        raise fields.fail("labels", f"{wanted}, not {spelling!r:.60}")
+    most, namespace = fields.get("max", int, None), fields.get("namespace", str, None)
+    if most is not None and most < 1:
+        raise fields.fail("max", f"must be positive, not {most}")
+    if namespace is not None and not namespace.strip():
+        raise fields.fail("namespace", "is blank")
+    separators = fields.strings("separators", *([[]] if most == 1 else []))
+    if not all(separators) or (not separators and most != 1):
+        raise fields.fail("separators", "needs at least one text, none of them empty")
+    if len(separators) > _MAX_SEPARATORS or max(map(len, separators), default=0) > _MAX_TEXT:
+        raise fields.fail("separators", f"must be {_MAX_SEPARATORS} at most, each of {_MAX_TEXT:,} characters at most")
+    return LabelList(spelling, separators, namespace, most)

@@ -1,0 +1,252 @@
+"""Content to prompt: the exact text and token ids that are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tokmarg.errors import BundleError, ContentError
+from tokmarg.tokenizer import Encoder, Encoding, Piece
+
+from .spec import ROLES, Role, Spec
+
+__all__ = ["Content", "Message", "Prompt", "Prompter", "messages_of"]
+
+#: Longer contents are counted in parts of so many characters before they are encoded as a whole.
+PART = 2**16
+
+#: What can be scored: one text, or the messages of a conversation ({"role": ..., "content": ...}).
+Content = str | Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt exactly as it is scored; feed ``token_ids`` to any engine to check a score.
+
+    Attributes:
+        token_ids: the whole prompt, special tokens included; the verdict follows behind it.
+        text: the whole prompt; special tokens of the scaffold are spelt out.
+        content_span: characters ``[start, end)`` of ``text`` from the first message's first to the last message's
+            last character.
+        message_spans: the same for each message. What stands there was encoded without special tokens.
+        content_token_span: ``[start, end)`` in ``token_ids``: the tokens that overlap ``content_span``.
+        role: the role that is judged (the last message's).
+        label: the label that the prompt asks for, of guards that are asked for each in turn; None = all of them.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    content_span: tuple[int, int]
+    message_spans: tuple[tuple[int, int], ...]
+    content_token_span: tuple[int, int]
+    role: Role
+    label: str | None = None
+
+
+def messages_of(content: Content, role: Role | None = None) -> tuple[Message, ...]:
+    """Reads content as messages.
+
+    Args:
+        content: a text, or messages with ``role`` and ``content``.
+        role: the role of a bare text (``user`` if None); may not be given with messages.
+
+    Raises:
+        ContentError: wrong type, unknown role, lone surrogates, no message, or an empty last message.
+    """
+    if isinstance(content, str):
+        if role is not None and role not in ROLES:
+            raise ContentError("unknown_role", f"role {role!r:.60} is not one of {', '.join(ROLES)}")
+        messages: tuple[Message, ...] = (Message(role or "user", content),)
+    else:
+        if role is not None:
+            raise ContentError("invalid_record", "a role was given beside messages, which name their own roles")
+        messages = tuple(_message(item, i) for i, item in enumerate(_sequence(content)))
+    if not messages:
+        raise ContentError("invalid_record", "the conversation has no messages")
+    for i, message in enumerate(messages):
+        place = "text" if isinstance(content, str) else f"messages[{i}].content"
+        if not message.content.strip():
+            raise ContentError("empty_text", f"{place} is empty or blank")
+        try:
+            message.content.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ContentError(
+                "invalid_encoding", f"{place} holds a lone surrogate at character {error.start}"
+            ) from None
+    return messages
+
+
+def _sequence(content: object) -> Sequence[object]:
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise ContentError("invalid_record", f"content must be a text or a list of messages, not {content!r:.60}")
+    return content
+
+
+def _message(item: object, i: int) -> Message:
+    if not isinstance(item, Mapping):
+        raise ContentError("invalid_record", f"messages[{i}] must be an object with role and content")
+    role, text = item.get("role"), item.get("content")
+    if role not in ROLES:
+        raise ContentError("unknown_role", f"messages[{i}].role {role!r:.60} is not one of {', '.join(ROLES)}")
+    if not isinstance(text, str):
+        raise ContentError("invalid_record", f"messages[{i}].content must be a text, not {text!r:.60}")
+    return Message(role, text)
+
+
+class Prompter:
+    """Builds the prompts of one spec with one tokenizer.
+
+    Args:
+        spec: the guard's spec.
+        encoder: its tokenizer.
+        max_tokens: longest prompt that leaves room for a verdict, in tokens.
+    """
+
+    def __init__(self, spec: Spec, encoder: Encoder, max_tokens: int) -> None:
+        self.spec, self.encoder, self.max_tokens = spec, encoder, max_tokens
+        self._scaffolds: dict[Role, dict[str | None, tuple[str, str]]] = {}
+        for role in spec.roles:
+            policies = spec.policies(role)
+            self._scaffolds[role] = {
+                policy[0].id if spec.aggregate == "max" else None: spec.scaffold(role, policy) for policy in policies
+            }
+
+    def check(self, messages: Sequence[Message]) -> Role:
+        """The role mode of a conversation, or ContentError where the template cannot hold it."""
+        role = messages[-1].role
+        template = self.spec.template
+        if role not in template.roles:
+            raise ContentError("unsupported_conversation", f"{self.spec.name} cannot judge {role} messages")
+        for i, message in enumerate(messages):
+            if message.role not in template.messages:
+                raise ContentError(
+                    "unsupported_conversation", f"{self.spec.name} has no place for {message.role} messages"
+                )
+            if template.turns != "any" and message.role != ROLES[i % 2]:
+                raise ContentError(
+                    "unsupported_conversation",
+                    f"{self.spec.name} needs turns user, assistant, user, ...: "
+                    f"message {i + 1} is {message.role}, not {ROLES[i % 2]}",
+                )
+        if template.turns == "pair" and len(messages) > 2:
+            raise ContentError(
+                "unsupported_conversation",
+                f"{self.spec.name} judges one user message and at most one assistant message behind it, "
+                f"not {len(messages)} messages",
+            )
+        return role
+
+    def asked(self, role: Role) -> tuple[str | None, ...]:
+        """What the prompts of a content ask for: each label in turn, or (None,) = all labels in one prompt."""
+        return tuple(self._scaffolds[role])
+
+    def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
+        """The prompts for a conversation, whatever their length: one for each of :meth:`asked`.
+
+        Raises:
+            ContentError: the template cannot hold the conversation, or it is so long that it cannot possibly fit.
+        """
+        role = self.check(messages)
+        # Cheaper than tokenising megabytes to find out: no token is longer than `longest_token` characters.
+        characters = sum(len(m.content) for m in messages)
+        if characters > self.max_tokens * self.encoder.longest_token or self._overflows(messages, characters):
+            raise self.too_long(f"{characters:,} characters")
+        if len(messages) > self.max_tokens:
+            raise self.too_long(f"{len(messages):,} messages")
+        return tuple(self._prompt(messages, role, label) for label in self.asked(role))
+
+    def _prompt(self, messages: Sequence[Message], role: Role, label: str | None) -> Prompt:
+        pieces, spans = self._pieces(messages, self._scaffolds[role][label])
+        try:
+            encoding = self.encoder.encode(pieces)
+        except BundleError as error:  # the scaffold went through when the bundle was loaded: it is the content
+            raise ContentError("not_encodable", str(error)) from None
+        span = (spans[0][0], spans[-1][1])
+        return Prompt(
+            token_ids=tuple(encoding.ids),
+            text="".join(p.text for p in pieces),
+            content_span=span,
+            message_spans=tuple(spans),
+            content_token_span=_overlap(encoding, span),
+            role=role,
+            label=label,
+        )
+
+    def _overflows(self, messages: Sequence[Message], characters: int) -> bool:
+        """Whether a content is certainly too long, at the price of a part of it only.
+
+        Cut in parts, a text has some more tokens than as a whole, at most a few at each cut; hence the margin.
+        """
+        if characters <= 2 * PART:
+            return False
+        count = 0
+        for message in messages:
+            for at in range(0, len(message.content), PART):
+                count += self.encoder.count(message.content[at : at + PART])
+                if count > 1.25 * self.max_tokens + PART // 256:
+                    return True
+        return False
+
+    def too_long(self, size: str) -> ContentError:
+        """The error for a content of ``size`` that does not fit."""
+        return ContentError(
+            "content_too_long",
+            f"the content is {size}; prompt and content may take {self.max_tokens:,} tokens "
+            "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)",
+        )
+
+    def prefix_ids(self, role: Role) -> tuple[int, ...]:
+        """Token ids of the policy prefix: the scaffold up to the first message's text.
+
+        A prompt may end its shared part earlier, where its content merges with the scaffold's last characters.
+        """
+        before, _ = self._scaffolds[role][self.asked(role)[0]]  # the same whatever is asked for
+        first: Role = "user" if "user" in self.spec.template.messages else "assistant"
+        head = self.spec.template.messages[first].split("{{content}}")[0]
+        return tuple(self.encoder.encode([Piece(before + head, False)]).ids)
+
+    def specials(self) -> set[int]:
+        """Ids of the special tokens that prompts can hold."""
+        texts = [text for prompts in self._scaffolds.values() for pair in prompts.values() for text in pair]
+        return {i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.specials(text)}
+
+    def tail(self, role: Role, label: str | None = None) -> str:
+        """Scaffold text behind the prompt's last special token: what the verdict may merge with."""
+        closing = self.spec.template.messages[role].split("{{content}}")[1]
+        return self.encoder.tail(closing + self._scaffolds[role][label][1])
+
+    def _pieces(
+        self, messages: Sequence[Message], scaffold: tuple[str, str]
+    ) -> tuple[list[Piece], list[tuple[int, int]]]:
+        template = self.spec.template
+        before, after = scaffold
+        pieces = [Piece(before, False)]
+        spans = []
+        at = len(before)
+        for message in messages:
+            text = message.content.strip() if template.strip else message.content
+            head, foot = template.messages[message.role].split("{{content}}")
+            pieces += [Piece(head, False), Piece(text, True), Piece(foot, False)]
+            spans.append((at + len(head), at + len(head) + len(text)))
+            at += len(head) + len(text) + len(foot)
+        # Scaffold pieces that touch are one piece, so that a special token across their border is recognised.
+        joined = [pieces[0]]
+        for piece in [*pieces[1:], Piece(after, False)]:
+            if joined[-1].is_content == piece.is_content:
+                joined[-1] = Piece(joined[-1].text + piece.text, piece.is_content)
+            else:
+                joined.append(piece)
+        return joined, spans
+
+
+def _overlap(encoding: Encoding, span: tuple[int, int]) -> tuple[int, int]:
+    inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < span[1] and b > span[0]]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)

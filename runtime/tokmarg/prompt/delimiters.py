@@ -1,0 +1,174 @@
+r"""Fences: plain text with which a guard's template marks where things begin and end.
+
+Special tokens cannot be forged (:mod:`tokmarg.tokenizer`), but ``<END CONVERSATION>`` or ``Agent:`` is text like any
+other, and a content that spells it looks to the model like the template itself. What these texts are is read off the
+spec, for they are its own words:
+
+    tags      ``<END CONVERSATION>``, ``[/INST]``, ``<score>``: in brackets, wherever they stand
+    openings  ``Agent:``, ``### Criteria:``, ``Safety: Unsafe``: what stands in front of a message or behind the
+              conversation, or a verdict that is no single word, at the start of a line
+    lines     ``===``, and whole lines of the template: lines of their own
+    words     ``unsafe``: a verdict, as one line among others
+
+Fences are kept *folded*, and so is the text they are looked up in: case, spaces, underscores, invisible characters,
+accents put on top, typographic variants of ASCII characters (``＜ＥＮＤ ＣＯＮＶＥＲＳＡＴＩＯＮ＞``) and letters of
+other scripts that look like them (:mod:`.lookalikes`) make no difference.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tokmarg.grammar.syntax import Choice, Part, parse_parts
+
+from .confusables import LOOK_ALIKES
+from .spec import Spec
+
+__all__ = ["TAG", "Fences", "fences_of", "fold"]
+
+#: What stands in brackets, folded. Neither bracket can stand inside, so a search is linear.
+TAG = re.compile(r"<[^<>\n]{1,80}>|\[[^\[\]\n]{1,80}\]")
+#: What stands between the parts of a line of a template: tags and placeholders.
+_APART = re.compile(rf"{TAG.pattern}|\{{\{{\w+\}}\}}")
+#: A line of three or more equal signs, dashes and the like.
+_RULE = re.compile(r"([-=#*_~+])\1{2,}")
+#: Shorter lines of a template are no fences: they may be ordinary text.
+_LONG_LINE = 24
+#: Verdicts that are a word are fences from this length on: ``safe`` is, ``Yes`` and ``No`` are everyday lines.
+_LONG_WORD = 4
+
+#: Code points whose compatibility form (NFKC) can be ASCII text: fullwidth, small, mathematical, circled, ...
+_VARIANTS = (
+    (0xA0, 0x300), (0x1D00, 0x1DC0), (0x2000, 0x2500), (0x3000, 0x3400), (0xFB00, 0xFB07), (0xFE10, 0xFFF0),
+    (0x1D400, 0x1D800), (0x1F100, 0x1F200),
+)  # fmt: skip
+#: Marks that are put on the character before them, variation selectors, and characters that are not seen at all.
+_DROPPED = (
+    (0x00, 0x09), (0x0E, 0x20), (0x7F, 0x85), (0x86, 0xA0), (0xAD, 0xAE), (0x300, 0x370), (0x61C, 0x61D),
+    (0x115F, 0x1161), (0x17B4, 0x17B6), (0x180B, 0x1810), (0x1AB0, 0x1B00), (0x1DC0, 0x1E00), (0x200B, 0x2010),
+    (0x202A, 0x202F), (0x2060, 0x2070), (0x20D0, 0x2100), (0x3164, 0x3165), (0xFE00, 0xFE10), (0xFE20, 0xFE30),
+    (0xFEFF, 0xFF00), (0xFFA0, 0xFFA1), (0xFFF0, 0xFFFC), (0xE0000, 0xE0200),
+)  # fmt: skip
+_LINE_ENDS = "\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_SPACE = 0x2581  # "▁", as sentencepiece writes a space
+
+
+@functools.cache
+def _foldings() -> dict[int, str]:
+    found = {**LOOK_ALIKES, _SPACE: ""}
+    for start, end in _VARIANTS:
+        for code in range(start, end):
+            plain = unicodedata.normalize("NFKC", chr(code))
+            if plain != chr(code) and (plain := plain.translate(LOOK_ALIKES)).isascii():
+                found[code] = plain.lower()
+    for start, end in _DROPPED:
+        found.update(dict.fromkeys(range(start, end), ""))
+    found.update(dict.fromkeys(map(ord, _LINE_ENDS), "\n"))
+    return found
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def fold(text: str) -> str:
+    r"""Text as fences are compared: lower case, ASCII where there is an ASCII form, no spaces but line ends.
+
+    >>> fold("＜ＥＮＤ\u200b of_Turn＞\r\nAgent :")
+    '<endofturn>\n\nagent:'
+    """
+    if not text.isascii():  # before it is in lower case: "Η" looks like an H, "η" like an n
+        text = text.translate(LOOK_ALIKES)
+    text = text.lower()  # before the rest, for it can put marks on letters
+    if not text.isascii() or _CONTROLS.search(text):
+        text = text.translate(_foldings())
+    return text.replace(" ", "").replace("\t", "").replace("_", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Fences:
+    """The fences of a guard, folded, by where they count; see the module's docstring."""
+
+    tags: frozenset[str]
+    openings: frozenset[str]
+    lines: frozenset[str]
+    words: frozenset[str]
+
+
+def fences_of(spec: Spec) -> Fences:
+    """The fences that a spec's template and verdict grammar hold."""
+    template = spec.template
+    tags = {tag for text in template.messages.values() for tag in _tags(text)}
+    openings = set(_message_openings(template.messages.values()))
+    lines: set[str] = set()
+    words: set[str] = set()
+    for role in spec.roles:
+        text = template.text if isinstance(template.text, str) else template.text[role]
+        tags |= set(_tags(text))
+        behind = False  # the conversation
+        for line in text.replace("{{role}}", template.roles[role]).split("\n"):
+            before, conversation, _ = line.partition("{{conversation}}")
+            behind = behind or bool(conversation)
+            openings |= set(_openings(before)) if conversation else set()
+            for part in _APART.split(line):
+                bare = part.strip()
+                if _RULE.fullmatch(bare) or len(bare) >= _LONG_LINE:
+                    lines.add(bare)
+                if behind and bare.startswith("#") and ":" in bare:
+                    openings.add(bare[: bare.index(":") + 1])
+        raw = spec.verdict.grammar
+        parts = parse_parts(raw if isinstance(raw, tuple) else raw[role], "spec", "verdict.grammar")
+        for text in _verdict_texts(parts, [(label.id, label.name) for label in spec.labels_of(role)]):
+            tags |= set(_tags(text))
+            openings |= {line for line in text.split("\n") if ":" in line}
+        if isinstance(parts[0], Choice):
+            verdicts = [option.text.strip() for option in parts[0].options]
+            words |= {text for text in verdicts if len(text) >= _LONG_WORD and text.isalpha()}
+    return Fences(_folded(tags), _folded(openings), _folded(lines), _folded(words))
+
+
+def _folded(texts: Iterable[str]) -> frozenset[str]:
+    return frozenset(folded for text in texts if (folded := fold(text).strip("\n")))
+
+
+def _tags(text: str) -> Iterator[str]:
+    for tag in TAG.findall(text):
+        if "{{" not in tag:
+            yield tag
+
+
+def _message_openings(messages: Iterable[str]) -> Iterator[str]:
+    for text in messages:
+        for part in text.split("{{content}}"):
+            for line in part.split("\n"):
+                yield from _openings(line)
+
+
+def _openings(line: str) -> Iterator[str]:
+    """``response: agent:`` is an opening, and so is ``agent:``; a name without a colon is an everyday word."""
+    bare = _APART.sub("", line).strip()
+    if bare.endswith(":") and len(bare) > 2:
+        yield bare
+        last = bare[:-1].rpartition(":")[2].strip()
+        if len(last) > 1:
+            yield f"{last}:"
+
+
+def _verdict_texts(parts: Iterable[Part], labels: list[tuple[str, str]], before: str = "") -> Iterator[str]:
+    """Pieces of verdicts, each with the text that leads to it: ``Safety:`` alone is an everyday word."""
+    for part in parts:
+        if isinstance(part, str):
+            before += part
+            continue
+        if isinstance(part, Choice):
+            for option in part.options:
+                yield from _verdict_texts((option.text, *option.then), labels, before)
+        else:
+            for label in labels:
+                yield before + part.spell(*label)
+        before = ""
+    if before:
+        yield before

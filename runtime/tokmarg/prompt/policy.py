@@ -1,0 +1,76 @@
+"""A user's policy in place of the spec's: other labels, names and definitions, or some labels left out."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tokmarg.documents import Fields, strict_json
+from tokmarg.errors import SpecError
+
+from .labels import parse_labels
+from .spec import Spec
+
+__all__ = ["Policy", "apply_policy", "read_policy"]
+
+#: A policy document, or the file (TOML, or JSON by its ending) that holds one.
+Policy = Mapping[str, object] | str | os.PathLike[str]
+
+
+def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
+    """The parsed document of a policy and its name for messages.
+
+    Raises:
+        SpecError: the file cannot be read or parsed.
+    """
+    if isinstance(policy, Mapping):
+        return policy, "policy"
+    path = Path(policy)
+    try:
+        text = path.read_text(encoding="utf-8")
+        parsed: object = strict_json(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:  # wrong UTF-8, JSON and TOML alike
+        raise SpecError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    if not isinstance(parsed, dict):
+        raise SpecError(f"{path}: must be a table")
+    return parsed, str(path)
+
+
+def apply_policy(spec: Spec, policy: Policy) -> Spec:
+    """The spec with the policy's labels.
+
+    The document has ``labels``, tables with ``id``, ``name`` and, if wanted, ``title``, ``definition`` and ``roles``,
+    which replace the spec's; or ``exclude``, ids of labels to leave out; or both. Ids stay as they are: nothing is
+    renumbered.
+
+    Raises:
+        SpecError: the document is malformed, excludes a label that does not exist, or leaves none; or the spec's policy
+            is fixed.
+    """
+    document, where = read_policy(policy)
+    if spec.fixed:
+        raise SpecError(
+            f"{where}: {spec.name} takes no other policy: its labels are part of the model's template or of the model "
+            "(policy.fixed)"
+        )
+    f = Fields(document, where, SpecError)
+    f.only(["labels", "exclude"])
+    if not f.data:
+        raise f.fail("labels", "is missing (or exclude)")
+    labels = (
+        parse_labels(Fields({"labels": f.get("labels", list)}, where, SpecError)) if "labels" in f.data else spec.labels
+    )
+    exclude = f.strings("exclude", [])
+    for name in exclude:
+        if name not in {label.id for label in labels}:
+            known = ", ".join(label.id for label in labels)
+            raise f.fail("exclude", f"{name!r:.60} is no label (labels: {known:.300})")
+    # The guard's own threshold was chosen for its own policy.
+    changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude), threshold=0.5)
+    changed.check(where)
+    return changed

@@ -1,0 +1,307 @@
+"""A spec: all that is known of one guard family, as data. Template, policy, verdict grammar.
+
+The runtime reads the *resolved* spec from a bundle's manifest; the exporter resolves a TOML file of
+``models/specs`` (see ``tokmarg_export.spec_library``) into it. The template is plain text with three placeholders and
+nothing that can loop, call or branch, so a hostile spec has nothing to run:
+
+    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}.
+                       With ``policy.aggregate = "max"`` that of one label: each is asked for in a prompt of its own
+    {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
+    {{role}}           the display name (``roles``) of the role that is judged, the last message's
+
+``template.text`` and ``verdict.grammar`` may differ between role modes: then each is a table with one entry per role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, cast
+
+from tokmarg.documents import Fields
+from tokmarg.errors import SpecError
+from tokmarg.grammar.grammar import UNSAFE, Grammar
+from tokmarg.grammar.syntax import PLACEHOLDER, label_lists, parse_parts, substitute
+
+from .labels import ROLES, Label, Role, read_labels
+
+__all__ = ["ROLES", "Label", "Role", "Spec", "Template", "Turns", "Verdict"]
+
+Turns = Literal["alternating", "any", "pair"]
+_TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
+Aggregate = Literal["verdict", "max"]
+_AGGREGATES: tuple[Aggregate, ...] = ("verdict", "max")
+T = TypeVar("T", str, tuple[object, ...])
+#: Characters of a prompt without its content, at most: placeholders could multiply a short text beyond any memory.
+_MAX_SCAFFOLD = 2**20
+#: Leads and terminators at most, and characters of each.
+_MAX_LEADS, _MAX_ENDS, _MAX_TEXT = 16, 64, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How content becomes prompt text; see the module docstring.
+
+    Attributes:
+        text: the whole prompt with placeholders, special tokens spelt as text; one for all role modes or one for each.
+        policy_item: text of one label.
+        roles: role -> display name; a role that is absent cannot be judged.
+        messages: role -> text around a message.
+        strip: messages lose surrounding white space, as in the author's template.
+        turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``pair`` = one user
+            message and at most one assistant message behind it; ``any`` = any order.
+    """
+
+    text: str | Mapping[Role, str]
+    policy_item: str
+    roles: Mapping[Role, str]
+    messages: Mapping[Role, str]
+    strip: bool
+    turns: Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the guard may say.
+
+    Attributes:
+        leads: texts the model may emit before the verdict; ``("",)`` = none, ``("", x)`` = optional x,
+            ``(x,)`` = x forced.
+        terminators: token strings (special tokens, or plain text such as a newline), each of which ends a verdict.
+        grammar: the raw grammar parts, see :mod:`tokmarg.grammar.syntax`; one list for all role modes or one for each.
+    """
+
+    leads: tuple[str, ...]
+    terminators: tuple[str, ...]
+    grammar: tuple[object, ...] | Mapping[Role, tuple[object, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A guard family, resolved for one model.
+
+    Attributes:
+        name, title: of the family, for programs and for people.
+        template: how content becomes prompt text.
+        labels: the policy; empty for guards that name no categories.
+        verdict: what the guard may say.
+        fixed: the labels are part of the template or of the model, and cannot be replaced by others.
+        aggregate: ``verdict`` = one verdict tells of all labels; ``max`` = each label has a prompt and a verdict of its
+            own, whose event ``unsafe`` is the label, and the content is as unsafe as its highest label.
+        threshold: P(unsafe) from which a content is flagged where neither caller nor calibration says otherwise.
+    """
+
+    name: str
+    title: str
+    template: Template
+    labels: tuple[Label, ...]
+    verdict: Verdict
+    fixed: bool = False
+    aggregate: Aggregate = "verdict"
+    threshold: float = 0.5
+
+    @classmethod
+    def parse(cls, data: object, where: str) -> Spec:
+        """Reads a resolved spec.
+
+        Args:
+            data: the parsed ``spec`` table of a manifest.
+            where: document name for messages.
+
+        Raises:
+            SpecError: a field is missing, unknown or malformed; names the file and the field.
+        """
+        f = Fields(data, where, SpecError, "spec")
+        f.only(["name", "title", "template", "policy", "verdict", "sources"])
+        _check_sources(f.table("sources", {}))
+        policy = f.table("policy")
+        policy.only(["labels", "fixed", "aggregate", "threshold"])
+        aggregate = policy.get("aggregate", str, "verdict")
+        if aggregate not in _AGGREGATES:
+            raise policy.fail("aggregate", f'must be "verdict" or "max", not {aggregate!r:.60}')
+        threshold = policy.get("threshold", float, 0.5)
+        if not 0 < threshold <= 1:
+            raise policy.fail("threshold", f"must be above 0 and at most 1, not {threshold!r}")
+        spec = cls(
+            name=f.get("name", str),
+            title=f.get("title", str),
+            template=_parse_template(f.table("template")),
+            labels=read_labels(policy),
+            verdict=_parse_verdict(f.table("verdict")),
+            fixed=policy.get("fixed", bool, False),
+            aggregate=aggregate,
+            threshold=threshold,
+        )
+        spec.check(where)
+        return spec
+
+    def check(self, where: str) -> None:
+        """Raises SpecError where the grammar is malformed, or lists labels in a role mode that has none."""
+        own = self.verdict.grammar if isinstance(self.verdict.grammar, Mapping) else dict.fromkeys(self.roles)
+        for role in self.roles:
+            if role not in own:
+                raise SpecError(f"{where}: spec.verdict.grammar.{role}: is missing, but the role can be judged")
+        for role in own:
+            path = f"verdict.grammar.{role}" if isinstance(self.verdict.grammar, Mapping) else "verdict.grammar"
+            parts = parse_parts(_of_role(self.verdict.grammar, role), where, path)
+            if any(label_lists(parts)) and not self.labels_of(role):
+                none = f"none is for {role} messages, which template.roles says can be judged"
+                empty = "is empty, but the verdict grammar lists labels"
+                raise SpecError(f"{where}: spec.policy.labels: {none if self.labels else empty}")
+            if role in self.roles:
+                self._check_size(role, where)
+            if self.aggregate == "max":
+                self._check_separate(role, any(label_lists(parts)), where)
+            else:
+                self.grammar(role, where)
+
+    def _check_size(self, role: Role, where: str) -> None:
+        """Adds up what the scaffold will be before it is made."""
+        item = self.template.policy_item
+        ids, names, texts = (item.count(f"{{{{{key}}}}}") for key in ("id", "name", "definition"))
+        size = sum(
+            len(item) + ids * len(x.id) + names * len(x.name) + texts * len(_of_role(x.definition, role))
+            for x in self.labels_of(role)
+        )
+        text, name = _of_role(self.template.text, role), self.template.roles[role]
+        size = len(text) + text.count("{{policy}}") * size + text.count("{{role}}") * len(name)
+        size += max(map(len, self.template.messages.values()))
+        if size > _MAX_SCAFFOLD:
+            what = f"the prompt has {size:,} characters before any content, more than {_MAX_SCAFFOLD:,}"
+            raise SpecError(f"{where}: spec.template.text: with the policy {what}")
+
+    def _check_separate(self, role: Role, lists_labels: bool, where: str) -> None:
+        """What a verdict on one label may be, and where its policy stands."""
+        if lists_labels or self.grammar(role, where).events != (UNSAFE,):
+            raise SpecError(
+                f'{where}: spec.verdict.grammar: with aggregate = "max" it can bring the event unsafe alone'
+            )
+        if role in self.roles and not self.labels_of(role):
+            raise SpecError(f"{where}: spec.policy.labels: none is for {role} messages, which can be judged")
+        before, after = _of_role(self.template.text, role).split("{{conversation}}")
+        if "{{policy}}" in before or "{{policy}}" not in after:  # the content is what the labels' prompts share
+            raise SpecError(
+                f'{where}: spec.template.text: with aggregate = "max" {{{{policy}}}} stands behind {{{{conversation}}}}'
+            )
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles this guard can judge."""
+        return tuple(r for r in ROLES if r in self.template.roles)
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Events beyond ``unsafe`` and the labels, those of all role modes together."""
+        known = {UNSAFE, *(label.id for label in self.labels)}
+        found = dict.fromkeys(event for role in self.roles for event in self.grammar(role).events)
+        return tuple(event for event in found if event not in known)
+
+    def labels_of(self, role: Role) -> tuple[Label, ...]:
+        """The labels that exist when ``role`` is judged, in the policy's order."""
+        return tuple(label for label in self.labels if role in label.roles)
+
+    def grammar(self, role: Role, where: str = "spec") -> Grammar:
+        """The verdict grammar over the labels of ``role``; over none where each label has a verdict of its own."""
+        labels = [(label.id, label.name) for label in self.labels_of(role) if self.aggregate == "verdict"]
+        return Grammar.parse(_of_role(self.verdict.grammar, role), labels, where)
+
+    def policies(self, role: Role) -> tuple[tuple[Label, ...], ...]:
+        """The labels that each prompt of a content asks for: all in one, or one in each."""
+        labels = self.labels_of(role)
+        return tuple((label,) for label in labels) if self.aggregate == "max" else (labels,)
+
+    def scaffold(self, role: Role, policy: Sequence[Label] | None = None) -> tuple[str, str]:
+        """Prompt text before and after the conversation, role and policy filled in: one of :meth:`policies`, or None
+        for the first."""
+        items = [
+            substitute(
+                self.template.policy_item, {"id": x.id, "name": x.name, "definition": _of_role(x.definition, role)}
+            )
+            for x in (self.policies(role)[0] if policy is None else policy)
+        ]
+        values = {"policy": "".join(items), "role": self.template.roles[role]}
+        before, after = _of_role(self.template.text, role).split("{{conversation}}")
+        return substitute(before, values), substitute(after, values)
+
+
+def _of_role(value: T | Mapping[Role, T], role: Role) -> T:
+    """What a field says for a role mode: one value for all, or one per role."""
+    return value[role] if isinstance(value, Mapping) else value
+
+
+def _check_sources(f: Fields) -> None:
+    """Where the parts of a spec come from, and whether that was checked against the author's own."""
+    parts = ("template", "verdict", "tokens")
+    f.only([*parts, *(f"{part}_verified" for part in parts), "notes"])
+    for part in parts:
+        f.get(part, str, "")
+        f.get(f"{part}_verified", bool, False)
+    f.get("notes", str, "")
+
+
+def _parse_template(f: Fields) -> Template:
+    f.only(["text", "policy_item", "roles", "messages", "strip", "turns"])
+    turns = f.get("turns", str, "any")
+    if turns not in _TURNS:
+        raise f.fail("turns", f'must be "alternating", "any" or "pair", not {turns!r:.60}')
+    texts = f.text_table("text") if isinstance(f.data.get("text"), Mapping) else None
+    template = Template(
+        text=f.get("text", str) if texts is None else cast("dict[Role, str]", texts),
+        policy_item=f.get("policy_item", str),
+        roles=cast("dict[Role, str]", f.text_table("roles")),
+        messages=cast("dict[Role, str]", f.text_table("messages")),
+        strip=f.get("strip", bool, False),
+        turns=turns,
+    )
+    known, needed = {"policy", "conversation", "role"}, {"conversation"}
+    if isinstance(template.text, str):
+        _check_placeholders(f, "text", template.text, known, needed)
+    for key, text in texts.items() if texts is not None else ():
+        if key not in ROLES:
+            raise f.fail(f"text.{key}", f"is not a role (roles: {', '.join(ROLES)})")
+        _check_placeholders(f, f"text.{key}", text, known, needed)
+    _check_placeholders(f, "policy_item", template.policy_item, {"id", "name", "definition"}, set())
+    if not template.roles:
+        raise f.fail("roles", "names no role that can be judged")
+    for table, values in (("roles", template.roles), ("messages", template.messages)):
+        for role, text in values.items():
+            if role not in ROLES:
+                raise f.fail(f"{table}.{role}", f"is not a role (roles: {', '.join(ROLES)})")
+            wanted = {"content"} if table == "messages" else set()
+            _check_placeholders(f, f"{table}.{role}", text, wanted, wanted)
+    for role in template.roles:
+        if role not in template.messages:
+            raise f.fail(f"messages.{role}", "is missing, but the role can be judged")
+        if texts is not None and role not in texts:
+            raise f.fail(f"text.{role}", "is missing, but the role can be judged")
+    return template
+
+
+def _parse_verdict(f: Fields) -> Verdict:
+    f.only(["leads", "terminators", "grammar"])
+    grammar: tuple[object, ...] | dict[Role, tuple[object, ...]]
+    if isinstance(f.data.get("grammar"), Mapping):
+        per_role = f.table("grammar")
+        per_role.only(ROLES)
+        grammar = {role: tuple(per_role.get(role, list)) for role in ROLES if role in per_role.data}
+    else:
+        grammar = tuple(f.get("grammar", list))
+    verdict = Verdict(f.strings("leads", [""]), f.strings("terminators"), grammar)
+    if not verdict.leads or len(set(verdict.leads)) != len(verdict.leads):
+        raise f.fail("leads", 'needs at least one text ("" for none), each once')
+    if not verdict.terminators or not all(verdict.terminators):
+        raise f.fail("terminators", "needs at least one token, none of them empty")
+    for key, texts, most in (("leads", verdict.leads, _MAX_LEADS), ("terminators", verdict.terminators, _MAX_ENDS)):
+        if len(texts) > most or max(map(len, texts)) > _MAX_TEXT:
+            raise f.fail(key, f"must be {most} at most, each of {_MAX_TEXT:,} characters at most")
+    return verdict
+
+
+def _check_placeholders(f: Fields, key: str, text: str, known: set[str], needed: set[str]) -> None:
+    found = PLACEHOLDER.findall(text)
+    for name in found:
+        if name not in known:
+            raise f.fail(key, f"unknown placeholder {{{{{name:.60}}}}} (known: {', '.join(sorted(known)) or 'none'})")
+    for name in needed:
+        if found.count(name) != 1:
+            raise f.fail(key, f"must hold {{{{{name}}}}} exactly once")

@@ -1,0 +1,218 @@
+"""Graphs whose attention goes content by content: company changes no bit, and PyTorch says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.export.graph.test_export import VOCAB, Graph, exported, tiny
+from tests.export.graph.test_llama_graph import FUSED
+from tests.export.quantization.test_quarot import written
+from tokmarg_export.graph.export import graph_contract
+
+PREFIX = [7, 3, 250, 9, 81]
+PLACES, KEYS = 16, 32
+
+
+@dataclass
+class Content:
+    """New tokens, each of which sees the prefix, some cached tokens of its own and a chain of new ones before it."""
+
+    ids: list[int]
+    parents: list[int]  # row before each row, -1 where there is none
+    cached: list[int]  # tokens of its own behind the prefix, seen by all rows
+    keys: np.ndarray | None = None  # theirs, [layers, len(cached) * 2 * kv_heads, head_dim]
+
+    def chain(self, row: int) -> list[int]:
+        """The row and those it extends, from the top."""
+        return [*self.chain(self.parents[row]), row] if row >= 0 else []
+
+    def positions(self) -> list[int]:
+        before = len(PREFIX) + len(self.cached)
+        return [before + len(self.chain(row)) - 1 for row in range(len(self.ids))]
+
+
+def run(
+    graph: Graph,
+    contents: Sequence[Content],
+    past: np.ndarray,
+    *,
+    places: int = PLACES,
+    more: int = 0,
+    stack_heads: bool = True,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Logits [rows, V] and new keys and values [layers, rows * 2 * kv_heads, head_dim] of each content, in one pass.
+
+    Args:
+        graph: by content.
+        contents: at most ``places`` rows each.
+        past: of the prefix, [layers, P * 2 * kv_heads, head_dim].
+        places: S.
+        more: how much larger K is than what they need.
+        stack_heads: of the graph.
+    """
+    contract, known = graph.contract, len(PREFIX)
+    ids = [token for content in contents for token in content.ids]
+    positions = np.array([position for content in contents for position in content.positions()])
+    starts = np.cumsum([0, *(len(content.ids) for content in contents)])
+    owns = known + np.cumsum([0, *(len(content.cached) for content in contents)])
+    width = more + max(known + len(content.cached) + len(content.ids) for content in contents)
+    keys = -(-width // 16) * 16
+    mask, slots = np.zeros((len(contents), 1, places, keys), bool), np.zeros((len(contents), keys), np.int64)
+    rows, at = np.zeros((len(contents), places), np.int64), []
+    for i, content in enumerate(contents):
+        count, before = len(content.ids), known + len(content.cached)
+        rows[i] = starts[i] + np.where(np.arange(places) < count, np.arange(places), 0)
+        at += [i * places + row for row in range(count)]
+        slots[i, :known] = np.arange(known)
+        slots[i, known:before] = np.arange(owns[i], owns[i + 1])
+        slots[i, before : before + count] = owns[-1] + np.arange(starts[i], starts[i + 1])
+        for row in range(count):
+            mask[i, 0, row, [*range(before), *(before + r for r in content.chain(row))]] = True
+    feeds = {
+        "input_ids": np.array([ids]),
+        "position_ids": positions[None],
+        "attention_mask": mask,
+        "attention_rows": rows,
+        "row_places": np.array(at),
+        "key_slots": slots,
+        "stack_heads": np.array([stack_heads]),
+        "logit_positions": np.arange(len(ids)),
+    }
+    nothing = np.zeros((contract.layers, *contract.cache_shape(0)), np.float32)
+    own = np.concatenate([nothing, *(content.keys for content in contents if content.keys is not None)], axis=1)
+    feeds |= {f"past_key_values.{part}": rows for part, rows in zip(contract.cache_parts, past, strict=True)}
+    feeds |= {f"own_key_values.{part}": rows for part, rows in zip(contract.cache_parts, own, strict=True)}
+    if contract.sliding_window is not None:
+        cached = [known + np.arange(len(content.cached)) for content in contents]
+        where = np.concatenate([np.arange(known), *cached, positions])[slots]
+        distance = positions[rows][:, None, :, None] - where[:, None, None]
+        feeds["sliding_attention_mask"] = mask & (distance < contract.sliding_window)
+    logits, *present = graph.session.run(["logits", *(f"present.{part}" for part in contract.cache_parts)], feeds)
+    each = np.split(np.stack(present), starts[1:-1] * 2 * contract.kv_heads, axis=1)
+    return np.split(logits[0], starts[1:-1]), each
+
+
+def prefix_of(graph: Graph) -> np.ndarray:
+    """Keys and values of PREFIX, [layers, P * 2 * kv_heads, head_dim]."""
+    count = len(PREFIX)
+    return np.stack(graph.run(PREFIX, list(range(count)), np.tri(count, dtype=bool), [0], None, [])[1])
+
+
+def cached(graph: Graph, contents: Sequence[Content], past: np.ndarray) -> list[Content]:
+    """The contents with keys and values of what they have in the cache; in passes of PLACES tokens."""
+    found = []
+    for content in contents:
+        keys = past[:, :0]
+        for at in range(0, len(content.cached), PLACES):
+            part = content.cached[at : at + PLACES]
+            step = Content(part, list(range(-1, len(part) - 1)), content.cached[:at], keys)
+            keys = np.concatenate([keys, run(graph, [step], past)[1][0]], axis=1)
+        found.append(replace(content, keys=keys))
+    return found
+
+
+@st.composite
+def some_contents(draw: st.DrawFn) -> list[Content]:
+    tokens = st.integers(3, VOCAB - 1)
+
+    def one() -> Content:
+        tree = draw(st.lists(st.tuples(tokens, st.integers(0, 6)), min_size=1, max_size=PLACES))
+        parents = [i - 1 - back if back < i else -1 for i, (_, back) in enumerate(tree)]
+        return Content([token for token, _ in tree], parents, draw(st.lists(tokens, max_size=KEYS)))
+
+    return [one() for _ in range(draw(st.integers(1, 7)))]
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, np.ndarray]:
+    graph = exported(tiny("llama", intermediate_size=128), tmp_path_factory.mktemp("int8"), precision="int8")
+    return graph, prefix_of(graph)
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_contents())
+def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[Content]) -> None:
+    graph, past = int8
+    contents = cached(graph, contents, past)
+    logits, new = run(graph, contents, past)
+    backwards, new_backwards = run(graph, contents[::-1], past)
+    for i, content in enumerate(contents):
+        alone, new_alone = run(graph, [content], past)
+        for company in (logits[i], backwards[-1 - i]):
+            np.testing.assert_array_equal(company, alone[0])
+        for company in (new[i], new_backwards[-1 - i]):
+            np.testing.assert_array_equal(company, new_alone[0])
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_contents(), st.integers(0, 40), st.integers(0, 300), st.booleans())
+def test_more_places_and_keys_than_needed_change_no_bit(
+    int8: tuple[Graph, np.ndarray], contents: list[Content], places: int, more: int, stack_heads: bool
+) -> None:
+    graph, past = int8
+    contents = cached(graph, contents, past)
+    few = run(graph, contents, past)
+    many = run(graph, contents, past, places=PLACES + places, more=more, stack_heads=stack_heads)
+    for one, other in zip(few, many, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+CASES = [
+    *((family, {}) for family in FUSED),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes"), CASES)
+def test_contents_in_one_pass_equal_plain_forwards(model_type: str, changes: dict[str, object], tmp_path: Path) -> None:
+    model = tiny(model_type, **changes)
+    contract = replace(graph_contract(model, head_token_ids=None, precision="fp32"), by_content=True)
+    graph = written(model, tmp_path, contract)
+    past = prefix_of(graph)
+    contents = [
+        Content([17, 42, 8], [-1, 0, 1], []),
+        Content([11, 201, 12, 77, 5], [-1, -1, 0, 1, 3], [99, 120, 3, 250, 61, 7, 33]),
+        Content([4], [-1], [12] * 20),
+        Content(list(range(30, 46)), [-1, *range(15)], [17]),
+    ]
+    found, _ = run(graph, cached(graph, contents, past), past)
+    for content, logits in zip(contents, found, strict=True):
+        for row in range(len(content.ids)):
+            ids = [*PREFIX, *content.cached, *(content.ids[i] for i in content.chain(row))]
+            with torch.no_grad():
+                plain = model(torch.tensor([ids])).logits[0, -1].numpy()
+            np.testing.assert_allclose(logits[row], plain, rtol=1e-4, atol=2e-4)
+
+
+def test_what_attention_is_made_of(tmp_path: Path) -> None:
+    """One operator a layer; where the rows go is computed once a pass; nothing is cut out of a cache."""
+    exported(tiny("llama", num_hidden_layers=3, intermediate_size=128), tmp_path, precision="int8")
+    model = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Attention") == 3
+    # Queries, new tokens, keys, values and the way back; the embedding and its scales, and the last layer's rows of
+    # attention and residual.
+    assert kinds.count("Gather") == 5 * 3 + 4
+    assert (kinds.count("Tile"), kinds.count("Split")) == (1, 0)
+    assert kinds.count("Concat") == 3 + 4
+    assert not {"GroupQueryAttention", "Softmax", "Expand"} & set(kinds)
+    assert len(kinds) <= 39 * 3 + 53
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in model.graph.input
+    }
+    assert shapes["attention_rows"] == ["contents", "places"]
+    assert shapes["key_slots"] == ["contents", "keys"]
+    assert shapes["attention_mask"] == ["contents", 1, "places", "keys"]
+    assert shapes["own_key_values.2"] == ["own_heads", 16]
+    assert shapes["past_key_values.2"] == ["past_heads", 16]

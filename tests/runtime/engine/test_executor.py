@@ -1,0 +1,147 @@
+"""Passes side by side: each comes back with its tag, never more at a time than there are lanes, and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from tests.runtime.engine.test_batch_invariant import TEXTS, build
+from tokmarg import Guard
+from tokmarg.engine.cores import physical_cores
+from tokmarg.engine.executor import Lanes
+from tokmarg.engine.session import Forward, Outputs, Session
+from tokmarg.errors import DeviceError
+
+
+class Slow:
+    """Computes what it is given by waiting; ``forward`` is how long, or what goes wrong."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes, self.now, self.most, self.pooled = lanes, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def start(self, forward: Any, done: Any, *, pooled: bool) -> None:
+        if forward == "at once":
+            raise RuntimeError(forward)
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.pooled += pooled
+
+        def compute() -> None:
+            time.sleep(0.01 if isinstance(forward, str) else forward)
+            with self._lock:
+                self.now -= 1
+            done(DeviceError(forward) if isinstance(forward, str) else forward)
+
+        threading.Thread(target=compute).start()
+
+
+def lanes_of(session: Any) -> Lanes[int]:
+    return Lanes[int](cast(Session, session))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_pass_comes_back_once(count: int) -> None:
+    session = Slow(count)
+    with lanes_of(session) as lanes:
+        for tag in range(12):
+            lanes.start(cast(Any, 0.02 if tag % 3 else 0.002), tag)
+        assert lanes.running == 12
+        assert sorted(lanes.wait()[0] for _ in range(12)) == list(range(12))
+        assert lanes.running == 0
+    assert session.most == count
+    assert (session.pooled > 0) == (count > 1)
+
+
+@pytest.mark.parametrize("wrong", ["at once", "later"])
+def test_what_goes_wrong_is_raised_and_the_rest_goes_on(wrong: str) -> None:
+    with lanes_of(Slow(2)) as lanes:
+        for tag, forward in enumerate([0.01, wrong, 0.01, wrong, 0.01]):
+            lanes.start(cast(Any, forward), tag)
+        found: list[object] = []
+        for _ in range(5):
+            try:
+                found.append(lanes.wait()[0])
+            except (DeviceError, RuntimeError) as error:
+                found.append(str(error))
+    assert sorted(found, key=str) == [0, 2, 4, wrong, wrong]
+
+
+def test_leaving_waits_for_what_is_under_way_and_begins_nothing() -> None:
+    session = Slow(2)
+
+    def leave() -> None:
+        with lanes_of(session) as lanes:
+            for tag in range(9):
+                lanes.start(cast(Any, 0.05), tag)
+            raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert session.now == 0
+    assert session.most == 2
+    assert time.monotonic() - started < 10
+
+
+def test_side_by_side_is_the_same_as_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
+    guard = Guard.load(build(tiny_model, tmp_path / "bundle"), device="cpu", threads=3)
+    session = guard._packer._engine._session
+    asked: list[Forward] = []
+    run = session.run
+
+    def noted(forward: Forward) -> Outputs:
+        asked.append(forward)
+        return run(forward)
+
+    session.run = noted  # type: ignore[method-assign]
+    for text in TEXTS[:3]:
+        guard.score(text, max_nodes=12)
+    expected = [run(forward) for forward in asked]
+    with Lanes[int](session) as lanes:
+        for tag, forward in enumerate(asked):
+            lanes.start(forward, tag)
+        for _ in asked:
+            tag, outputs = lanes.wait()
+            np.testing.assert_array_equal(outputs.logits, expected[tag].logits)
+            np.testing.assert_array_equal(outputs.verdict_logits, expected[tag].verdict_logits)
+            for a, b in zip(outputs.new.tensors, expected[tag].new.tensors, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_pass_that_onnxruntime_refuses(tiny_model: Path, tmp_path: Path, pooled: bool) -> None:
+    guard = Guard.load(build(tiny_model, tmp_path / "bundle"), device="cpu", threads=2)
+    session = guard._packer._engine._session
+    cache = guard._prefixes["user"].cache
+    wrong = Forward([10**7], np.array([cache.length]), np.ones((1, cache.length + 1), np.bool_), cache, [0])
+    outcomes: list[Any] = []
+    came = threading.Event()
+    session.start(wrong, lambda outcome: (outcomes.append(outcome), came.set()), pooled=pooled)
+    assert came.wait(60)
+    assert isinstance(outcomes[0], DeviceError)
+    assert str(outcomes[0]).startswith("onnxruntime failed on cpu in a pass of 1 tokens: ")
+
+
+def test_cores() -> None:
+    import os
+
+    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_cores_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for system, machine, expected in (("Windows", "AMD64", 4), ("Linux", "x86_64", 8), ("Darwin", "arm64", 8)):
+        monkeypatch.setattr("platform.system", lambda system=system: system)
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert physical_cores() == expected

@@ -1,0 +1,92 @@
+"""The grammar as a state machine over text."""
+
+import itertools
+
+import pytest
+
+from tokmarg.errors import SpecError
+from tokmarg.grammar.grammar import Grammar, State
+
+LLAMA_GUARD = [
+    {
+        "choice": [
+            {"text": "safe"},
+            {"text": "unsafe", "event": "unsafe", "then": ["\n", {"labels": "id", "separators": [","]}]},
+        ]
+    }
+]
+ABC = [("A", "Alpha"), ("B", "Beta"), ("C", "Gamma")]
+
+
+def language(grammar: Grammar) -> dict[str, int]:
+    """Every verdict with its events, by walking all moves."""
+    found: dict[str, int] = {}
+
+    def walk(state: State | None, text: str, events: int) -> None:
+        if state is None:
+            assert found.setdefault(text, events) == events
+            return
+        for move in grammar.moves(state):
+            walk(move.state, text + move.text, events | move.events)
+
+    walk(grammar.start, "", 0)
+    return found
+
+
+def test_llama_guard_language_is_all_orders_of_all_subsets() -> None:
+    grammar = Grammar.parse(LLAMA_GUARD, ABC)
+    expected = {"safe": 0}
+    for n in (1, 2, 3):
+        for labels in itertools.permutations("ABC", n):
+            mask = grammar.mask("unsafe")
+            for label in labels:
+                mask |= grammar.mask(label)
+            expected["unsafe\n" + ",".join(labels)] = mask
+    assert language(grammar) == expected
+
+
+def test_labels_by_name_several_separators_and_text_behind_the_list() -> None:
+    parts = ['{"labels": "', {"labels": "name", "separators": [", ", ","]}, '"}']
+    found = language(Grammar.parse(parts, ABC[:2]))
+    assert set(found) == {
+        '{"labels": "Alpha"}', '{"labels": "Beta"}',
+        '{"labels": "Alpha, Beta"}', '{"labels": "Alpha,Beta"}',
+        '{"labels": "Beta, Alpha"}', '{"labels": "Beta,Alpha"}',
+    }  # fmt: skip
+
+
+def test_optional_part_is_an_option_without_text() -> None:
+    parts = ["a", {"choice": [{"text": ""}, {"text": "b", "event": "b"}]}, "c"]
+    grammar = Grammar.parse(parts, ABC)
+    assert language(grammar) == {"ac": 0, "abc": grammar.mask("b")}
+
+
+def test_reachable_events_shrink_along_the_path() -> None:
+    grammar = Grammar.parse(LLAMA_GUARD, ABC)
+    unsafe = grammar.moves(grammar.start)[1]
+    assert grammar.names(grammar.reachable(grammar.start)) == ("A", "B", "C", "unsafe")
+    a = grammar.moves(unsafe.state)[0]
+    assert grammar.names(grammar.reachable(a.state)) == ("B", "C")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ("text", "verdict.grammar: must be a list"),
+        ([], "verdict.grammar: is empty"),
+        ([""], r"grammar\[0\]: empty text"),
+        ([{"choice": []}], r"grammar\[0\].choice: has no options"),
+        ([{"choice": [{"txt": "a"}]}], r"choice\[0\].txt: is not a known field"),
+        ([{"labels": "code", "separators": [","]}], r'labels: must be "id" or "name"'),
+        ([{"labels": "id", "separators": []}], r"separators: needs at least one text"),
+        ([3], r"grammar\[0\]: must be a table"),
+    ],
+)
+def test_malformed_grammar_names_the_field(parts: object, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Grammar.parse(parts, ABC)
+
+
+def test_label_may_not_be_called_unsafe() -> None:
+    with pytest.raises(SpecError, match="may not be called 'unsafe'"):
+        Grammar.parse(LLAMA_GUARD, [("unsafe", "x")])

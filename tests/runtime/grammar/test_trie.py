@@ -1,0 +1,139 @@
+"""The token trie equals the enumeration of verdict strings through the tokenizer, in context."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import FAMILIES
+from tests.runtime.conftest import encoder_of
+from tests.runtime.grammar.test_grammar import LLAMA_GUARD, language
+from tokmarg.errors import SpecError
+from tokmarg.grammar.grammar import Grammar
+from tokmarg.grammar.trie import Node, Trie
+
+EOT = {"llama3": "<|eot_id|>", "gemma3": "<end_of_turn>", "qwen3": "<|im_end|>", "smollm2": "<|im_end|>"}
+TAIL = {"llama3": "", "gemma3": "model\n", "qwen3": "assistant\n", "smollm2": "assistant\n"}
+S14 = [f"S{i}" for i in range(1, 15)]
+
+
+def build(family: str, labels: list[str], *, leads: tuple[str, ...] = ("",), parts: object = LLAMA_GUARD) -> Trie:
+    grammar = Grammar.parse(parts, [(label, label) for label in labels])
+    return Trie(grammar, encoder_of(family), TAIL[family], leads, (EOT[family],))
+
+
+def complete_paths(trie: Trie) -> dict[tuple[int, ...], int]:
+    found = {}
+
+    def walk(node: Node) -> None:
+        if node.complete:
+            found[node.path] = node.certain
+        for child in trie.children(node).values():
+            walk(child)
+
+    walk(trie.root)
+    return found
+
+
+@pytest.mark.parametrize("family_", FAMILIES)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_paths_are_the_tokenizers_own(family_: str, data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.sampled_from(S14), min_size=1, max_size=4, unique=True))
+    lead = data.draw(st.sampled_from(["", "\n\n"])) if family_ == "llama3" else ""
+    trie = build(family_, labels, leads=(lead,))
+    encoder = encoder_of(family_)
+    base = encoder.encode_text(TAIL[family_])
+    end = encoder.token_id(EOT[family_])
+    expected = {}
+    for text, events in language(trie.grammar).items():
+        whole = encoder.encode_text(TAIL[family_] + lead + text)
+        assert whole[: len(base)] == base
+        expected[(*whole[len(base) :], end)] = events
+    assert complete_paths(trie) == expected
+
+
+def test_s1_is_certain_only_when_it_cannot_be_s10(family: str) -> None:
+    trie = build(family, S14)
+    encoder = encoder_of(family)
+    base = len(encoder.encode_text(TAIL[family]))
+    node = trie.root
+    for token in encoder.encode_text(f"{TAIL[family]}unsafe\nS1")[base:]:
+        node = trie.children(node)[token]
+    splits_digits = len(encoder.encode_text("S10")) > len(encoder.encode_text("S1"))
+    assert bool(node.certain & trie.grammar.mask("S1")) is not splits_digits
+    assert node.possible & trie.grammar.mask("S1")
+    if splits_digits:
+        assert node.possible & trie.grammar.mask("S10")
+        comma = encoder.encode_text(f"{TAIL[family]}unsafe\nS1,S2")[base:]
+        ended = trie.children(node)[encoder.token_id(EOT[family])]
+        assert ended.complete
+        assert trie.grammar.names(ended.certain) == ("S1", "unsafe")
+        after_comma = trie.children(node)[comma[len(node.path)]]
+        assert not after_comma.possible & trie.grammar.mask("S10") or after_comma.certain & trie.grammar.mask("S1")
+
+
+def test_used_labels_are_not_offered_again_and_only_terminators_remain() -> None:
+    trie = build("llama3", ["S1", "S2"])
+    encoder = encoder_of("llama3")
+    base = len(encoder.encode_text(TAIL["llama3"]))
+    node = trie.root
+    for token in encoder.encode_text(f"{TAIL['llama3']}unsafe\nS2,S1")[base:]:
+        node = trie.children(node)[token]
+    assert list(trie.children(node)) == [encoder.token_id("<|eot_id|>")]
+
+
+def test_vocabulary_and_check(family: str) -> None:
+    trie = build(family, S14)
+    trie.check(30)
+    used = {token for path in complete_paths(build(family, S14[:2] + S14[9:10])) for token in path}
+    assert used <= set(trie.vocabulary())
+
+
+def test_optional_lead_has_two_paths_to_the_decision() -> None:
+    trie = build("llama3", ["S1"], leads=("", "\n\n"))
+    lead = encoder_of("llama3").encode_text("\n\n")
+    undecided = trie.undecided(trie.root)
+    assert [list(u.node.path) for u in undecided] == [[], lead]
+    assert undecided[0].passes == tuple(lead)
+    assert undecided[0].decides == undecided[1].decides
+
+
+def test_forced_text_is_passed_through_before_the_decision() -> None:
+    parts = ["Safety:", {"choice": [{"text": " Safe"}, {"text": " Unsafe", "event": "unsafe"}]}]
+    trie = build("qwen3", ["S1"], parts=parts)
+    texts = [len(u.node.path) for u in trie.undecided(trie.root)]
+    assert len(texts) > 1
+    assert texts == sorted(texts)
+    assert len(trie.undecided(trie.root)[-1].decides) == 2
+
+
+def test_two_labels_that_read_the_same_are_an_error() -> None:
+    grammar = Grammar.parse([{"labels": "name", "separators": [", "]}], [("a", "X"), ("b", "X")])
+    trie = Trie(grammar, encoder_of("qwen3"), "\n", ("",), ("<|im_end|>",))
+    with pytest.raises(SpecError, match="have the same tokens: a and b"):
+        trie.check()
+
+
+def test_verdict_that_merges_with_the_prompt_is_an_error() -> None:
+    grammar = Grammar.parse(["fe"], [("a", "a")])
+    with pytest.raises(SpecError, match=r"'fe' merges with 'sa'"):
+        Trie(grammar, encoder_of("qwen3"), "sa", ("",), ("<|im_end|>",))
+
+
+def test_terminator_must_be_one_token() -> None:
+    grammar = Grammar.parse(["safe"], [("a", "a")])
+    with pytest.raises(SpecError, match="terminator 'no such token' is not one token"):
+        Trie(grammar, encoder_of("qwen3"), "", ("",), ("no such token",))
+
+
+def test_tree_is_renewed_when_it_has_grown_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokmarg.grammar.trie._KEPT_NODES", 50)
+    trie = build("llama3", S14)
+    first = trie.root
+    pending = [first]
+    for _ in range(100):
+        pending += trie.children(pending.pop(0)).values()
+    assert trie.root is not first
+    assert list(itertools.islice(trie.children(trie.root), 3)) == list(itertools.islice(trie.children(first), 3))

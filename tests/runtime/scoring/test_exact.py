@@ -1,0 +1,199 @@
+"""Marginals equal brute-force enumeration; bounds always hold; the worked example by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runtime.conftest import encoder_of
+from tests.runtime.grammar.test_trie import build
+from tokmarg.errors import ContentError
+from tokmarg.grammar.trie import Node, Trie
+from tokmarg.scoring.exact import Marginals, Search
+
+VOCABULARY = 128_256
+
+
+class Model:
+    """Made-up logits for every path: reproducible, different at each."""
+
+    def __init__(self, trie: Trie, seed: int, spread: float) -> None:
+        self.trie, self.seed, self.spread = trie, seed, spread
+        self.calls: list[tuple[int, ...]] = []
+
+    def logits(self, path: tuple[int, ...]) -> np.ndarray:
+        self.calls.append(path)
+        rng = np.random.default_rng([self.seed, *path])
+        logits = np.full(VOCABULARY, -4.0, dtype=np.float32)
+        vocabulary = list(self.trie.vocabulary())
+        logits[vocabulary] = rng.normal(0, self.spread, len(vocabulary))
+        return logits
+
+    def run(self, limit: int = 1, **settings_: object) -> Marginals:
+        search = Search(self.trie, **{"tolerance": 1e-3, "max_nodes": 256, "thresholds": {}, **settings_})
+        while wanted := search.wanted(limit):
+            for node in wanted:
+                search.feed(node, self.logits(node.path))
+        return search.result()
+
+
+def brute_force(model: Model) -> tuple[dict[str, float], float]:
+    """Marginals by summing over every verdict, and the coverage, straight from the definitions."""
+    trie = model.trie
+    marginals = dict.fromkeys(trie.events, 0.0)
+
+    def walk(node: Node, mass: float) -> None:
+        if node.complete:
+            for event in trie.grammar.names(node.certain):
+                marginals[event] += mass
+            return
+        logits = model.logits(node.path).astype(float)
+        children = trie.children(node)
+        total = sum(math.exp(logits[t]) for t in children)
+        for token, child in children.items():
+            walk(child, mass * math.exp(logits[token]) / total)
+
+    walk(trie.root, 1.0)
+    logits = model.logits(()).astype(float)
+    raw = np.exp(logits - np.logaddexp.reduce(logits))
+    return marginals, sum(raw[t] for t in trie.children(trie.root))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), n=st.integers(1, 4))
+def test_equals_brute_force(seed: int, spread: float, n: int) -> None:
+    model = Model(build("smollm2", ["S1", "S10", "S2", "S14"][:n]), seed, spread)
+    exact, coverage = brute_force(model)
+    result = model.run(tolerance=1e-9, max_nodes=10_000)
+    assert result.converged
+    for event, probability in exact.items():
+        assert result.bounds[event].middle == pytest.approx(probability, abs=1e-9)
+    assert result.coverage == pytest.approx(coverage, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), budget=st.integers(1, 40))
+def test_bounds_hold_at_any_budget(seed: int, spread: float, budget: int) -> None:
+    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), seed, spread)
+    exact, _ = brute_force(model)
+    result = model.run(max_nodes=budget)
+    assert result.evaluated <= budget
+    for event, probability in exact.items():
+        bounds = result.bounds[event]
+        assert bounds.lower - 1e-12 <= probability <= bounds.upper + 1e-12
+        assert bounds.upper <= result.bounds["unsafe"].upper + 1e-12
+    if result.converged:
+        assert all(b.upper - b.lower <= 1e-3 + 1e-9 for b in result.bounds.values())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), limit=st.integers(2, 40))
+def test_what_rides_along_changes_nothing(seed: int, limit: int) -> None:
+    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), seed, 2.0)
+    assert model.run(limit=limit, max_nodes=30) == model.run(limit=1, max_nodes=30)
+
+
+def test_worked_example_by_hand() -> None:
+    """The example of the module's docstring."""
+    trie = build("llama3", ["A", "B", "C"])
+    encoder = encoder_of("llama3")
+    a, b, c = (encoder.encode_text(f"unsafe\n{x}")[-1] for x in "ABC")
+    comma_a = encoder.encode_text("unsafe\nB,A")[-1]
+    end, safe, unsafe = encoder.token_id("<|eot_id|>"), encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
+    given_ = {
+        (): {safe: 0.5, unsafe: 0.5},
+        (a,): {end: 1.0},
+        (b,): {end: 0.5, comma_a: 0.5},
+        (comma_a,): {end: 1.0},
+        (c,): {end: 1.0},
+    }
+
+    def logits(node: Node) -> np.ndarray:
+        values = np.full(VOCABULARY, -np.inf, dtype=np.float32)
+        table = given_.get(node.path[-1:])
+        if table is None:  # behind "unsafe\n"
+            table = {a: 0.6, b: 0.3, c: 0.1}
+        for token, p in table.items():
+            values[token] = math.log(p)
+        return values
+
+    search = Search(trie, tolerance=1e-9, max_nodes=256, thresholds={})
+    while wanted := search.wanted(1):
+        for node in wanted:
+            search.feed(node, logits(node))
+    bounds = search.result().bounds
+    expected = {"unsafe": 0.5, "A": 0.375, "B": 0.15, "C": 0.05}
+    assert {event: round(b.middle, 6) for event, b in bounds.items()} == expected
+
+
+def test_benign_content_needs_one_node() -> None:
+    trie = build("smollm2", [f"S{i}" for i in range(1, 15)])
+    safe, unsafe = trie.children(trie.root)
+    if trie.children(trie.root)[safe].certain:
+        safe, unsafe = unsafe, safe
+    logits = np.zeros(VOCABULARY, dtype=np.float32)
+    logits[safe] = 20.0
+    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={"unsafe": 0.5})
+    (node,) = search.wanted(1)
+    search.feed(node, logits)
+    assert search.wanted(16) == []
+    result = search.result()
+    assert (result.evaluated, result.converged) == (1, True)
+    assert result.bounds["unsafe"].upper < 1e-3
+
+
+def test_threshold_inside_an_interval_keeps_the_search_going() -> None:
+    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), 3, 1.0)
+    coarse = model.run(tolerance=0.3)
+    inside = coarse.bounds["S1"].middle
+    assert coarse.bounds["S1"].lower < inside < coarse.bounds["S1"].upper
+    finer = model.run(tolerance=0.3, thresholds={"S1": inside})
+    assert finer.evaluated > coarse.evaluated
+    assert not finer.bounds["S1"].lower < inside < finer.bounds["S1"].upper
+
+
+def test_coverage_sums_over_leads_and_forced_tokens() -> None:
+    trie = build("llama3", ["S1"], leads=("", "\n\n"))
+    model = Model(trie, 5, 1.0)
+    (lead,) = encoder_of("llama3").encode_text("\n\n")
+
+    def raw(path: tuple[int, ...]) -> np.ndarray:
+        logits = model.logits(path).astype(float)
+        return np.exp(logits - np.logaddexp.reduce(logits))
+
+    decides = trie.undecided(trie.root)[0].decides
+    expected = raw(())[list(decides)].sum() + raw(())[lead] * raw((lead,))[list(decides)].sum()
+    assert model.run().coverage == pytest.approx(expected, rel=1e-9)
+
+
+def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
+    trie = build("llama3", ["S1", "S2", "S3"])
+    model = Model(trie, 11, 2.0)
+    tokens = trie.vocabulary()
+    full = model.run()
+    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={}, columns={t: i for i, t in enumerate(tokens)})
+    while wanted := search.wanted(1):
+        for node in wanted:
+            search.feed(node, model.logits(node.path)[list(tokens)])
+    assert search.result().coverage is None
+    assert search.result().bounds == full.bounds
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_logits_are_refused(value: float) -> None:
+    trie = build("llama3", ["S1"])
+    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={})
+    logits = np.zeros(VOCABULARY, dtype=np.float32)
+    logits[77] = value
+    with pytest.raises(ContentError, match="NaN or infinite") as error:
+        search.feed(search.wanted(1)[0], logits)
+    assert error.value.type == "non_finite_logits"
+
+
+def test_all_allowed_tokens_impossible_is_refused() -> None:
+    trie = build("llama3", ["S1"])
+    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={})
+    with pytest.raises(ContentError, match="probability zero to every allowed token"):
+        search.feed(search.wanted(1)[0], np.full(VOCABULARY, -np.inf, dtype=np.float32))

@@ -1,0 +1,115 @@
+"""Guesses are shares, go from what is known before to what a content shows, and change no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.runtime.grammar.test_trie import build
+from tests.runtime.scoring.test_exact import VOCABULARY, Model
+from tokmarg.scoring.exact import Search
+from tokmarg.scoring.speculation import Habits
+
+TRIE = build("smollm2", [f"S{i}" for i in range(1, 15)])
+FEW = build("smollm2", ["A", "B", "C", "D"])
+NODE = TRIE.root
+TOKENS = list(TRIE.children(NODE))
+
+
+def test_nothing_known_means_all_alike() -> None:
+    assert Habits({}).shares(NODE, TOKENS) == [0.5, 0.5]
+    assert Habits({(0, -1, token): 0.0 for token in TOKENS}).shares(NODE, TOKENS) == [0.5, 0.5]
+
+
+def test_by_hand() -> None:
+    """A guess counts for two nodes; tokens elsewhere do not count."""
+    a, b = TOKENS
+    habits = Habits({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
+    assert habits.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
+    habits.note(NODE, TOKENS, [0.3, 0.7])
+    assert habits.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
+    assert habits.totals() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
+def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
+    habits = Habits({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
+    for share in noted:
+        habits.note(NODE, TOKENS, [share, 1 - share])
+    shares = habits.shares(NODE, TOKENS)
+    assert sum(shares) == pytest.approx(1)
+    assert all(share >= 0 for share in shares)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
+    model = Model(TRIE, seed, 2.0)
+    plain = model.run(max_nodes=60)
+    shares = np.random.default_rng(chance).random
+    tokens = [-1, *TRIE.vocabulary()]
+    guesses = {(n, a, b): float(shares()) for n in range(4) for a in tokens for b in tokens[1:] if shares() < 0.7}
+    search = Search(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, guesses=guesses)
+    while wanted := search.wanted(limit):
+        for node in wanted:
+            search.feed(node, model.logits(node.path))
+    assert search.result() == plain
+
+
+def test_good_guesses_need_fewer_rounds() -> None:
+    model = Model(TRIE, 3, 4.0)
+    rounds = []
+    known: dict[tuple[int, int, int], float] = {}
+    for _ in range(2):
+        search = Search(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, guesses=known)
+        rounds.append(0)
+        while wanted := search.wanted(8):
+            rounds[-1] += 1
+            for node in wanted:
+                search.feed(node, model.logits(node.path))
+        known = {key: total / count for key, (total, count) in search.habits.totals().items()}
+    assert rounds[1] < rounds[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.floats(1.0, 6.0), st.sampled_from([1e-2, 1e-3]))
+def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, tolerance: float) -> None:
+    """Where the guess is right there is one round, and what it asks for is needed, or nearly."""
+    tokens = [-1, *FEW.vocabulary()]
+    weights = np.exp(np.random.default_rng(seed).normal(0, spread, (20, len(tokens), len(tokens))))
+    known = {
+        (n, a, b): float(weights[n, i, j]) / float(weights.max())
+        for n in range(20)
+        for i, a in enumerate(tokens)
+        for j, b in enumerate(tokens)
+    }
+    search = Search(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, guesses=known)
+    rounds, asked = 0, 0
+    while wanted := search.wanted(10**6):
+        rounds, asked = rounds + 1, asked + len(wanted)
+        for node in wanted:
+            logits = np.full(VOCABULARY, -np.inf, np.float32)
+            for token in FEW.children(node):
+                logits[token] = np.log(known[node.certain.bit_count(), node.token, token])
+            search.feed(node, logits)
+    result = search.result()
+    assert result.converged
+    assert rounds <= 2
+    assert asked <= 1.5 * result.evaluated + 2
+
+
+@pytest.mark.parametrize(("seed", "rounds"), [(0, 10), (2, 5), (5, 4)])
+def test_a_threshold_within_a_narrow_interval_is_not_settled_node_by_node(seed: int, rounds: int) -> None:
+    model = Model(TRIE, seed, 2.0)
+    plain = model.run(tolerance=0.2)
+    event, bounds = max(plain.bounds.items(), key=lambda item: item[1].upper - item[1].lower)
+    search = Search(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
+    asked = []
+    while wanted := search.wanted(16):
+        asked.append(len(wanted))
+        for node in wanted:
+            search.feed(node, model.logits(node.path))
+    assert search.result().evaluated > plain.evaluated + 10
+    assert len(asked) <= rounds
