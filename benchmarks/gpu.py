@@ -33,11 +33,11 @@ from messages import MESSAGES
 
 from tokmarg import Guard, Result
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.bundle.prefix_file import shared_tokens
 from tokmarg.engine.gpu_info import gpu_memory_used, gpu_name
+from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.engine.roofline import matrix_peak, read_products
 from tokmarg.engine.session import Session
-from tokmarg.loading import build_prompter, build_tries
+from tokmarg.loading import build_tries, prompt_builder_of
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.errors import ExportError
@@ -94,7 +94,7 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
         session = Session(bundle, device)
         guard = Guard(bundle, session)
         taken = (gpu_memory_used() or 0) - before
-        prompter = build_prompter(guard.spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
+        prompter = prompt_builder_of(guard.spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
         parity = measure_parity(folder, loaded, prompter, build_tries(prompter), device)
         try:
             parity.check(precision)

@@ -22,8 +22,9 @@ import numpy as np
 import onnxruntime
 
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.engine.kv_cache import KeyValues
-from tokmarg.engine.session import Forward, Session
+from tokmarg.engine.forward import Forward
+from tokmarg.engine.kv_cache import KVCache
+from tokmarg.engine.session import Session
 
 PREFIX = 200
 PASSES = (100, 46, 1, 512)
@@ -88,7 +89,7 @@ def timed(sessions: dict[str, Session], new: int, repetitions: int) -> dict[str,
         ids = [int(i) for i in random.integers(0, min(graph.vocab_size, 40_000), new)]
         positions = np.arange(PREFIX, PREFIX + new)
         mask = np.tri(new, PREFIX + new, PREFIX, dtype=np.bool_)
-        inputs[name] = Forward(ids, positions, mask, KeyValues(past, np.arange(PREFIX)), [new - 1])
+        inputs[name] = Forward(ids, positions, mask, KVCache(past, np.arange(PREFIX)), [new - 1])
         best[name] = (np.inf, np.inf)
     for _ in range(repetitions):
         for name, session in sessions.items():

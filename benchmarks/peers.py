@@ -142,8 +142,8 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
     from tokenizers import Tokenizer
 
     from tokmarg import Guard
-    from tokmarg.bundle.bundle import find_bundle
-    from tokmarg.bundle.prefix_file import shared_tokens
+    from tokmarg.bundle.installed import find_bundle
+    from tokmarg.engine.prefix_cache import shared_tokens
     from tokmarg.results import MethodResult
 
     folder = find_bundle(bundle)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tokmarg.errors import ContentError
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import Content
+from tokmarg.prompt.messages import Content
 
 __all__ = ["usual_shares"]
 

@@ -15,16 +15,19 @@ from typing import Any, Literal
 from safetensors.numpy import save_file
 
 from tokmarg import __version__
-from tokmarg.bundle.bundle import MANIFEST, SCHEMA_VERSION, Bundle, Manifest
-from tokmarg.bundle.prefix_file import compute_prefixes, shared_tokens, write_prefixes
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from tokmarg.bundle.prefix_file import write_prefixes
+from tokmarg.engine.prefix_cache import compute_prefixes, shared_tokens
 from tokmarg.engine.session import Session
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.loading import build_prompter, build_tries
-from tokmarg.prompt.builder import Message, Prompt, Prompter
+from tokmarg.loading import build_tries, prompt_builder_of
+from tokmarg.prompt.builder import Prompt, PromptBuilder
+from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
-from tokmarg.scoring.scorers import Asked
+from tokmarg.scoring.scorers import PromptKey
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.graph.export import Precision, export_graph, graph_contract
 from tokmarg_export.model.huggingface import LoadedModel
@@ -163,11 +166,11 @@ def build_bundle(
     return parity
 
 
-def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[Prompter, dict[Asked, Trie]]:
+def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[PromptBuilder, dict[PromptKey, Trie]]:
     """The prompts and verdict tries of the spec; checks that the grammar compiles without ambiguity."""
     try:
         spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
-        prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
+        prompter = prompt_builder_of(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
         for role in spec.roles:
             if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
                 raise ExportError(
@@ -188,7 +191,7 @@ def _session(folder: Path, manifest: Manifest) -> Session:
     return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
 
 
-def _prompts(prompter: Prompter, text: Sequence[Message]) -> tuple[Prompt, ...]:
+def _prompts(prompter: PromptBuilder, text: Sequence[Message]) -> tuple[Prompt, ...]:
     try:
         return prompter.prompts(text)
     except ContentError as error:

@@ -16,7 +16,7 @@ from tokmarg import __version__
 from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch
-    from tokmarg.prompt.builder import Message
+    from tokmarg.prompt.messages import Message
     from tokmarg_export.graph.export import Precision
 
 __all__ = ["main"]
@@ -148,7 +148,7 @@ def _typical(path: Path) -> list[list[Message]]:
         ExportError: it cannot be read, or a record is broken; names the record.
     """
     from tokmarg.errors import ContentError
-    from tokmarg.prompt.builder import messages_of
+    from tokmarg.prompt.messages import messages_of
     from tokmarg.records import format_of, read_records
 
     found = []

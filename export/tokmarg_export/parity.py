@@ -16,11 +16,12 @@ import torch
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import Prompter, messages_of
+from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import Marginal, Result
-from tokmarg.scoring.exact import Marginals, Search
-from tokmarg.scoring.scorers import Asked
+from tokmarg.scoring.exact import ExactSearch, Marginals
+from tokmarg.scoring.scorers import PromptKey
 from tokmarg_export.model.huggingface import LoadedModel
 
 from .errors import ExportError
@@ -72,8 +73,8 @@ class Parity:
 def measure_parity(
     folder: Path,
     loaded: LoadedModel,
-    prompter: Prompter,
-    tries: Mapping[Asked, Trie],
+    prompter: PromptBuilder,
+    tries: Mapping[PromptKey, Trie],
     device: Literal["cpu", "cuda"] = "cpu",
 ) -> Parity:
     """Scores the probes with the bundle in ``folder`` and with PyTorch.
@@ -128,7 +129,7 @@ def conversation(spec: Spec, text: str) -> list[dict[str, str]]:
 @torch.inference_mode()
 def _reference(trie: Trie, prompt_ids: Sequence[int], loaded: LoadedModel) -> Marginals:
     """Marginals of one prompt with every node's logits from a forward pass of its own."""
-    search = Search(trie, tolerance=_TOLERANCE, max_nodes=_MAX_NODES, thresholds={UNSAFE: 0.5})
+    search = ExactSearch(trie, tolerance=_TOLERANCE, max_nodes=_MAX_NODES, thresholds={UNSAFE: 0.5})
     model = loaded.model
     while wanted := search.wanted(1):
         for node in wanted:

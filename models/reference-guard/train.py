@@ -28,10 +28,11 @@ from data import Generator, Row
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AttentionInterface
 
-from tokmarg.bundle.prefix_file import shared_tokens
+from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.errors import ContentError
-from tokmarg.loading import build_prompter
-from tokmarg.prompt.builder import Prompter, messages_of
+from tokmarg.loading import prompt_builder_of
+from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Role, Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.huggingface import load_model
@@ -43,7 +44,7 @@ MAX_ROW = 512  # tokens; longer rows are left out
 class Verdicts:
     """Rows as token ids: the prompt behind the policy prefix, then the verdict."""
 
-    def __init__(self, prompter: Prompter, order: str, rng: random.Random) -> None:
+    def __init__(self, prompter: PromptBuilder, order: str, rng: random.Random) -> None:
         self.prompter, self.order, self.rng = prompter, order, rng
         self.prefixes: dict[Role, tuple[int, ...]] = {}
         for role in prompter.spec.roles:  # what all conversations share: the first message may be of either role
@@ -236,7 +237,7 @@ def main() -> None:
     loaded = load_model(options.model, adapters=options.start)
     data, where = choose_spec("reference-guard", "")
     spec = Spec.parse(resolve_spec(data, where, loaded), where)
-    prompter = build_prompter(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
+    prompter = prompt_builder_of(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
     loaded.model.requires_grad_(False)
     if options.noise:
         add_noise(loaded.model, options.noise)

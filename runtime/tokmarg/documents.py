@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .errors import TokmargError
 
-__all__ = ["Fields", "has_surrogate", "strict_json", "unique_json"]
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Fields", "has_surrogate", "strict_json", "to_json", "unique_json"]
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -147,3 +150,8 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"number {digits:.60} is too large")
     return number
+
+
+def to_json(row: object) -> str:
+    """One line of JSON in ASCII: an id survives any encoding, terminal or line splitter, whatever it holds."""
+    return json.dumps(row, allow_nan=False)

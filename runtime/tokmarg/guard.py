@@ -7,27 +7,33 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 
-from tokmarg.bundle.bundle import MANIFEST, Bundle, find_bundle
-from tokmarg.bundle.prefix_file import cached_prefixes, read_prefixes
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle
+from tokmarg.bundle.manifest import MANIFEST
+from tokmarg.bundle.prefix_file import read_prefixes
 from tokmarg.calibration.document import Calibration, find_calibration
-from tokmarg.engine.memory import give_back
+from tokmarg.engine.cpu import release_free_memory
 from tokmarg.engine.packed import engine_for
+from tokmarg.engine.prefix_cache import cached_prefixes
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Content, Prompt, messages_of
+from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.messages import Content, Record, messages_of
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Role, Spec
-from tokmarg.scoring.exact import Search
+from tokmarg.prompt.windows import EncodedRecord
+from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.first_label import FirstLabel
 from tokmarg.scoring.free_decoding import Reader
 from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
-from tokmarg.scoring.scorers import Asked, Exact, Guarded, Other, Way
+from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
 
 from .errors import ContentError, SpecError, TokmargError
-from .loading import build_prompter, build_tries, check_sizes, read_encoder
-from .pipeline import OnOverflow, Packer, Ready, Record
+from .loading import build_tries, check_sizes, prompt_builder_of, read_encoder
+from .pipeline import Pipeline
 from .results import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
+from .score_options import OnOverflow
 from .tokenizer import Encoder
 
 __all__ = ["Guard", "Record"]
@@ -70,7 +76,7 @@ class Guard:
         self._limits = Thresholds(self.spec.threshold) if calibration is None else calibration.thresholds()
         graph = bundle.manifest.graph
         self._encoder = encoder or read_encoder(bundle)
-        self._prompter = build_prompter(self.spec, self._encoder, graph.max_positions)
+        self._prompter = prompt_builder_of(self.spec, self._encoder, graph.max_positions)
         self._columns = graph.columns
         self.events = self.spec.events
         try:
@@ -88,8 +94,8 @@ class Guard:
         self._guesses = bundle.manifest.guesses if spec is None else None  # of the bundle's own policy
         suspicions = Suspicions(self.spec, self._encoder)
         engine = engine_for(session, self._prefixes, spec is None)
-        self._packer = Packer(self._prompter, suspicions, self._prefixes, engine)
-        self._guarded = Guarded(self.labels, self.events, bundle.manifest.model_id)
+        self._packer = Pipeline(self._prompter, suspicions, self._prefixes, engine)
+        self._guarded = GuardInfo(self.labels, self.events, bundle.manifest.model_id)
 
     @classmethod
     def load(
@@ -358,24 +364,26 @@ class Guard:
         self.check_method(method)
         if thresholds and (unknown := sorted(set(thresholds.labels) - set(self.labels))):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
-        way: Way[Any] = self._way(method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth)
+        way: Scorer[Any] = self._way(
+            method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth
+        )
         records = (self._packer.ready(content, on_overflow) for content in contents)
         count = 0
         for pack in self._packer.packs(records):
             outcomes: list[Result | MethodResult | ContentError] = []
             for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
-                if isinstance(ready, Ready) and not isinstance(searches, ContentError):
+                if isinstance(ready, EncodedRecord) and not isinstance(searches, ContentError):
                     outcomes.append(way.result(ready, searches))
                 else:
                     outcomes.append(cast(ContentError, searches))
             count += len(pack)
             yield outcomes
         if count > 1:  # one content leaves little behind, and the next one takes that
-            give_back()
+            release_free_memory()
 
     def unfold(
         self, contents: Iterable[Content | Record], *, tolerance: float = 1e-3, max_nodes: int = 256
-    ) -> Iterator[list[tuple[Prompt, Trie, Search]] | ContentError]:
+    ) -> Iterator[list[tuple[Prompt, Trie, ExactSearch]] | ContentError]:
         """What stands behind the scores of :meth:`score_many`, packed alike; :mod:`tokmarg.explanation` reads it.
 
         Yields:
@@ -384,7 +392,7 @@ class Guard:
         way = self._way("exact", Thresholds(), tolerance, max_nodes)
         for pack in self._packer.packs(self._packer.ready(content, "error") for content in contents):
             for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
-                if isinstance(ready, Ready) and not isinstance(searches, ContentError):
+                if isinstance(ready, EncodedRecord) and not isinstance(searches, ContentError):
                     found = zip(ready.windows[0], searches[0], strict=True)
                     yield [(prompt, self._tries[prompt.role, prompt.label], search) for prompt, search in found]
                 else:
@@ -412,15 +420,15 @@ class Guard:
 
     def _way(
         self, method: Method, thresholds: Thresholds | None, tolerance: float, max_nodes: int, **settings: Any
-    ) -> Exact | Other:
+    ) -> ExactScorer | MethodScorer:
         if method != "exact":
             limits = thresholds or Thresholds(self.spec.threshold)
-            return Other(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
+            return MethodScorer(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
         if thresholds is None:
             limits = self._limits
         else:
             limits = thresholds if self.calibration is None else self.calibration.raw_thresholds(thresholds)
-        return Exact(
+        return ExactScorer(
             self._guarded,
             self._tries,
             limits,
@@ -432,6 +440,6 @@ class Guard:
         )
 
     @cached_property
-    def _readers(self) -> dict[Asked, Reader]:
+    def _readers(self) -> dict[PromptKey, Reader]:
         terminators = self.spec.verdict.terminators
         return {asked: Reader(trie, self._encoder, terminators) for asked, trie in self._tries.items()}

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokmarg.bundle.bundle import Bundle, GraphContract
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Prompter
+from tokmarg.prompt.builder import PromptBuilder
 from tokmarg.prompt.spec import Spec
-from tokmarg.scoring.scorers import Asked
+from tokmarg.scoring.scorers import PromptKey
 
 from .errors import BundleError
 from .results import MAX_DEPTH
 from .tokenizer import Encoder
 
-__all__ = ["VERDICT_ROOM", "build_prompter", "build_tries", "check_sizes", "read_encoder"]
+__all__ = ["VERDICT_ROOM", "build_tries", "check_sizes", "prompt_builder_of", "read_encoder"]
 
 #: Room kept behind the prompt for the verdict, in tokens: at least this many, and this many more than the longest
 #: verdict takes (terminators and alternative spellings take a few).
@@ -39,14 +40,14 @@ def read_encoder(bundle: Bundle) -> Encoder:
         raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
 
 
-def build_prompter(spec: Spec, encoder: Encoder, max_positions: int) -> Prompter:
+def prompt_builder_of(spec: Spec, encoder: Encoder, max_positions: int) -> PromptBuilder:
     """The prompter of a spec, for a model with a context window of ``max_positions`` tokens."""
     verdicts = [lead + spec.grammar(role).longest() for role in spec.roles for lead in spec.verdict.leads]
     longest = max(len(encoder.encode_verdict(text)) for text in verdicts)
-    return Prompter(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
+    return PromptBuilder(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
 
 
-def build_tries(prompter: Prompter) -> dict[Asked, Trie]:
+def build_tries(prompter: PromptBuilder) -> dict[PromptKey, Trie]:
     """The verdict trie of every role mode, and of every label where each has a verdict of its own."""
     spec, found = prompter.spec, {}
     for role in spec.roles:
@@ -57,7 +58,7 @@ def build_tries(prompter: Prompter) -> dict[Asked, Trie]:
     return found
 
 
-def check_sizes(where: Path, graph: GraphContract, prompter: Prompter, tries: Mapping[Asked, Trie]) -> None:
+def check_sizes(where: Path, graph: GraphContract, prompter: PromptBuilder, tries: Mapping[PromptKey, Trie]) -> None:
     """Refuses a policy that leaves no room for content, and tokens that the graph does not know.
 
     Args:

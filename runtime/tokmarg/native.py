@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["PanicError", "first_line", "shielded"]
+__all__ = ["PanicError", "first_line", "without_panic"]
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ class PanicError(Exception):
     """A Rust library panicked."""
 
 
-def shielded(call: Callable[[], T]) -> T:
+def without_panic(call: Callable[[], T]) -> T:
     """The result of a call.
 
     Raises:

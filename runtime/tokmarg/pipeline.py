@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence as GenericSequence
+from typing import Any
 
-from tokmarg.bundle.prefix_file import Prefix, shared_tokens
-from tokmarg.engine.batch import PACK_TOKENS, Job
+from tokmarg.engine.batch import PACK_TOKENS
 from tokmarg.engine.packed import Engine
-from tokmarg.prompt.builder import Content, Message, Prompt, Prompter, messages_of
+from tokmarg.engine.prefix_cache import Prefix, shared_tokens
+from tokmarg.engine.sequence import Sequence
+from tokmarg.prompt.builder import Prompt, PromptBuilder
 from tokmarg.prompt.injection import Suspicions
 from tokmarg.prompt.labels import Role
-from tokmarg.prompt.windows import longest, windows
+from tokmarg.prompt.messages import Content, Message, Record, messages_of
+from tokmarg.prompt.windows import EncodedRecord, longest, windows
 
 from .errors import ContentError
+from .score_options import OnOverflow
 
-__all__ = ["OnOverflow", "Packer", "Ready", "Record"]
-
-OnOverflow = Literal["error", "window"]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A content with its id; ``role`` is the role of a bare text."""
-
-    content: Content
-    id: object = None
-    role: Role | None = None
+__all__ = ["Pipeline"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A record whose prompts are encoded: one for each thing the guard is asked, in each window of the content."""
-
-    id: object
-    windows: tuple[tuple[Prompt, ...], ...]
-    truncated: bool
-    suspicious: tuple[str, ...] = ()
-
-    @property
-    def role(self) -> Role:
-        """The role that is judged."""
-        return self.windows[0][0].role
-
-
-class Packer:
+class Pipeline:
     """Encodes records and runs them in packs.
 
     Args:
@@ -57,11 +34,11 @@ class Packer:
     """
 
     def __init__(
-        self, prompter: Prompter, suspicions: Suspicions, prefixes: Mapping[Role, Prefix], engine: Engine
+        self, prompter: PromptBuilder, suspicions: Suspicions, prefixes: Mapping[Role, Prefix], engine: Engine
     ) -> None:
         self._prompter, self._suspicions, self._prefixes, self._engine = prompter, suspicions, prefixes, engine
 
-    def ready(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> Ready | ContentError:
+    def ready(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> EncodedRecord | ContentError:
         """Encodes a record; the error of one that cannot be scored."""
         if isinstance(content, ContentError):
             return content
@@ -72,7 +49,7 @@ class Packer:
             error.id = record.id
             return error
 
-    def whole(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
+    def whole(self, messages: GenericSequence[Message]) -> tuple[Prompt, ...]:
         """The prompts of a content that fits.
 
         Raises:
@@ -83,20 +60,20 @@ class Packer:
             raise self._prompter.too_long(f"{tokens:,} tokens with the prompt")
         return prompts
 
-    def _encoded(self, record: Record, messages: Sequence[Message], on_overflow: OnOverflow) -> Ready:
+    def _encoded(self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow) -> EncodedRecord:
         try:
-            return Ready(record.id, (self.whole(messages),), False, self._suspicions.of(messages))
+            return EncodedRecord(record.id, (self.whole(messages),), False, self._suspicions.of(messages))
         except ContentError as error:
             if on_overflow != "window" or error.type != "content_too_long":
                 raise
         found = tuple(windows(self._prompter, messages))
         if not found:  # a tokenizer may drop every character of a text
             raise ContentError("empty_text", "the last message has no tokens")
-        return Ready(record.id, found, True, self._suspicions.of(messages))
+        return EncodedRecord(record.id, found, True, self._suspicions.of(messages))
 
-    def packs(self, records: Iterable[Ready | ContentError]) -> Iterator[list[Ready | ContentError]]:
+    def packs(self, records: Iterable[EncodedRecord | ContentError]) -> Iterator[list[EncodedRecord | ContentError]]:
         """Consecutive records that share passes. Where a pack ends depends on the records alone."""
-        pack: list[Ready | ContentError] = []
+        pack: list[EncodedRecord | ContentError] = []
         tokens = 0
         for record in records:
             size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
@@ -108,7 +85,7 @@ class Packer:
         if pack:
             yield pack
 
-    def _new_tokens(self, ready: Ready) -> int:
+    def _new_tokens(self, ready: EncodedRecord) -> int:
         count = 0
         for trunk, *others in ready.windows:
             count += len(trunk.token_ids) - self._prefixes[trunk.role].shared(trunk.token_ids)
@@ -116,7 +93,7 @@ class Packer:
         return count
 
     def run(
-        self, pack: Sequence[Ready | ContentError], search: Callable[[Prompt], Any]
+        self, pack: GenericSequence[EncodedRecord | ContentError], search: Callable[[Prompt], Any]
     ) -> Iterator[list[list[Any]] | ContentError]:
         """Scores a pack.
 
@@ -127,10 +104,10 @@ class Packer:
         Yields:
             the searches of each record, by window and prompt, run to their end; or its error.
         """
-        jobs: dict[int, list[list[Job[Any]]]] = {}
-        by_role: dict[Role, list[list[Job[Any]]]] = {}
+        jobs: dict[int, list[list[Sequence[Any]]]] = {}
+        by_role: dict[Role, list[list[Sequence[Any]]]] = {}
         for i, ready in enumerate(pack):
-            if isinstance(ready, Ready):
+            if isinstance(ready, EncodedRecord):
                 jobs[i] = [_branches(prompts, search) for prompts in ready.windows]
                 by_role.setdefault(ready.role, []).extend(jobs[i])
         for role, of_role in by_role.items():
@@ -146,15 +123,15 @@ class Packer:
                 yield [[job.search for job in window] for window in jobs[i]]
 
 
-def _branches(prompts: Sequence[Prompt], search: Callable[[Prompt], Any]) -> list[Job[Any]]:
+def _branches(prompts: GenericSequence[Prompt], search: Callable[[Prompt], Any]) -> list[Sequence[Any]]:
     """One job for each prompt of a content; the later ones branch off the first."""
-    found: list[Job[Any]] = []
+    found: list[Sequence[Any]] = []
     for prompt in prompts:
-        found.append(Job(prompt.token_ids, search(prompt), trunk=found[0] if found else None))
+        found.append(Sequence(prompt.token_ids, search(prompt), trunk=found[0] if found else None))
     return found
 
 
-def _groups(windows: Sequence[Sequence[Job[Any]]]) -> Iterator[list[Job[Any]]]:
+def _groups(windows: GenericSequence[GenericSequence[Sequence[Any]]]) -> Iterator[list[Sequence[Any]]]:
     """Jobs that run together. Windows of one long content run one by one: together they would not fit the memory of a
     pass."""
     for long, group in itertools.groupby(windows, lambda jobs: len(jobs[0].token_ids) > 2 * PACK_TOKENS):

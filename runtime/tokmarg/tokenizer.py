@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from .documents import unique_json
 from .errors import BundleError
-from .native import PanicError, first_line, shielded
+from .native import PanicError, first_line, without_panic
 
 __all__ = ["Encoder", "Encoding", "Piece"]
 
@@ -81,7 +81,7 @@ class Encoder:
             return Tokenizer.from_str(json.dumps(data))
 
         try:
-            self._plain = shielded(load)
+            self._plain = without_panic(load)
         except (Exception, PanicError) as error:  # the tokenizers library raises bare Exception
             what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {what:.300}") from error
@@ -223,7 +223,7 @@ class Encoder:
 
     def _encoded(self, text: str) -> Any:
         try:
-            return shielded(lambda: self._plain.encode(text, add_special_tokens=False))
+            return without_panic(lambda: self._plain.encode(text, add_special_tokens=False))
         except (Exception, PanicError) as error:  # a pattern that backtracks too far, a word without an unknown token
             raise BundleError(
                 f"{self._where}: the tokenizer fails on a text of {len(text):,} characters: {first_line(error)}"

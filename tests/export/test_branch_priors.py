@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tokmarg import Guard
-from tokmarg.prompt.builder import messages_of
+from tokmarg.prompt.messages import messages_of
 from tokmarg_export.branch_priors import usual_shares
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.model.huggingface import load_model

@@ -21,7 +21,7 @@ from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.spec import Role
-from tokmarg.scoring.exact import Search
+from tokmarg.scoring.exact import ExactSearch
 
 Labels = list[tuple[str, str]]
 
@@ -179,7 +179,7 @@ def test_marginals_of_all_events_equal_brute_force(name: str, role: Role) -> Non
     model = Model()
     model.trie = trie
     exact, _ = brute_force(model)
-    search = Search(trie, tolerance=1e-9, max_nodes=10**5, thresholds={})
+    search = ExactSearch(trie, tolerance=1e-9, max_nodes=10**5, thresholds={})
     while wanted := search.wanted(8):
         for node in wanted:
             search.feed(node, model.logits(node.path))

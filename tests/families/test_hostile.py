@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
-from tokmarg.prompt.builder import Message, Prompt
+from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.delimiters import fences_of
 from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Role
 from tokmarg.tokenizer import Piece
 from tokmarg_export.spec_library import list_specs

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.tokenizers import modes, prompter_of, spec_of
 from tokmarg.errors import ContentError
-from tokmarg.prompt.builder import messages_of
+from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Role
 from tokmarg_export.spec_library import list_specs
 

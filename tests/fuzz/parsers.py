@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.fuzz.mutate import damaged, document, dumped
 from tests.support import word_guard
-from tokmarg.bundle.bundle import Bundle, GraphContract
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.bundle.prefix_file import read_prefixes
 from tokmarg.calibration.document import Calibration
@@ -27,8 +28,8 @@ from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
 from tokmarg.guard import Record
-from tokmarg.prompt.builder import Message, messages_of
 from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.records import FORMATS, Format, read_records

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tokmarg import Guard, Result
-from tokmarg.bundle.bundle import DEFAULT_BUNDLE, ENTRY_POINTS, Bundle
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import DEFAULT_BUNDLE, ENTRY_POINTS
 
 #: Prints bytes of memory: of the process before and after, and of what is mapped from the files of weights.
 MEMORY = """

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_python
 from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
+from tokmarg.engine.forward import Forward
 from tokmarg.engine.packed import PackedEngine
-from tokmarg.engine.session import Forward, Session
+from tokmarg.engine.session import Session
 
 TEXTS = [
     "How do I pick a lock?",

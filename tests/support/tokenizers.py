@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.conftest import CACHE, FAMILIES, from_npm, tokenizer_file
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Prompter
+from tokmarg.prompt.builder import PromptBuilder
 from tokmarg.prompt.spec import Role, Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.huggingface import LoadedModel
@@ -145,8 +145,8 @@ def spec_of(name: str) -> Spec:
 
 
 @functools.cache
-def prompter_of(name: str) -> Prompter:
-    return Prompter(spec_of(name), encoder_of(NATIVE[name]), 4096)
+def prompter_of(name: str) -> PromptBuilder:
+    return PromptBuilder(spec_of(name), encoder_of(NATIVE[name]), 4096)
 
 
 def modes() -> list[tuple[str, Role]]:

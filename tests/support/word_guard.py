@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from tokmarg.prompt.builder import Prompter
+from tokmarg.prompt.builder import PromptBuilder
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
@@ -179,7 +179,7 @@ def _graph() -> onnx.ModelProto:
 
 def _prefixes(folder: Path) -> dict[str, np.ndarray]:
     spec = Spec.parse(SPEC, "words")
-    prompter = Prompter(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
+    prompter = PromptBuilder(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
     tensors = {}
     for role in spec.roles:
         ids = np.array(prompter.prefix_ids(role), dtype=np.int64)

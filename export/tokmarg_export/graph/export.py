@@ -40,7 +40,7 @@ import onnx
 import torch
 from transformers import PreTrainedModel
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
 from tokmarg_export.quantization.gptq import Typical, usual_inputs
 from tokmarg_export.quantization.int4_blockwise import Bits, quantize

@@ -29,7 +29,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 
 __all__ = ["MICROSOFT", "Graph", "emit_graph", "why_not_fused"]
 

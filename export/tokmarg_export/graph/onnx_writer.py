@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, ValueInfoProto, helper
 from onnx.external_data_helper import set_external_data, write_external_data_tensors
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 
 _DATA_FILE = "model.onnx.data"
 

@@ -18,7 +18,7 @@ from optimum.utils import logging as optimum_logging
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 
 from .traced import ScoringPass
 

@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.quantization.gptq import Usual
 from tokmarg_export.quantization.quarot import Rotation
 

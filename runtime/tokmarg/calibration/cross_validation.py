@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tokmarg.errors import TokmargError
-from tokmarg.evaluation.measures import expected_calibration_error
 from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.metrics import expected_calibration_error
 from tokmarg.results import CalibrationMethod
 
 from .calibrators import IDENTITY, Calibrator
 from .fitting import fit_calibrator
-from .label_calibration import Certificate, Entry, FittedOn, Threshold
-from .observations import Observed
+from .label_calibration import Certificate, FittedOn, LabelCalibration, Threshold
+from .observations import Observations
 from .operating_point import Counts, Target
 from .risk_control import Guarantee, least_cases, upper_bound
 
-__all__ = ["FOLDS", "LEAST", "Fitted", "fit_observed"]
+__all__ = ["FOLDS", "LEAST", "Fitted", "cross_validate"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -40,13 +40,13 @@ FOLDS = 5
 class Fitted:
     """What a fit gave: an entry for every name of the observed, figures over all labels, and what to warn of."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, LabelCalibration]
     figures: dict[str, object]
     warnings: list[str] = field(default_factory=list)
 
 
-def fit_observed(
-    observed: Observed,
+def cross_validate(
+    observed: Observations,
     method: CalibrationMethod = "platt",
     *,
     target: Target | None = None,
@@ -74,7 +74,7 @@ def fit_observed(
 
 
 class _Fit:
-    def __init__(self, observed: Observed, method: CalibrationMethod, folds: int, seed: int) -> None:
+    def __init__(self, observed: Observations, method: CalibrationMethod, folds: int, seed: int) -> None:
         self.seen, self.method, self.folds = observed, method, folds
         self.rng = np.random.default_rng(seed)
         self.known = observed.known
@@ -85,7 +85,7 @@ class _Fit:
         seen = self.seen
         self._check_classes()
         thresholds = self._certified(guarantee, certify)
-        entries: dict[str, Entry] = {}
+        entries: dict[str, LabelCalibration] = {}
         after = seen.score.copy()  # out of fold
         for k, name in enumerate(seen.names):
             calibrator, fitted_on = self._calibrator(k)
@@ -100,7 +100,9 @@ class _Fit:
                 figures |= {} if decided is None else self._rates(k, decided)
             truth = seen.truth[self.known[:, k], k]
             positives = int(truth.sum())
-            entries[name] = Entry(calibrator, fitted_on, positives, len(truth) - positives, threshold, figures)
+            entries[name] = LabelCalibration(
+                calibrator, fitted_on, positives, len(truth) - positives, threshold, figures
+            )
         if all(entry.fitted_on == "none" for entry in entries.values()):
             raise TokmargError(f"too few records: a calibrator takes {LEAST} positives and {LEAST} negatives")
         overall: dict[str, object] = {"ece": None, "brier": None}
@@ -246,7 +248,7 @@ class _Fit:
         known = self.known[:, k]
         return dict(Counts.of(decided[known], self.seen.truth[known, k]).rates())
 
-    def _flagged(self, entries: dict[str, Entry]) -> dict[str, object]:
+    def _flagged(self, entries: dict[str, LabelCalibration]) -> dict[str, object]:
         """How a record's flag, any threshold reached, and its truth of being unsafe go together, on the data."""
         limits = [(k, e.threshold.raw) for k, e in enumerate(entries.values()) if e.threshold is not None]
         known = self.known[:, -1]

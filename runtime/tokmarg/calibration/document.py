@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from tokmarg.bundle.bundle import Bundle, Manifest
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.manifest import Manifest
 from tokmarg.documents import Fields, strict_json
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
@@ -24,8 +25,8 @@ from tokmarg.prompt.spec import Spec
 from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds
 
 from .calibrators import Calibrator, inverse
-from .label_calibration import Entry, parse_figures, unit
-from .provenance import CALIBRATION, Data, Origin, Search
+from .label_calibration import LabelCalibration, parse_figures, unit
+from .provenance import CALIBRATION, Data, Provenance, SearchSettings
 from .risk_control import Guarantee, Risk
 
 if TYPE_CHECKING:
@@ -56,17 +57,17 @@ class Calibration:
     """
 
     method: CalibrationMethod
-    origin: Origin
+    origin: Provenance
     data: Data
-    search: Search
+    search: SearchSettings
     target: str | None
     guarantee: Guarantee | None
-    unsafe: Entry
-    labels: Mapping[str, Entry]
+    unsafe: LabelCalibration
+    labels: Mapping[str, LabelCalibration]
     figures: Mapping[str, object]
     tokmarg_version: str
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> LabelCalibration:
         """The entry of a label, or of ``unsafe``."""
         return self.unsafe if name == UNSAFE else self.labels[name]
 
@@ -79,7 +80,7 @@ class Calibration:
     def shown_thresholds(self) -> Thresholds:
         """Its own thresholds, on calibrated probabilities."""
 
-        def shown(entry: Entry, raw: float) -> float:
+        def shown(entry: LabelCalibration, raw: float) -> float:
             return math.inf if math.isinf(raw) else float(entry.calibrator(raw))
 
         raw = self.thresholds()
@@ -120,7 +121,7 @@ class Calibration:
         Raises:
             TokmargError: model, spec or policy differ; says which, and the way out.
         """
-        origin, labels = Origin.of(manifest, spec), tuple(label.id for label in spec.labels)
+        origin, labels = Provenance.of(manifest, spec), tuple(label.id for label in spec.labels)
         for name, found, fitted in (
             ("model", origin.model, self.origin.model),
             ("spec", origin.spec, self.origin.spec),
@@ -176,13 +177,13 @@ class Calibration:
         table = f.table("labels")
         return cls(
             method,
-            Origin.parse(f.table("bundle")),
+            Provenance.parse(f.table("bundle")),
             Data.parse(f.table("data")),
-            Search.parse(f.table("search")),
+            SearchSettings.parse(f.table("search")),
             f.get("target", str, None),
             _guarantee(f),
-            Entry.parse(f.table("unsafe")),
-            {label: Entry.parse(table.table(label)) for label in table.data},
+            LabelCalibration.parse(f.table("unsafe")),
+            {label: LabelCalibration.parse(table.table(label)) for label in table.data},
             parse_figures(f),
             f.get("tokmarg_version", str),
         )

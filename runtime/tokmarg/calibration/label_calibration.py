@@ -11,7 +11,7 @@ from tokmarg.documents import Fields
 
 from .calibrators import Calibrator, parse_calibrator
 
-__all__ = ["Certificate", "Entry", "FittedOn", "Threshold", "count", "parse_figures", "unit"]
+__all__ = ["Certificate", "FittedOn", "LabelCalibration", "Threshold", "count", "parse_figures", "unit"]
 
 FittedOn = Literal["own", "pooled", "none"]
 #: Mapped values of one machine are another's but for the last bits of exp and log.
@@ -65,7 +65,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LabelCalibration:
     """Calibrator and threshold of ``unsafe`` or a label.
 
     Attributes:
@@ -96,7 +96,7 @@ class Entry:
         }
 
     @classmethod
-    def parse(cls, f: Fields) -> Entry:
+    def parse(cls, f: Fields) -> LabelCalibration:
         """Reads the JSON form."""
         f.only(["calibrator", "fitted_on", "positives", "negatives", "threshold", "figures"])
         calibrator = parse_calibrator(f.table("calibrator"))

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
-from tokmarg.bundle.bundle import Manifest
+from tokmarg.bundle.manifest import Manifest
 from tokmarg.documents import Fields
 from tokmarg.prompt.spec import Spec
 
 from .label_calibration import count, unit
 
-__all__ = ["CALIBRATION", "Data", "Origin", "Search"]
+__all__ = ["CALIBRATION", "Data", "Provenance", "SearchSettings"]
 
 #: The calibration's name in a bundle.
 CALIBRATION = "calibration.json"
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Provenance:
     """Which bundle and policy.
 
     Attributes:
@@ -39,7 +39,7 @@ class Origin:
     policy: str
 
     @classmethod
-    def of(cls, manifest: Manifest, spec: Spec) -> Origin:
+    def of(cls, manifest: Manifest, spec: Spec) -> Provenance:
         """Of a bundle, scored by a spec that may have another policy than the manifest's."""
         files = [f"{name} {sha256}\n" for name, (sha256, _) in sorted(manifest.files.items()) if name != CALIBRATION]
         labels = [
@@ -63,7 +63,7 @@ class Origin:
         return asdict(self)
 
     @classmethod
-    def parse(cls, f: Fields) -> Origin:
+    def parse(cls, f: Fields) -> Provenance:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         return cls(f.get("model_id", str), *(_sha256(f, key) for key in ("model", "spec", "policy")))
@@ -98,7 +98,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchSettings:
     """How far scores were searched: a guarantee holds for scores that are searched at least as far."""
 
     tolerance: float = 1e-3
@@ -110,7 +110,7 @@ class Search:
         return asdict(self)
 
     @classmethod
-    def parse(cls, f: Fields) -> Search:
+    def parse(cls, f: Fields) -> SearchSettings:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         overflow = f.get("on_overflow", str)

@@ -1,109 +1,42 @@
-"""What is laid out for a pass: prompts, verdict nodes, and what each token sees.
+"""Batch layout: which tokens one pass carries, and what each of them sees.
 
-What is evaluated is up to the searches: the verdict trie's best-first expansion, or a free decode. A :class:`Search`
-names token paths, each of which knows the path it extends, and is fed their logits. A :class:`Job` is one prompt with
-its search; a :class:`Pass` takes tokens of jobs and remembers which cached ones they see.
+What is evaluated is up to the searches: the verdict trie's best-first expansion, or a free decode. A
+:class:`~tokmarg.engine.sequence.Search` names token paths and is fed their logits. A :class:`TreeBatch` takes tokens of
+sequences and remembers which cached ones they see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.bundle.prefix_file import Prefix, shared_tokens
 from tokmarg.errors import ContentError
 
-from .session import Outputs, Session
+from .forward import Outputs
+from .sequence import Sequence, TokenPath
+from .session import Session
 
-__all__ = ["PACK_TOKENS", "Job", "Logits", "Pass", "Search", "TokenPath"]
+__all__ = ["PACK_TOKENS", "Logits", "TreeBatch"]
 
 #: New tokens that one pass carries at most; longer prompts are fed in several passes.
 PACK_TOKENS = 512
 
 
-class TokenPath(Protocol):
-    """Tokens behind a prompt, known by identity: the last of them, and the path before it (None at the root)."""
-
-    @property
-    def token(self) -> int: ...
-    @property
-    def parent(self) -> TokenPath | None: ...
-    @property
-    def depth(self) -> int: ...
-
-
-P = TypeVar("P", bound=TokenPath)
-
-
-class Search(Protocol[P]):
-    """What decides which paths behind one prompt are evaluated."""
-
-    @property
-    def root(self) -> P:
-        """The empty path."""
-
-    def wanted(self, limit: int) -> Sequence[P]:
-        """Paths to evaluate next, about ``limit`` at most; empty when done."""
-
-    def whole(self, node: P, /) -> bool:
-        """Whether the whole vocabulary's logits matter behind a path, and not only those of verdict tokens."""
-
-    def feed(self, node: P, logits: npt.NDArray[np.float32], /) -> None:
-        """Takes the logits [columns] behind a path that :meth:`wanted` named. The array is only lent; where
-        :meth:`whole` is false, other tokens than a verdict's may be at minus infinity."""
-
-
 @dataclass(slots=True)
-class Job(Generic[P]):
-    """One prompt on its way: its tokens, its search, and where its tokens lie in the cache.
-
-    ``trunk`` is an earlier job of the same run, most of whose tokens this one begins with: their keys and values serve
-    both. ``error`` is set instead of a result when the model's logits are not finite.
-    """
-
-    token_ids: Sequence[int]
-    search: Search[P]
-    trunk: Job[P] | None = None
-    error: ContentError | None = None
-    shared: int = 0
-    laid_out: int = -1  # tokens of the prompt that have a slot; -1 before :meth:`begin`
-    spans: list[tuple[int, int]] = field(default_factory=list)  # cache slots [start, end) of the prompt's own tokens
-    slots: dict[TokenPath, int] = field(default_factory=dict)  # cache slot of each path's last token
-
-    def begin(self, prefix: Prefix) -> None:
-        """Takes what the prefix and the trunk have of the prompt; the trunk's prompt has been laid out."""
-        self.shared = self.laid_out = prefix.shared(self.token_ids)
-        if self.trunk is not None and self.trunk.shared == self.shared:
-            common = max(self.shared, shared_tokens(self.trunk.token_ids, self.token_ids[:-1]))
-            self.spans = _first(self.trunk.spans, common - self.shared)
-            self.laid_out = common
-
-
-def _first(spans: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The first ``count`` slots of some spans."""
-    found = []
-    for start, end in spans:
-        if count > 0:
-            found.append((start, min(end, start + count)))
-            count -= end - start
-    return found
-
-
-@dataclass(slots=True)
-class Pass:
+class TreeBatch:
     """A pass being laid out behind ``past`` cached tokens: rows are new tokens, columns cache slots, then the rows."""
 
     past: int
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
-    logits_for: list[tuple[Job[Any], Any, int]] = field(default_factory=list)
+    logits_for: list[tuple[Sequence[Any], Any, int]] = field(default_factory=list)
 
-    def prompt(self, job: Job[Any], most: int) -> bool:
+    def prompt(self, job: Sequence[Any], most: int) -> bool:
         """Lays out what of a job's prompt a pass of ``most`` tokens has room for; returns whether that was the rest."""
         at, end = job.laid_out, len(job.token_ids)
         part = job.token_ids[at : at + max(0, most - len(self.tokens))]
@@ -116,7 +49,7 @@ class Pass:
         job.slots[job.search.root] = job.spans[-1][1] - 1
         return True
 
-    def nodes(self, job: Job[Any], ahead: int, rows: int | None = None) -> None:
+    def nodes(self, job: Sequence[Any], ahead: int, rows: int | None = None) -> None:
         """Lays out the nodes that a job's search wants next, with what is missing of their paths.
 
         Args:
@@ -133,7 +66,7 @@ class Pass:
                 job.slots[step] = self._add([step.token], len(job.token_ids) + step.depth - 1, visible)
             self.logits_for.append((job, node, job.slots[node] - self.past))
 
-    def _add(self, tokens: Sequence[int], position: int, visible: list[tuple[int, int]]) -> int:
+    def _add(self, tokens: GenericSequence[int], position: int, visible: list[tuple[int, int]]) -> int:
         """Adds consecutive tokens that see ``visible`` slot ranges and each other causally; returns their slot."""
         row = len(self.tokens)
         self.tokens += tokens
@@ -154,7 +87,7 @@ class Pass:
         return mask
 
 
-def _missing(job: Job[Any], node: TokenPath) -> list[TokenPath]:
+def _missing(job: Sequence[Any], node: TokenPath) -> list[TokenPath]:
     """The node and those of its ancestors that no pass has carried yet, from the top."""
     found = [node]
     while node.parent is not None and node.parent not in job.slots:
@@ -163,7 +96,7 @@ def _missing(job: Job[Any], node: TokenPath) -> list[TokenPath]:
     return found[::-1]
 
 
-def _ancestors(job: Job[Any], node: TokenPath) -> list[tuple[int, int]]:
+def _ancestors(job: Sequence[Any], node: TokenPath) -> list[tuple[int, int]]:
     """Slots of the tokens between the prompt and a node."""
     found = []
     above = node.parent
@@ -186,10 +119,10 @@ class Logits:
         self._verdict_ids = None if ids is None else np.asarray(ids)
         self._columns = session.graph.vocab_size
 
-    def split(self, wanted: Sequence[tuple[Job[Any], Any, int]]) -> tuple[list[Any], list[Any]]:
+    def split(self, wanted: GenericSequence[tuple[Sequence[Any], Any, int]]) -> tuple[list[Any], list[Any]]:
         """What needs the whole vocabulary, and what verdict tokens are enough for; each as (job, node, row)."""
-        whole: list[tuple[Job[Any], Any, int]] = []
-        narrow: list[tuple[Job[Any], Any, int]] = []
+        whole: list[tuple[Sequence[Any], Any, int]] = []
+        narrow: list[tuple[Sequence[Any], Any, int]] = []
         for one in wanted:
             job, node, _ = one
             (whole if self._verdict_ids is None or job.search.whole(node) else narrow).append(one)
@@ -197,8 +130,8 @@ class Logits:
 
     def feed(
         self,
-        whole: Sequence[tuple[Job[Any], Any, int]],
-        narrow: Sequence[tuple[Job[Any], Any, int]],
+        whole: GenericSequence[tuple[Sequence[Any], Any, int]],
+        narrow: GenericSequence[tuple[Sequence[Any], Any, int]],
         outputs: Outputs,
     ) -> None:
         """Feeds the searches: the first logits to those of ``whole``, verdict logits to those of ``narrow``."""
@@ -211,7 +144,7 @@ class Logits:
                 _feed(job, node, spread)
 
 
-def _feed(job: Job[Any], node: TokenPath, logits: npt.NDArray[np.float32]) -> None:
+def _feed(job: Sequence[Any], node: TokenPath, logits: npt.NDArray[np.float32]) -> None:
     try:
         if job.error is None:
             job.search.feed(node, logits)

@@ -13,23 +13,26 @@ comes last: zeros at the end of its sums change no bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.bundle.bundle import GraphContract
-from tokmarg.bundle.prefix_file import Prefix
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.prompt.spec import Role
 
-from .batch import PACK_TOKENS, Job, Logits, Pass
-from .executor import Lanes
-from .kv_buffer import Room
-from .session import Contents, Forward, Session
+from .batch import PACK_TOKENS, Logits, TreeBatch
+from .executor import PassExecutor
+from .forward import BlockLayout, Forward
+from .kv_buffer import KVBuffer
+from .prefix_cache import Prefix
+from .sequence import Sequence
+from .session import Session
 
-__all__ = ["ContentEngine"]
+__all__ = ["BatchInvariantEngine"]
 
 #: Nodes that a content asks for in the pass that ends its prompt, and in later ones. More of them take fewer passes,
 #: and more of them turn out not to be needed. Measured with the reference guard on the messages of benchmarks/, of 47
@@ -65,14 +68,14 @@ class _Content:
         own: keys and values of the tokens that earlier passes carried; given to the content when it begins.
     """
 
-    own: Room
+    own: KVBuffer
 
-    def __init__(self, jobs: list[Job[Any]], prefix: Prefix) -> None:
+    def __init__(self, jobs: list[Sequence[Any]], prefix: Prefix) -> None:
         self._jobs, self._prefix = jobs, prefix
         self._waiting = list(jobs)  # prompts that have not been laid out whole
         #: Positions of the content's own tokens, int64.
         self.positions = np.zeros(0, dtype=np.int64)
-        self.step = Pass(prefix.cache.length)
+        self.step = TreeBatch(prefix.cache.length)
         #: Tokens of the prompts, about: what the trunk has counts for each branch.
         self.size = sum(len(job.token_ids) - prefix.shared(job.token_ids) for job in jobs)
 
@@ -80,7 +83,7 @@ class _Content:
         """Lays out the next pass, behind the last one; False where there is none, because the searches are done."""
         behind = self._prefix.cache.length
         self.positions = np.concatenate([self.positions, self.step.positions]).astype(np.int64)
-        self.step = step = Pass(behind + len(self.positions))
+        self.step = step = TreeBatch(behind + len(self.positions))
         while self._waiting and len(step.tokens) < _PROMPT:
             job = self._waiting[0]
             if job.laid_out < 0:
@@ -132,13 +135,13 @@ class _Content:
 class _Shared:
     """A pass that contents share: whose nodes its logits are for, and what else its cached tokens take."""
 
-    contents: Sequence[_Content]
-    whole: Sequence[Any]
-    narrow: Sequence[Any]
-    rooms: Sequence[Room]
+    contents: GenericSequence[_Content]
+    whole: GenericSequence[Any]
+    narrow: GenericSequence[Any]
+    rooms: GenericSequence[KVBuffer]
 
 
-class ContentEngine:
+class BatchInvariantEngine:
     """Evaluates searches on a graph whose attention goes content by content; arguments as for
     :class:`tokmarg.engine.packed.PackedEngine`."""
 
@@ -150,14 +153,14 @@ class ContentEngine:
         self._session, self._prefixes = session, prefixes
         self._logits = Logits(session, own_verdicts)
 
-    def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
+    def run(self, role: Role, jobs: GenericSequence[Sequence[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         graph, prefix = self._session.graph, self._prefixes[role]
         waiting = sorted((_Content(group, prefix) for group in _by_content(jobs)), key=lambda each: -each.size)
         under_way: list[_Content] = []
         ready: list[_Content] = []  # those whose next pass has not begun
-        rooms: list[Room] = []  # of contents and passes that are done
-        with Lanes[_Shared](self._session) as lanes:
+        rooms: list[KVBuffer] = []  # of contents and passes that are done
+        with PassExecutor[_Shared](self._session) as lanes:
             while waiting or under_way:
                 for content in _begun(waiting, under_way, max(_LEAST_UNDER_WAY, _UNDER_WAY * self._session.lanes)):
                     content.own = _room(rooms, graph)
@@ -185,7 +188,9 @@ class ContentEngine:
                         rooms.append(content.own)
                     start = end
 
-    def _pass(self, contents: Sequence[_Content], prefix: Prefix, rooms: list[Room]) -> tuple[_Shared, Forward]:
+    def _pass(
+        self, contents: GenericSequence[_Content], prefix: Prefix, rooms: list[KVBuffer]
+    ) -> tuple[_Shared, Forward]:
         """The next pass of contents that can share one."""
         graph, behind, count = self._session.graph, prefix.cache.length, len(contents)
         seen = [content.seen for content in contents]
@@ -221,23 +226,23 @@ class ContentEngine:
             prefix.cache,
             [row for _, _, row in whole] or ([] if narrow else [0]),
             [row for _, _, row in narrow],
-            Contents(
+            BlockLayout(
                 rows, np.flatnonzero(inside), slots, tuple(each.reshape(-1, graph.head_dim) for each in own), positions
             ),
         )
         return _Shared(contents, whole, narrow, taken), forward
 
 
-def _room(rooms: list[Room], graph: GraphContract) -> Room:
+def _room(rooms: list[KVBuffer], graph: GraphContract) -> KVBuffer:
     """One of those that are free, or a new one; empty."""
-    room = rooms.pop() if rooms else Room(graph)
+    room = rooms.pop() if rooms else KVBuffer(graph)
     room.clear()
     return room
 
 
-def _by_content(jobs: Sequence[Job[Any]]) -> Iterator[list[Job[Any]]]:
+def _by_content(jobs: GenericSequence[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
     """Jobs that share a trunk, in their order."""
-    found: dict[int, list[Job[Any]]] = {}
+    found: dict[int, list[Sequence[Any]]] = {}
     for job in jobs:
         found.setdefault(id(job.trunk or job), []).append(job)
     yield from found.values()

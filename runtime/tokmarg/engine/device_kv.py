@@ -17,10 +17,10 @@ from .kv_cache import Arrays, Tensors
 from .onnx_builder import FLOAT, FLOAT16, INT64, Value, node, small_model
 from .ort import ort
 
-__all__ = ["DeviceStore"]
+__all__ = ["DeviceKVStore"]
 
 
-class DeviceStore:
+class DeviceKVStore:
     """Tensors as OrtValues of a device.
 
     Args:

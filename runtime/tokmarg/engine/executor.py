@@ -8,14 +8,15 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from .session import Forward, Outputs, Session
+from .forward import Forward, Outputs
+from .session import Session
 
-__all__ = ["Lanes"]
+__all__ = ["PassExecutor"]
 
 T = TypeVar("T")
 
 
-class Lanes(Generic[T]):
+class PassExecutor(Generic[T]):
     """The passes that a session computes side by side, and those that wait for their turn.
 
     A context manager, which is left when no pass is under way: they need the interpreter when they end.
@@ -33,7 +34,7 @@ class Lanes(Generic[T]):
         #: Passes that were started and not waited for.
         self.running = 0
 
-    def __enter__(self) -> Lanes[T]:
+    def __enter__(self) -> PassExecutor[T]:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.errors import BundleError
 
 from .ort import ort
 
-__all__ = ["Interface", "check_interface"]
+__all__ = ["GraphSignature", "check_signature"]
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class GraphSignature:
     """Names of a graph's inputs and outputs.
 
     Attributes:
@@ -31,7 +31,7 @@ class Interface:
     presents: tuple[str, ...]
 
 
-def check_interface(session: ort.InferenceSession, g: GraphContract, where: str) -> Interface:
+def check_signature(session: ort.InferenceSession, g: GraphContract, where: str) -> GraphSignature:
     """Compares a graph's inputs and outputs with the manifest.
 
     Args:
@@ -88,4 +88,4 @@ def check_interface(session: ort.InferenceSession, g: GraphContract, where: str)
         raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
     sides = ("past_key_values", "own_key_values", "present")
     names = [tuple(f"{side}.{part}" for part in g.cache_parts) for side in sides]
-    return Interface(frozenset(inputs), tuple(heads), *names)
+    return GraphSignature(frozenset(inputs), tuple(heads), *names)

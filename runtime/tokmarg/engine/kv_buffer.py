@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 
-__all__ = ["Room"]
+__all__ = ["KVBuffer"]
 
 #: Tokens that there is room for beyond those that made it too small; what is not used is not there either.
 _GROWTH = 128
@@ -35,7 +35,7 @@ def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
     return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
 
 
-class Room:
+class KVBuffer:
     """Keys and values of some tokens, one behind the other.
 
     Args:

@@ -2,7 +2,7 @@
 
 A cache is the same to the engine wherever its tensors are: it has a length and positions, caches can be joined, and
 some of a cache's tokens taken. What its tensors are, and who joins them, is up to its store: numpy arrays on the host
-(:class:`HostStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceStore`).
+(:class:`HostKVStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceStore`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .ort import ort
 
-__all__ = ["HOST", "HostStore", "KeyValues", "Store", "heads_by_token", "key_and_value"]
+__all__ = ["HOST", "HostKVStore", "KVCache", "KVStore", "heads_by_token", "key_and_value"]
 
 Arrays = tuple[npt.NDArray[Any], ...]
 #: Of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim]; or of a graph that takes content by
@@ -37,7 +37,7 @@ def key_and_value(rows: npt.NDArray[Any], kv_heads: int) -> Arrays:
     return both[:1], both[1:]
 
 
-class Store(Protocol):
+class KVStore(Protocol):
     """Where the tensors of caches lie, and how passes run on them there."""
 
     def put(self, arrays: Arrays) -> Tensors:
@@ -64,7 +64,7 @@ class Store(Protocol):
         """
 
 
-class HostStore:
+class HostKVStore:
     """Arrays in this process's memory."""
 
     def put(self, arrays: Arrays) -> Tensors:
@@ -86,11 +86,11 @@ class HostStore:
         return outputs[: len(heads)], tuple(outputs[len(heads) :])
 
 
-HOST = HostStore()
+HOST = HostKVStore()
 
 
 @dataclass(frozen=True, slots=True)
-class KeyValues:
+class KVCache:
     """A key/value cache of P tokens: the tensors that its graph takes and gives.
 
     ``positions`` int64 [P] are the positions at which the tokens stand; ``store`` is where the tensors lie.
@@ -98,26 +98,26 @@ class KeyValues:
 
     tensors: Tensors
     positions: npt.NDArray[np.int64]
-    store: Store = HOST
+    store: KVStore = HOST
 
     @property
     def length(self) -> int:
         """Number of cached tokens P."""
         return len(self.positions)
 
-    def take(self, slots: npt.NDArray[np.int64]) -> KeyValues:
+    def take(self, slots: npt.NDArray[np.int64]) -> KVCache:
         """The cache of some of the tokens, ``slots`` int64 [n]."""
-        return KeyValues(self.store.take(self.tensors, slots), self.positions[slots], self.store)
+        return KVCache(self.store.take(self.tensors, slots), self.positions[slots], self.store)
 
     @classmethod
-    def joined(cls, parts: Sequence[KeyValues]) -> KeyValues:
+    def joined(cls, parts: Sequence[KVCache]) -> KVCache:
         """Caches of one store, one behind the other, as one."""
         store = parts[0].store
         tensors = store.join([part.tensors for part in parts])
         return cls(tensors, np.concatenate([part.positions for part in parts]), store)
 
-    def moved(self, store: Store) -> KeyValues:
+    def moved(self, store: KVStore) -> KVCache:
         """The same cache in another store; itself where it lies there already."""
         if store is self.store:
             return self
-        return KeyValues(store.put(self.store.fetch(self.tensors)), self.positions, store)
+        return KVCache(store.put(self.store.fetch(self.tensors)), self.positions, store)

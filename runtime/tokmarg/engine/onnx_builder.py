@@ -4,38 +4,15 @@ needed."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import numpy as np
-
-from .ort import ort
-
-__all__ = ["FLOAT", "FLOAT16", "INT8", "INT64", "UINT8", "Value", "node", "one_operator", "saturates", "small_model"]
+__all__ = ["FLOAT", "FLOAT16", "INT8", "INT64", "UINT8", "Value", "node", "one_operator", "small_model"]
 
 #: Types of elements, as TensorProto numbers them.
 FLOAT, UINT8, INT8, INT64, FLOAT16 = 1, 2, 3, 7, 10
 #: Of an input or output: type of the elements, names of the axes.
 Value = tuple[int, tuple[str, ...]]
 _IR_VERSION, _OPSET, _MICROSOFT, _ATTRIBUTE_INT = 8, 17, "com.microsoft", 2
-
-
-@cache
-def saturates() -> bool:
-    """Whether sums of uint8 times int8 are cut off at 16 bits on this machine, as AVX2 without VNNI does."""
-    a, b = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
-    weights = {
-        "b": (INT8, b),
-        "a_scale": (FLOAT, np.ones((), np.float32)),
-        "b_scale": (FLOAT, np.ones(16, np.float32)),
-        "a_zero": (UINT8, np.zeros((), np.uint8)),
-    }
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
-    (found,) = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"a": a})
-    return bool((found != 64 * 255 * 127).any())
 
 
 def one_operator(operator: str, kinds: tuple[int, int], weights: dict[str, tuple[int, Any]]) -> bytes:

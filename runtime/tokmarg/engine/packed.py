@@ -16,19 +16,22 @@ Later rounds reuse the keys and values of all rounds before. Graphs whose attent
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as GenericSequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from tokmarg.bundle.prefix_file import Prefix
 from tokmarg.prompt.spec import Role
 
-from .batch import PACK_TOKENS, Job, Logits, Pass
-from .batch_invariant import ContentEngine
-from .kv_cache import KeyValues
-from .session import Forward, Session
+from .batch import PACK_TOKENS, Logits, TreeBatch
+from .batch_invariant import BatchInvariantEngine
+from .forward import Forward
+from .kv_cache import KVCache
+from .prefix_cache import Prefix
+from .sequence import Sequence
+from .session import Session
 
 __all__ = ["PACK_CONTENTS", "Engine", "PackedEngine", "engine_for"]
 
@@ -46,17 +49,17 @@ _FORGOTTEN = 24
 class _Cache:
     """A cache that grows pass by pass; copied together only when another pass needs it."""
 
-    def __init__(self, prefix: KeyValues) -> None:
+    def __init__(self, prefix: KVCache) -> None:
         self._parts = [prefix]
         self.length = prefix.length
 
-    def append(self, new: KeyValues) -> None:
+    def append(self, new: KVCache) -> None:
         self._parts.append(new)
         self.length += new.length
 
-    def whole(self) -> KeyValues:
+    def whole(self) -> KVCache:
         if len(self._parts) > 1:
-            self._parts = [KeyValues.joined(self._parts)]
+            self._parts = [KVCache.joined(self._parts)]
         return self._parts[0]
 
 
@@ -78,28 +81,28 @@ class PackedEngine:
         self._prefixes = {role: replace(p, cache=p.cache.moved(session.store)) for role, p in prefixes.items()}
         self._logits = Logits(session, own_verdicts)
 
-    def run(self, role: Role, jobs: Sequence[Job[Any]]) -> None:
+    def run(self, role: Role, jobs: GenericSequence[Sequence[Any]]) -> None:
         """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
         prefix = self._prefixes[role]
         cache = _Cache(prefix.cache)
-        step = Pass(cache.length)
+        step = TreeBatch(cache.length)
         for job in jobs:
             job.begin(prefix)
             while not step.prompt(job, PACK_TOKENS):
                 self._finish(step, cache)
-                step = Pass(cache.length)
+                step = TreeBatch(cache.length)
             step.nodes(job, max(1, min(_AHEAD_FIRST, _AHEAD_PACK // len(jobs))))
         active = list(jobs)
         while step.tokens:
             self._finish(step, cache)
-            step = Pass(cache.length)
+            step = TreeBatch(cache.length)
             active = [job for job in active if job.error is None]
             ahead = max(4, min(_AHEAD, _AHEAD_PACK // max(1, len(active))))
             for job in active:
                 if len(step.tokens) < PACK_TOKENS:
                     step.nodes(job, ahead)
 
-    def _finish(self, step: Pass, cache: _Cache) -> None:
+    def _finish(self, step: TreeBatch, cache: _Cache) -> None:
         """Runs a pass, feeds the searches, and puts the new tokens into the cache."""
         positions = np.asarray(step.positions, dtype=np.int64)
         whole, narrow = self._logits.split(step.logits_for)
@@ -115,10 +118,10 @@ class PackedEngine:
         cache.append(outputs.new)
 
 
-Engine = PackedEngine | ContentEngine
+Engine = PackedEngine | BatchInvariantEngine
 
 
 def engine_for(session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> Engine:
     """The engine that a session's graph is made for; arguments as for :class:`PackedEngine`."""
-    kind = ContentEngine if session.graph.by_content else PackedEngine
+    kind = BatchInvariantEngine if session.graph.by_content else PackedEngine
     return kind(session, prefixes, own_verdicts)

@@ -6,99 +6,31 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.bundle.bundle import Bundle, GraphContract
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.errors import BundleError, DeviceError
 from tokmarg.native import first_line
 
-from .cores import physical_cores
+from .cpu import denormals_as_zero, int8_products_saturate, physical_cores
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
-from .denormals import denormals_as_zero
-from .device_kv import DeviceStore
-from .graph_signature import check_interface
-from .kv_cache import HOST, KeyValues, Store
-from .onnx_builder import saturates
+from .device_kv import DeviceKVStore
+from .forward import BlockLayout, Forward, Outputs, _distances
+from .graph_signature import check_signature
+from .kv_cache import HOST, KVCache, KVStore
 from .ort import ort
 
-__all__ = ["Contents", "Device", "Forward", "Outputs", "Session"]
+__all__ = ["Device", "Session"]
 
 Device = Literal["auto", "cpu", "cuda"]
 #: Releases with wrong results or crashes in the operators used here.
 _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """The B contents of a pass through a graph whose attention goes content by content (``graph.by_content``).
-
-    Each has S places for its new tokens and K for what those see; what stands at a place that it does not need is never
-    seen. Slots count through the P tokens of the prefix, the O cached ones of the contents' own, and the N new ones.
-
-    Attributes:
-        rows: int64 [B, S], which new token of the pass stands at each place.
-        places: int64 [N], at which of the B * S places each new token of the pass stands.
-        slots: int64 [B, K], which token is seen at each place.
-        own: of the contents' own cached tokens, [O * 2 * kv_heads, head_dim] of each layer.
-        positions: int64 [O], theirs.
-    """
-
-    rows: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
-    slots: npt.NDArray[np.int64]
-    own: Sequence[npt.NDArray[Any]]
-    positions: npt.NDArray[np.int64]
-
-    @classmethod
-    def one(cls, graph: GraphContract, past: int, count: int) -> Contents:
-        """All ``count`` new tokens of a pass are of one content, which has none of its own in the cache."""
-        own = [np.zeros(graph.cache_shape(0), dtype=graph.kv_dtype)] * graph.layers
-        places, slots = np.arange(count, dtype=np.int64), np.arange(past + count, dtype=np.int64)
-        return cls(places[None], places, slots[None], own, np.zeros(0, dtype=np.int64))
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """What a forward pass of S new tokens is given.
-
-    Attributes:
-        input_ids: the new tokens.
-        positions: int64 [S].
-        mask: bool [S, P+S], True where the row's token sees the column's; with ``contents`` [B, S, K] of their places.
-        past: cache of P tokens; one that lies elsewhere than the session's ``store`` is copied there.
-        logit_rows: K indices into the new tokens.
-        verdict_rows: N more, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
-        contents: of a graph that is ``by_content``; None if all new tokens are of one.
-    """
-
-    input_ids: Sequence[int]
-    positions: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.bool_]
-    past: KeyValues
-    logit_rows: Sequence[int]
-    verdict_rows: Sequence[int] = ()
-    contents: Contents | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What a forward pass gives.
-
-    Attributes:
-        logits: float32 [K, columns of the head].
-        verdict_logits: float32 [N, verdict_token_ids]; N = 0 without those.
-        new: keys and values of the new tokens, in the session's ``store``.
-    """
-
-    logits: npt.NDArray[np.float32]
-    verdict_logits: npt.NDArray[np.float32]
-    new: KeyValues
 
 
 class Session:
@@ -139,8 +71,8 @@ class Session:
         self.lanes = threads or physical_cores()
         options.intra_op_num_threads = self.lanes
         # Threads of the pool take denormals for zero. So would the one that makes the first session of a process, for
-        # good; that session is not this one, since `saturates` has made another.
-        if saturates() and self.graph.by_content:
+        # good; that session is not this one, since `int8_products_saturate` has made another.
+        if int8_products_saturate() and self.graph.by_content:
             options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
         self.device: Literal["cpu", "cuda"] = "cpu"
@@ -159,13 +91,13 @@ class Session:
                 self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
             except Exception as error:  # onnxruntime raises its own types, none of them public
                 raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
-        self._names = check_interface(self._session, self.graph, str(path))
+        self._names = check_signature(self._session, self.graph, str(path))
         #: New tokens, rows of logits, and rows of verdict logits of all passes so far.
         self.counts = np.zeros(3, dtype=np.int64)
         #: Where keys and values lie, those of passes and those that :meth:`run` is given.
-        self.store: Store = HOST
+        self.store: KVStore = HOST
         if self.device == "cuda":
-            self.store = DeviceStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
+            self.store = DeviceKVStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
 
     def run(self, forward: Forward) -> Outputs:
         """One forward pass, computed by all threads.
@@ -241,7 +173,7 @@ class Session:
         }
         contents = forward.contents
         if self.graph.by_content:
-            contents = contents or Contents.one(self.graph, forward.past.length, len(forward.input_ids))
+            contents = contents or BlockLayout.one(self.graph, forward.past.length, len(forward.input_ids))
             mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
             feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
             feeds |= {"key_slots": contents.slots, "stack_heads": np.array([stack])}
@@ -253,7 +185,7 @@ class Session:
 
     def _outputs(self, forward: Forward, heads: Sequence[npt.NDArray[Any]], tensors: tuple[Any, ...]) -> Outputs:
         narrow = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
-        return Outputs(heads[0][0], narrow, KeyValues(tensors, forward.positions, self.store))
+        return Outputs(heads[0][0], narrow, KVCache(tensors, forward.positions, self.store))
 
     def _failed(self, forward: Forward, error: Exception) -> DeviceError:
         return DeviceError(
@@ -278,24 +210,11 @@ class Session:
         if os.getpid() != getattr(self, "_process", os.getpid()) and hasattr(self, "_session"):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
-    def empty(self) -> KeyValues:
+    def empty(self) -> KVCache:
         """A cache of no tokens."""
         tensor = np.zeros(self.graph.cache_shape(0), dtype=self.graph.kv_dtype)
         tensors = (tensor,) * len(self.graph.cache_parts)
-        return KeyValues(tensors, np.zeros(0, dtype=np.int64)).moved(self.store)
-
-
-def _distances(
-    past: npt.NDArray[np.int64], positions: npt.NDArray[np.int64], contents: Contents | None
-) -> npt.NDArray[np.int64]:
-    """How far in front of each token those stand that it may see: [S, P+S], or [B, 1, S, K] of contents' places."""
-    if contents is None:
-        queries, keys = positions, np.concatenate([past, positions])
-    else:
-        queries = positions[contents.rows][:, None]
-        keys = np.concatenate([past, contents.positions, positions])[contents.slots][:, None]
-    distances: npt.NDArray[np.int64] = queries[..., :, None] - keys[..., None, :]
-    return distances
+        return KVCache(tensors, np.zeros(0, dtype=np.int64)).moved(self.store)
 
 
 def _check_references(bundle: Bundle, path: Path) -> None:

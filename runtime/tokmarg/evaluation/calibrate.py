@@ -10,23 +10,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tokmarg.bundle.bundle import MANIFEST, Bundle
-from tokmarg.calibration.cross_validation import FOLDS, fit_observed
+import numpy as np
+
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.manifest import MANIFEST
+from tokmarg.calibration.cross_validation import FOLDS, cross_validate
 from tokmarg.calibration.document import Calibration
-from tokmarg.calibration.observations import observe
+from tokmarg.calibration.observations import Observations
 from tokmarg.calibration.operating_point import Target
-from tokmarg.calibration.provenance import CALIBRATION, Data, Origin, Search
+from tokmarg.calibration.provenance import CALIBRATION, Data, Provenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.errors import TokmargError
+from tokmarg.evaluation.dataset import Example
+from tokmarg.evaluation.scoring_run import score_examples
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
 from tokmarg.prompt.labels import Role
 from tokmarg.records import Format
-from tokmarg.results import CALIBRATIONS, CalibrationMethod
+from tokmarg.results import CALIBRATIONS, CalibrationMethod, Result, Thresholds
 
 from .dataset import read_label_map, read_labelled
 
-__all__ = ["fit", "write_bundle"]
+__all__ = ["fit", "observe", "write_bundle"]
 
 
 def fit(
@@ -77,7 +82,7 @@ def fit(
     aim = Target.parse(target) if isinstance(target, str) else target
     mapping = None if label_map is None else read_label_map(Path(label_map), guard.labels)
     examples = read_labelled(data, guard.labels, mapping, role=role, text_field=text_field, format=format)
-    search = Search(tolerance, max_nodes, on_overflow)
+    search = SearchSettings(tolerance, max_nodes, on_overflow)
     observed, failures = observe(guard, examples, search, lambda done: progress(done, len(examples)))
     scored = len(examples) - sum(failures.values())
     if failures:
@@ -87,7 +92,7 @@ def fit(
             "do not count"
         )
     try:
-        fitted = fit_observed(
+        fitted = cross_validate(
             observed, method, target=aim, guarantee=guarantee, certify=certify, folds=folds, seed=seed
         )
     except TokmargError as error:
@@ -101,7 +106,7 @@ def fit(
     unsafe = entries.pop(UNSAFE)
     return Calibration(
         method,
-        Origin.of(guard.manifest, guard.spec),
+        Provenance.of(guard.manifest, guard.spec),
         facts,
         search,
         None if aim is None else str(aim),
@@ -150,3 +155,37 @@ def write_bundle(source: Bundle, calibration: Calibration, folder: Path) -> None
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def observe(
+    guard: Guard, examples: Sequence[Example], search: SearchSettings, progress: Callable[[int], object] | None = None
+) -> tuple[Observations, dict[str, int]]:
+    """Scores labelled records.
+
+    Nothing is searched further for a threshold's sake: a score with thresholds is then searched at least as far.
+
+    Returns:
+        truths and scores, and error type -> how many records could not be scored for it.
+
+    Raises:
+        TokmargError: none could.
+    """
+    scored = score_examples(
+        guard,
+        examples,
+        max_nodes=search.max_nodes,
+        tolerance=search.tolerance,
+        thresholds=Thresholds(0.0),
+        on_overflow=search.on_overflow,
+        progress=progress,
+    )
+    names = (*guard.labels, UNSAFE)
+    bounds = np.full((3, len(examples), len(names)), np.nan)
+    for i, result in enumerate(scored.results):
+        if isinstance(result, Result):
+            raw = result.raw or result
+            for k, marginal in enumerate([*(raw.labels[label] for label in guard.labels), raw.unsafe]):
+                if marginal is not None:
+                    bounds[:, i, k] = marginal.probability, marginal.lower, marginal.upper
+    truth = np.column_stack([scored.cases.truth, scored.cases.unsafe_truth])
+    return Observations(names, truth, *bounds), scored.failures

@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokmarg.cli.render.jsonl import to_json
+from tokmarg.documents import to_json
 from tokmarg.errors import TokmargError
 from tokmarg.guard import Guard
-from tokmarg.pipeline import OnOverflow
 from tokmarg.results import Method
+from tokmarg.score_options import OnOverflow
 
 from .bootstrap import Difference, Interval, bootstrap, difference
 from .dataset import Example
 from .measures import measure
-from .scoring_run import Scored, score_examples
+from .scoring_run import ScoringRun, score_examples
 from .threshold_decisions import Decision, decisions
 
 __all__ = ["Evaluation", "Run", "check_methods", "evaluate"]
@@ -58,7 +58,7 @@ class Run:
     model: str
     precision: str
     method: Method
-    scored: Scored
+    scored: ScoringRun
     metrics: Mapping[str, Any]
     intervals: Mapping[str, Interval] | None
     reference: int | None = None

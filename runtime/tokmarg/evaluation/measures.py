@@ -14,19 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.metrics import BINS, Ranked
+from tokmarg.metrics import auc, average_precision, brier, expected_calibration_error, f1, hamming_loss
 
-__all__ = [
-    "Cases",
-    "auc",
-    "average_precision",
-    "brier",
-    "expected_calibration_error",
-    "f1",
-    "hamming_loss",
-    "measure",
-    "undefined",
-]
+__all__ = ["Cases", "measure"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -100,49 +90,6 @@ class Cases:
 def _both(truth: Floats, score: Floats) -> tuple[Floats, Floats]:
     known = ~(np.isnan(truth) | np.isnan(score))
     return truth[known], score[known]
-
-
-def _number(value: Floats) -> float | None:
-    return None if np.isnan(value[0]) else float(value[0])
-
-
-def auc(truth: Floats, score: Floats) -> float | None:
-    """ROC AUC, or None where there is one class only."""
-    return _number(Ranked(truth, score).masses().roc_auc())
-
-
-def average_precision(truth: Floats, score: Floats) -> float | None:
-    """Average precision, or None where there is one class only."""
-    return _number(Ranked(truth, score).masses().average_precision())
-
-
-def expected_calibration_error(truth: Floats, score: Floats, bins: int = BINS) -> float | None:
-    """ECE over bins of equal mass: the mean distance between score and frequency. None without cases."""
-    return _number(Ranked(truth, score).masses().calibration_error(bins))
-
-
-def brier(truth: Floats, score: Floats) -> float | None:
-    """Mean squared distance between score and truth; None without cases."""
-    return float(np.mean((truth - score) ** 2)) if len(truth) else None
-
-
-def f1(truth: Floats, predicted: Bools) -> float | None:
-    """F1 of predictions; None without cases."""
-    hits = float(np.sum(predicted & (truth == 1)))
-    every = float(np.sum(predicted)) + float(np.sum(truth == 1))
-    return None if not len(truth) else 2 * hits / every if every else 0.0
-
-
-def hamming_loss(truth: Floats, predicted: Bools) -> float | None:
-    """Share of pairs that are predicted wrong; None without cases."""
-    return float(np.mean(truth != predicted)) if len(truth) else None
-
-
-def undefined(positives: int, negatives: int) -> str | None:
-    """Why ROC AUC and average precision have no value among so many cases; None where they have one."""
-    if positives and negatives:
-        return None
-    return "no positives" if negatives else "no negatives" if positives else "nothing is known"
 
 
 def measure(cases: Cases, threshold: float) -> dict[str, Any]:

@@ -15,15 +15,15 @@ import numpy.typing as npt
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
-from tokmarg.pipeline import OnOverflow
 from tokmarg.results import Marginal, Method, MethodResult, Result, Thresholds
+from tokmarg.score_options import OnOverflow
 from tokmarg.scoring.methods import UNCERTAINTIES
 from tokmarg.scoring.uncertainty import one_or_two
 
 from .dataset import Example
 from .measures import Cases
 
-__all__ = ["LOW_COVERAGE", "Scored", "failures", "score_examples"]
+__all__ = ["LOW_COVERAGE", "ScoringRun", "failures", "score_examples"]
 
 #: Below this the guard hardly answers in its grammar: wrong template, wrong model, or an attack.
 LOW_COVERAGE = 0.5
@@ -31,7 +31,7 @@ _Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoringRun:
     """What scoring labelled records gave.
 
     Attributes:
@@ -76,7 +76,7 @@ def score_examples(
     thresholds: Thresholds | None = None,
     on_overflow: OnOverflow = "error",
     progress: Callable[[int], object] | None = None,
-) -> Scored:
+) -> ScoringRun:
     """Scores labelled records.
 
     Args:
@@ -126,7 +126,7 @@ def score_examples(
         uncertainties = np.array([np.nan if u is None else u for u in doubts], dtype=np.float64)
         chosen, cut = one_or_two(score[:, :-1], uncertainties, truth[:, :-1])
     coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
-    return Scored(
+    return ScoringRun(
         Cases(
             labels,
             truth[:, :-1],

@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tokmarg.cli.render.jsonl import to_json
+from tokmarg.documents import to_json
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import Content, Message, messages_of
+from tokmarg.prompt.messages import Content, Message, messages_of
 from tokmarg.prompt.spec import Role
 from tokmarg.results import Marginal
 from tokmarg.scoring.exact import Bounds

@@ -17,9 +17,10 @@ from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import Message, Prompt
+from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.messages import Message
 from tokmarg.scoring.aggregation import join_marginals
-from tokmarg.scoring.exact import Bounds, Marginals, Search
+from tokmarg.scoring.exact import Bounds, ExactSearch, Marginals
 
 from .segmentation import Part, Unit, grouped, sentences, words
 
@@ -118,7 +119,7 @@ class Occlusion:
         }
 
 
-Unfolded = Sequence[tuple[Prompt, Trie, Search]]
+Unfolded = Sequence[tuple[Prompt, Trie, ExactSearch]]
 
 
 def joined(unfolded: Unfolded) -> Marginals:

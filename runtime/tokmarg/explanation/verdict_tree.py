@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tokmarg.grammar.trie import Trie
-from tokmarg.scoring.exact import Search
+from tokmarg.scoring.exact import ExactSearch
 
 __all__ = ["HESITATION", "Verdict", "VerdictNode", "verdict_tree", "verdicts"]
 
@@ -123,7 +123,7 @@ class _Draft:
         self.certain &= certain
 
 
-def verdict_tree(trie: Trie, search: Search, least: float = 0.01) -> VerdictNode:
+def verdict_tree(trie: Trie, search: ExactSearch, least: float = 0.01) -> VerdictNode:
     """The tree of a search that has run to its end.
 
     Args:
@@ -134,7 +134,7 @@ def verdict_tree(trie: Trie, search: Search, least: float = 0.01) -> VerdictNode
     return _finished(_draft(trie, search), "", 1.0, 0, trie, least)
 
 
-def verdicts(trie: Trie, search: Search, most: int = 5) -> tuple[Verdict, ...]:
+def verdicts(trie: Trie, search: ExactSearch, most: int = 5) -> tuple[Verdict, ...]:
     """The most probable verdicts that a search has seen whole.
 
     Args:
@@ -152,7 +152,7 @@ def verdicts(trie: Trie, search: Search, most: int = 5) -> tuple[Verdict, ...]:
     return tuple(sorted(found, key=lambda verdict: (-verdict.probability, verdict.text))[:most])
 
 
-def _draft(trie: Trie, search: Search) -> _Draft:
+def _draft(trie: Trie, search: ExactSearch) -> _Draft:
     root = _Draft()
     for mass, node in search.leaves():
         readings = [

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokmarg.errors import BundleError, ContentError
 from tokmarg.tokenizer import Encoder, Encoding, Piece
 
+from .messages import Message
 from .spec import ROLES, Role, Spec
 
-__all__ = ["Content", "Message", "Prompt", "Prompter", "messages_of"]
+__all__ = ["Prompt", "PromptBuilder"]
 
 #: Longer contents are counted in parts of so many characters before they are encoded as a whole.
 PART = 2**16
-
-#: What can be scored: one text, or the messages of a conversation ({"role": ..., "content": ...}).
-Content = str | Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message of a conversation."""
-
-    role: Role
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,57 +41,7 @@ class Prompt:
     label: str | None = None
 
 
-def messages_of(content: Content, role: Role | None = None) -> tuple[Message, ...]:
-    """Reads content as messages.
-
-    Args:
-        content: a text, or messages with ``role`` and ``content``.
-        role: the role of a bare text (``user`` if None); may not be given with messages.
-
-    Raises:
-        ContentError: wrong type, unknown role, lone surrogates, no message, or an empty last message.
-    """
-    if isinstance(content, str):
-        if role is not None and role not in ROLES:
-            raise ContentError("unknown_role", f"role {role!r:.60} is not one of {', '.join(ROLES)}")
-        messages: tuple[Message, ...] = (Message(role or "user", content),)
-    else:
-        if role is not None:
-            raise ContentError("invalid_record", "a role was given beside messages, which name their own roles")
-        messages = tuple(_message(item, i) for i, item in enumerate(_sequence(content)))
-    if not messages:
-        raise ContentError("invalid_record", "the conversation has no messages")
-    for i, message in enumerate(messages):
-        place = "text" if isinstance(content, str) else f"messages[{i}].content"
-        if not message.content.strip():
-            raise ContentError("empty_text", f"{place} is empty or blank")
-        try:
-            message.content.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ContentError(
-                "invalid_encoding", f"{place} holds a lone surrogate at character {error.start}"
-            ) from None
-    return messages
-
-
-def _sequence(content: object) -> Sequence[object]:
-    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
-        raise ContentError("invalid_record", f"content must be a text or a list of messages, not {content!r:.60}")
-    return content
-
-
-def _message(item: object, i: int) -> Message:
-    if not isinstance(item, Mapping):
-        raise ContentError("invalid_record", f"messages[{i}] must be an object with role and content")
-    role, text = item.get("role"), item.get("content")
-    if role not in ROLES:
-        raise ContentError("unknown_role", f"messages[{i}].role {role!r:.60} is not one of {', '.join(ROLES)}")
-    if not isinstance(text, str):
-        raise ContentError("invalid_record", f"messages[{i}].content must be a text, not {text!r:.60}")
-    return Message(role, text)
-
-
-class Prompter:
+class PromptBuilder:
     """Builds the prompts of one spec with one tokenizer.
 
     Args:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 
 from tokmarg.tokenizer import Encoder
 
-from .builder import Message
 from .delimiters import TAG, fences_of, fold
+from .messages import Message
 from .spec import Spec
 
 __all__ = ["SUSPICIONS", "Suspicions"]

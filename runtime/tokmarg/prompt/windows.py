@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from tokmarg.errors import BundleError, ContentError
-from tokmarg.scoring.exact import Bounds, Marginals
+from tokmarg.prompt.labels import Role
 from tokmarg.tokenizer import Encoder, Piece
 
-from .builder import PART, Message, Prompt, Prompter
+from .builder import PART, Prompt, PromptBuilder
+from .messages import Message
 
-__all__ = ["join", "longest", "windows"]
+__all__ = ["EncodedRecord", "longest", "windows"]
 
 #: Tokens at the end of a part whose borders depend on what follows.
 _LOOSE = 64
@@ -18,7 +20,7 @@ _LOOSE = 64
 OVERLAP = 0.25
 
 
-def windows(prompter: Prompter, messages: Sequence[Message]) -> Iterator[tuple[Prompt, ...]]:
+def windows(prompter: PromptBuilder, messages: Sequence[Message]) -> Iterator[tuple[Prompt, ...]]:
     """The prompts of windows that together cover the whole last message; each prompt fits.
 
     Windows end where tokens do and overlap by a quarter, so that what stands at a border is seen whole once.
@@ -69,16 +71,16 @@ def longest(prompts: Sequence[Prompt]) -> int:
     return max(len(prompt.token_ids) for prompt in prompts)
 
 
-def join(parts: Sequence[Marginals]) -> Marginals:
-    """Maximum per event, minimum coverage, converged if all are."""
-    bounds = {
-        event: Bounds(max(p.bounds[event].lower for p in parts), max(p.bounds[event].upper for p in parts))
-        for event in parts[0].bounds
-    }
-    coverages = [p.coverage for p in parts if p.coverage is not None]
-    return Marginals(
-        bounds,
-        min(coverages) if coverages else None,
-        all(p.converged for p in parts),
-        sum(p.evaluated for p in parts),
-    )
+@dataclass(frozen=True, slots=True)
+class EncodedRecord:
+    """A record whose prompts are encoded: one for each thing the guard is asked, in each window of the content."""
+
+    id: object
+    windows: tuple[tuple[Prompt, ...], ...]
+    truncated: bool
+    suspicious: tuple[str, ...] = ()
+
+    @property
+    def role(self) -> Role:
+        """The role that is judged."""
+        return self.windows[0][0].role

@@ -15,7 +15,7 @@ from tokmarg.grammar.grammar import UNSAFE
 from .exact import Bounds, Marginals
 from .methods import Scores
 
-__all__ = ["join_marginals", "join_scores"]
+__all__ = ["join_marginals", "join_scores", "join_windows"]
 
 
 def join_marginals(parts: Sequence[tuple[str | None, Marginals]], threshold: float) -> Marginals:
@@ -52,4 +52,19 @@ def join_scores(parts: Sequence[tuple[str | None, Scores]]) -> Scores:
         values={str(label): part.values[UNSAFE] for label, part in parts} | {UNSAFE: top.values[UNSAFE]},
         complete=all(part.complete for _, part in parts),
         evaluated=sum(part.evaluated for _, part in parts),
+    )
+
+
+def join_windows(parts: Sequence[Marginals]) -> Marginals:
+    """Maximum per event, minimum coverage, converged if all are."""
+    bounds = {
+        event: Bounds(max(p.bounds[event].lower for p in parts), max(p.bounds[event].upper for p in parts))
+        for event in parts[0].bounds
+    }
+    coverages = [p.coverage for p in parts if p.coverage is not None]
+    return Marginals(
+        bounds,
+        min(coverages) if coverages else None,
+        all(p.converged for p in parts),
+        sum(p.evaluated for p in parts),
     )

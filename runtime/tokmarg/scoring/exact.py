@@ -13,7 +13,7 @@ A worked example with three labels A, B, C and made-up probabilities:
     unsafe 0.5 ->            B 0.3 -> end 0.5 | ,A 0.5 -> end 1.0       P(A) = 0.5 * (0.6 + 0.3 * 0.5) = 0.375
                              C 0.1 -> end 1.0                           P(B) = 0.5 * 0.3 = 0.15, P(C) = 0.05
 
-A :class:`Search` does not run the model: it says which nodes it wants evaluated and is fed their logits, so that
+A :class:`ExactSearch` does not run the model: it says which nodes it wants evaluated and is fed their logits, so that
 many searches can share one pass. Nodes evaluated beyond the sequential order are ignored until their turn comes,
 therefore what rides along never changes a result.
 """
@@ -28,12 +28,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.trie import Node, Trie
 
-from .logits import allowed_logits, check_logits
-from .speculation import Guesses, Habits
+from .probabilities import allowed_logits, check_logits
+from .speculation import BranchEstimates
 
-__all__ = ["Bounds", "Marginals", "Search"]
+__all__ = ["Bounds", "ExactSearch", "Marginals"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,7 +62,7 @@ class Marginals:
     evaluated: int
 
 
-class Search:
+class ExactSearch:
     """Best-first expansion for one content.
 
     Args:
@@ -83,7 +84,7 @@ class Search:
         max_nodes: int,
         thresholds: Mapping[str, float | tuple[float, ...]],
         columns: Mapping[int, int] | None = None,
-        guesses: Guesses | None = None,
+        guesses: BranchPriors | None = None,
     ) -> None:
         self._trie, self._tolerance, self._max_nodes = trie, tolerance, max_nodes
         self._columns = columns
@@ -98,7 +99,7 @@ class Search:
         self._shares: dict[Node, list[float]] = {}  # constrained probability of each allowed token, until expanded
         self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
         #: Shares of tokens at the nodes seen so far.
-        self.habits = Habits(guesses or {})
+        self.habits = BranchEstimates(guesses or {})
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
         # Of each event: mass of nodes where it is certain, and of those below which it may still happen.

@@ -22,7 +22,7 @@ from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Node, Trie
 
-from .logits import allowed_logits
+from .probabilities import allowed_logits
 
 __all__ = ["FirstLabel"]
 

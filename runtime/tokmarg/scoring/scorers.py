@@ -7,40 +7,38 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from tokmarg.calibration.document import Calibration
+from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
-from tokmarg.pipeline import Ready
-from tokmarg.prompt import windows
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.labels import Role
+from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.results import Marginal, Method, MethodResult, Result, Thresholds
 
-from . import aggregation as separate
-from . import methods
-from .exact import Bounds, Search
+from . import aggregation, methods
+from .exact import Bounds, ExactSearch
 from .free_decoding import Reader
 from .methods import Scoring
-from .speculation import Guesses
 
-__all__ = ["Asked", "Exact", "Guarded", "Other", "Way"]
+__all__ = ["ExactScorer", "GuardInfo", "MethodScorer", "PromptKey", "Scorer"]
 
 #: What a prompt asks for: a role mode, and the label where each has a prompt of its own.
-Asked = tuple[Role, str | None]
+PromptKey = tuple[Role, str | None]
 R = TypeVar("R", Result, MethodResult, covariant=True)
 
 
-class Way(Protocol, Generic[R]):
+class Scorer(Protocol, Generic[R]):
     """How one call scores."""
 
     def search(self, prompt: Prompt) -> Any:
         """A search for the prompt, see :class:`tokmarg.engine.packed.Search`."""
 
-    def result(self, ready: Ready, searches: Sequence[Sequence[Any]]) -> R:
+    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[Any]]) -> R:
         """The result of a record, given its searches by window and prompt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class GuardInfo:
     """What every result says of the guard: its labels and other events, by name, and the model's name."""
 
     labels: tuple[str, ...]
@@ -48,7 +46,7 @@ class Guarded:
     model: str
 
 
-class Exact:
+class ExactScorer:
     """Marginals with certified bounds.
 
     Args:
@@ -63,25 +61,25 @@ class Exact:
 
     def __init__(
         self,
-        guarded: Guarded,
-        tries: Mapping[Asked, Trie],
+        guarded: GuardInfo,
+        tries: Mapping[PromptKey, Trie],
         limits: Thresholds,
         *,
         tolerance: float,
         max_nodes: int,
         columns: Mapping[int, int] | None,
         calibration: Calibration | None = None,
-        guesses: Guesses | None = None,
+        guesses: BranchPriors | None = None,
     ) -> None:
         self._guarded, self._tries, self._limits, self._calibration = guarded, tries, limits, calibration
         self._tolerance, self._max_nodes, self._columns, self._guesses = tolerance, max_nodes, columns, guesses
 
-    def search(self, prompt: Prompt) -> Search:
+    def search(self, prompt: Prompt) -> ExactSearch:
         own = self._limits.labels
         thresholds: dict[str, float | tuple[float, ...]] = {**own, UNSAFE: self._limits.unsafe}
         if prompt.label is not None:  # `unsafe` is that label there, and the highest label is the content's `unsafe`
             thresholds = {UNSAFE: (self._limits.unsafe, own.get(prompt.label, self._limits.unsafe))}
-        return Search(
+        return ExactSearch(
             self._tries[prompt.role, prompt.label],
             tolerance=self._tolerance,
             max_nodes=self._max_nodes,
@@ -90,12 +88,12 @@ class Exact:
             guesses=self._guesses,
         )
 
-    def result(self, ready: Ready, searches: Sequence[Sequence[Search]]) -> Result:
+    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[ExactSearch]]) -> Result:
         parts = []
         for prompts, found in zip(ready.windows, searches, strict=True):
             of_prompts = [(prompt.label, search.result()) for prompt, search in zip(prompts, found, strict=True)]
-            parts.append(separate.join_marginals(of_prompts, self._limits.unsafe))
-        marginals = windows.join(parts)
+            parts.append(aggregation.join_marginals(of_prompts, self._limits.unsafe))
+        marginals = aggregation.join_windows(parts)
         bounds, limits = marginals.bounds, self._limits
         unsafe = _marginal(bounds[UNSAFE], limits.unsafe)
         labels = {k: _marginal(bounds[k], limits.labels.get(k)) if k in bounds else None for k in self._guarded.labels}
@@ -122,7 +120,7 @@ def _marginal(bounds: Bounds, threshold: float | None) -> Marginal:
     return Marginal(bounds.middle, bounds.lower, bounds.upper, flagged)
 
 
-class Other:
+class MethodScorer:
     """A method of :mod:`tokmarg.scoring.methods`.
 
     Args:
@@ -136,8 +134,8 @@ class Other:
 
     def __init__(
         self,
-        guarded: Guarded,
-        readers: Mapping[Asked, Reader],
+        guarded: GuardInfo,
+        readers: Mapping[PromptKey, Reader],
         method: Method,
         limits: Thresholds,
         *,
@@ -152,14 +150,14 @@ class Other:
     def search(self, prompt: Prompt) -> Any:
         return self._scorings[prompt.role, prompt.label].search()
 
-    def result(self, ready: Ready, searches: Sequence[Sequence[Any]]) -> MethodResult:
+    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[Any]]) -> MethodResult:
         parts = []
         for prompts, found in zip(ready.windows, searches, strict=True):
             of_prompts = [
                 (prompt.label, self._scorings[prompt.role, prompt.label].scores(search))
                 for prompt, search in zip(prompts, found, strict=True)
             ]
-            parts.append(separate.join_scores(of_prompts))
+            parts.append(aggregation.join_scores(of_prompts))
         scores = methods.join(parts)
         own = {} if scores.uncertainty is not None else self._limits.labels
         return MethodResult(

@@ -11,30 +11,28 @@ with what its own content shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tokmarg.documents import Fields
+from tokmarg.grammar.branch_priors import BranchPriors
 
 if TYPE_CHECKING:
     from tokmarg.grammar.trie import Node
 
-__all__ = ["Guesses", "Habits", "parse_guesses"]
+__all__ = ["BranchEstimates"]
 
-#: Events certain so far, token before, token -> mean share.
-Guesses = Mapping[tuple[int, int, int], float]
 #: How many of a content's own nodes a guess of the manifest counts for.
 _WEIGHT = 2.0
 
 
-class Habits:
+class BranchEstimates:
     """Mean shares of tokens at the nodes of one content.
 
     Args:
         guesses: what is known before.
     """
 
-    def __init__(self, guesses: Guesses) -> None:
+    def __init__(self, guesses: BranchPriors) -> None:
         self._guesses = guesses
         self._seen: dict[tuple[int, int, int], tuple[float, int]] = {}  # sum of the shares, and how many
 
@@ -61,18 +59,3 @@ class Habits:
     def totals(self) -> dict[tuple[int, int, int], tuple[float, int]]:
         """What was noted: the sum of the shares, and how many there were."""
         return dict(self._seen)
-
-
-def parse_guesses(f: Fields) -> Guesses:
-    """Reads ``guesses`` of a manifest: a list of [events certain so far, token before or -1, token, mean share]."""
-    found: dict[tuple[int, int, int], float] = {}
-    for i, row in enumerate(f.get("guesses", list, [])):
-        if not isinstance(row, list) or len(row) != 4 or not all(type(number) is int for number in row[:3]):
-            raise f.fail(f"guesses[{i}]", "must be [events so far, token before, token, share], three of them integers")
-        certain, before, token, share = row
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise f.fail(f"guesses[{i}]", "share must be a number from 0 to 1")
-        if certain < 0 or before < -1 or token < 0:
-            raise f.fail(f"guesses[{i}]", "has a negative number that is no token before")
-        found[certain, before, token] = float(share)
-    return found

@@ -12,7 +12,7 @@ import torch
 
 from tests.export.graph.test_export import PROMPT, Graph, reference_logits, tiny, tree_logits
 from tests.export.graph.test_llama_graph import FUSED
-from tokmarg.bundle.bundle import GraphContract
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.graph.export import graph_contract
 from tokmarg_export.graph.llama_graph import emit_graph
 from tokmarg_export.graph.onnx_writer import save_onnx, state_interface

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.documents import Place, edited
-from tokmarg.bundle.bundle import Bundle, find_bundle, installed_bundles
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle, installed_bundles
 from tokmarg.errors import BundleError, BundleNotFoundError, SpecError
 
 FILES = ["model.onnx", "tokenizer.json", "prefix.safetensors"]

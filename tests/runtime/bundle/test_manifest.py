@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from tests.support.documents import REMOVED, Place, at, edited, places
 from tests.support.word_guard import SPEC
-from tokmarg.bundle.bundle import GraphContract, Manifest
+from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg.bundle.manifest import Manifest
 from tokmarg.errors import BundleError, TokmargError
 
 SCHEMA: dict[str, Any] = json.loads((files("tokmarg.bundle") / "manifest.schema.json").read_text(encoding="utf-8"))

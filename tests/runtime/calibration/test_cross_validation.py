@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
-from tokmarg.calibration.cross_validation import LEAST, fit_observed
+from tokmarg.calibration.cross_validation import LEAST, cross_validate
 from tokmarg.calibration.fitting import fit_calibrator
-from tokmarg.calibration.observations import Observed
+from tokmarg.calibration.observations import Observations
 from tokmarg.calibration.operating_point import Target
 from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.errors import TokmargError
-from tokmarg.evaluation.measures import expected_calibration_error
+from tokmarg.metrics import expected_calibration_error
 from tokmarg.results import CALIBRATIONS
 
 LABELS = ("A", "B", "C")
@@ -25,18 +25,18 @@ def frequency(p: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-(0.5 * np.log(p / (1 - p)) - 1)))
 
 
-def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, width: float = 0.0) -> Observed:
+def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, width: float = 0.0) -> Observations:
     rng = np.random.default_rng(seed)
     score = np.clip(1 / (1 + np.exp(-rng.normal(0, 4, (count, len(labels) + 1)))), 1e-6, 1 - 1e-6)
     truth = (rng.random(score.shape) < frequency(score)).astype(float)
     lower, upper = np.clip(score - width / 2, 0, 1), np.clip(score + width / 2, 0, 1)
-    return Observed((*labels, "unsafe"), truth, score, lower, upper)
+    return Observations((*labels, "unsafe"), truth, score, lower, upper)
 
 
 @pytest.mark.parametrize("method", ["platt", "beta", "isotonic"])
 def test_unseen_rows_of_the_same_source_are_calibrated(method: str) -> None:
     """The goal: an expected calibration error of at most 0.03, over the labels of unseen rows."""
-    fitted = fit_observed(observed(1, 2000), method)
+    fitted = cross_validate(observed(1, 2000), method)
     unseen = observed(2, 2000)
     before, after = [], []
     for k, name in enumerate(unseen.names):
@@ -50,7 +50,7 @@ def test_unseen_rows_of_the_same_source_are_calibrated(method: str) -> None:
 
 
 def test_figures_out_of_fold_are_those_of_unseen_rows() -> None:
-    fitted, unseen = fit_observed(observed(3, 1000), "isotonic"), observed(4, 20_000)
+    fitted, unseen = cross_validate(observed(3, 1000), "isotonic"), observed(4, 20_000)
     entry = fitted.entries["A"]
     raw, mapped = unseen.score[:, 0], entry.calibrator(unseen.score[:, 0])
     truth = unseen.truth[:, 0]
@@ -64,7 +64,7 @@ def test_figures_out_of_fold_are_those_of_unseen_rows() -> None:
 
 def test_every_entry_is_its_own_fit_on_everything() -> None:
     data = observed(5)
-    fitted = fit_observed(data, "platt")
+    fitted = cross_validate(data, "platt")
     for k, name in enumerate(data.names):
         entry = fitted.entries[name]
         assert entry.calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
@@ -76,11 +76,11 @@ def test_every_entry_is_its_own_fit_on_everything() -> None:
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
 def test_the_same_data_give_the_same_fit(method: str) -> None:
-    first, second = (fit_observed(observed(6), method, target=Target.parse("max-f1")) for _ in range(2))
+    first, second = (cross_validate(observed(6), method, target=Target.parse("max-f1")) for _ in range(2))
     assert (first.entries, first.figures) == (second.entries, second.figures)
 
 
-def rare(positives: int) -> Observed:
+def rare(positives: int) -> Observations:
     data = observed(7)
     data.truth[:, 1] = 0
     data.truth[np.argsort(data.score[:, 1])[-positives:], 1] = 1
@@ -88,9 +88,9 @@ def rare(positives: int) -> Observed:
 
 
 def test_too_few_positives_get_the_pooled_calibrator_and_a_warning() -> None:
-    assert fit_observed(rare(LEAST)).entries["B"].fitted_on == "own"
+    assert cross_validate(rare(LEAST)).entries["B"].fitted_on == "own"
     data = rare(LEAST - 1)
-    fitted = fit_observed(data, target=Target.parse("recall>=0.8"))
+    fitted = cross_validate(data, target=Target.parse("recall>=0.8"))
     entry = fitted.entries["B"]
     assert (entry.fitted_on, entry.positives, entry.negatives) == ("pooled", 9, 591)
     pool = data.score[:, :3].ravel(), data.truth[:, :3].ravel()
@@ -107,7 +107,7 @@ def test_unsafe_is_calibrated_on_its_own_or_not_at_all() -> None:
     data = observed(8)
     data.truth[:, 3] = 0
     data.truth[:5, 3] = 1
-    fitted = fit_observed(data, target=Target.parse("max-f1"))
+    fitted = cross_validate(data, target=Target.parse("max-f1"))
     assert (fitted.entries["unsafe"].calibrator, fitted.entries["unsafe"].fitted_on) == (IDENTITY, "none")
     assert fitted.entries["unsafe"].threshold is None
     assert any(
@@ -115,13 +115,13 @@ def test_unsafe_is_calibrated_on_its_own_or_not_at_all() -> None:
         for w in fitted.warnings
     )
     data.truth[:, 3] = np.nan
-    assert fit_observed(data).warnings == ["unsafe: no record says whether it is unsafe; its raw probabilities stay"]
+    assert cross_validate(data).warnings == ["unsafe: no record says whether it is unsafe; its raw probabilities stay"]
 
 
 def test_labels_of_which_nothing_is_known_stay_raw() -> None:
     data = observed(9)
     data.truth[:, :3] = np.nan
-    fitted = fit_observed(data)
+    fitted = cross_validate(data)
     assert [e.fitted_on for e in fitted.entries.values()] == ["none", "none", "none", "own"]
     assert [w.split(":")[0] for w in fitted.warnings] == ["A", "B", "C"]
     assert fitted.figures["ece"] is None
@@ -130,7 +130,7 @@ def test_labels_of_which_nothing_is_known_stay_raw() -> None:
 def test_scores_that_rank_the_wrong_way_fall_back() -> None:
     data = observed(10)
     data.truth[:, 0] = (np.random.default_rng(0).random(600) < 1 - frequency(data.score[:, 0])).astype(float)
-    fitted = fit_observed(data)
+    fitted = cross_validate(data)
     assert fitted.entries["A"].fitted_on == "pooled"
     assert fitted.warnings[0].startswith("A: higher scores do not go with more positives")
 
@@ -139,7 +139,7 @@ def test_worse_figures_are_told() -> None:
     rng = np.random.default_rng(0)
     score = rng.uniform(0.001, 0.999, (40, 2))
     truth = (rng.random(score.shape) < score).astype(float)  # calibrated as it is
-    fitted = fit_observed(Observed(("A", "unsafe"), truth, score, score, score), "isotonic")
+    fitted = cross_validate(Observations(("A", "unsafe"), truth, score, score, score), "isotonic")
     assert any("out of fold the Brier score rises" in warning for warning in fitted.warnings)
 
 
@@ -150,13 +150,13 @@ def test_one_class_only(truth: float) -> None:
     data.truth[:, :3], data.truth[:, 3] = [1.0, 0.0, np.nan], truth
     no_label = "and no label applies to some records and not to others; calibration needs both"
     with pytest.raises(TokmargError, match=f"^one class only: every scored record is {state}, {no_label}$"):
-        fit_observed(data)
+        cross_validate(data)
     data.truth[:, 3] = np.nan
     with pytest.raises(TokmargError, match=f"^one class only: no record says whether it is unsafe, {no_label}$"):
-        fit_observed(data)
+        cross_validate(data)
     data.truth[:, :3], data.truth[:, 3] = np.nan, truth
     with pytest.raises(TokmargError, match=f"^one class only: every scored record is {state}; calibration needs both$"):
-        fit_observed(data)
+        cross_validate(data)
 
 
 @pytest.mark.parametrize("truth", [0.0, 1.0])
@@ -164,7 +164,7 @@ def test_labels_are_calibrated_where_unsafe_has_one_class_only(truth: float) -> 
     """As in a set that only holds unsafe records: the labels have both classes, and unsafe stays as it is."""
     data = observed(11)
     data.truth[:, 3] = truth
-    fitted = fit_observed(data, target=Target.parse("max-f1"))
+    fitted = cross_validate(data, target=Target.parse("max-f1"))
     for k, name in enumerate(LABELS):
         assert fitted.entries[name].fitted_on == "own"
         assert fitted.entries[name].calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
@@ -180,7 +180,7 @@ def test_labels_are_calibrated_where_unsafe_has_one_class_only(truth: float) -> 
 def test_a_label_of_one_class_gets_the_pooled_calibrator() -> None:
     data = observed(11)
     data.truth[:, 1] = 0
-    fitted = fit_observed(data)
+    fitted = cross_validate(data)
     assert [e.fitted_on for e in fitted.entries.values()] == ["own", "pooled", "own", "own"]
     assert fitted.warnings == [
         "B: every record lacks it, and a calibrator needs both kinds; it gets the one pooled over all labels"
@@ -189,20 +189,20 @@ def test_a_label_of_one_class_gets_the_pooled_calibrator() -> None:
 
 def test_too_few_records() -> None:
     with pytest.raises(TokmargError, match="too few records: a calibrator takes 10 positives and 10 negatives"):
-        fit_observed(observed(12, 12, ()))
+        cross_validate(observed(12, 12, ()))
     data = observed(12)
     data.truth[:] = np.nan
     with pytest.raises(TokmargError, match="of no scored record anything is known"):
-        fit_observed(data)
+        cross_validate(data)
 
 
 def test_rows_without_score_or_truth_do_not_count() -> None:
     data, few = observed(13), observed(13)
     few.score[:100] = few.lower[:100] = few.upper[:100] = np.nan
     few.truth[100:200] = np.nan
-    kept = Observed(data.names, *(a[200:] for a in (data.truth, data.score, data.lower, data.upper)))
-    for name, entry in fit_observed(few).entries.items():
-        assert entry.calibrator == fit_observed(kept).entries[name].calibrator
+    kept = Observations(data.names, *(a[200:] for a in (data.truth, data.score, data.lower, data.upper)))
+    for name, entry in cross_validate(few).entries.items():
+        assert entry.calibrator == cross_validate(kept).entries[name].calibrator
         assert entry.positives + entry.negatives == 400
 
 
@@ -214,7 +214,7 @@ def test_targets_are_reached_on_the_data_and_nearly_out_of_fold() -> None:
         ("precision>=0.4", "precision"),
     ):
         target = Target.parse(text)
-        fitted = fit_observed(data, target=target)
+        fitted = cross_validate(data, target=target)
         for k, entry in enumerate(fitted.entries.values()):
             assert entry.threshold.raw == target.threshold(data.score[:, k], data.truth[:, k])
             assert entry.threshold.certificate is None
@@ -226,10 +226,10 @@ def test_targets_are_reached_on_the_data_and_nearly_out_of_fold() -> None:
 def test_a_target_out_of_reach_is_told() -> None:
     data = observed(15)
     data.truth[np.argmax(data.score[:, 0]), 0] = 0
-    fitted = fit_observed(data, target=Target.parse("precision>=0.999"))
+    fitted = cross_validate(data, target=Target.parse("precision>=0.999"))
     assert fitted.entries["A"].threshold is None
     assert "A: no threshold reaches precision>=0.999; it gets none" in fitted.warnings
-    fitted = fit_observed(data, target=Target.parse("fpr<=0"))
+    fitted = cross_validate(data, target=Target.parse("fpr<=0"))
     assert fitted.entries["A"].threshold.raw == np.inf
     assert "A: nothing reaches fpr<=0.0 but a threshold that flags nothing; it gets that" in fitted.warnings
 
@@ -246,7 +246,7 @@ def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
     weight = frequency(grid) if risk == "fnr" else 1 - frequency(grid)
     kept = 0
     for seed in range(200):
-        fitted = fit_observed(observed(seed, 150, ()), method, guarantee=Guarantee(risk, 0.2, 0.95), folds=2)
+        fitted = cross_validate(observed(seed, 150, ()), method, guarantee=Guarantee(risk, 0.2, 0.95), folds=2)
         entry = fitted.entries["unsafe"]
         wrong = grid < entry.threshold.raw if risk == "fnr" else grid >= entry.threshold.raw
         kept += weight[wrong].sum() / weight.sum() <= 0.2
@@ -257,7 +257,7 @@ def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
 def test_certified_thresholds_and_the_targets_of_the_rest() -> None:
     data = observed(16, width=0.02)
     guarantee = Guarantee("fnr", 0.1)
-    fitted = fit_observed(data, target=Target.parse("max-f1"), guarantee=guarantee, certify=["unsafe", "A"])
+    fitted = cross_validate(data, target=Target.parse("max-f1"), guarantee=guarantee, certify=["unsafe", "A"])
     for name, entry in fitted.entries.items():
         assert (entry.threshold.certificate is not None) == (name in ("unsafe", "A")), name
     entry = fitted.entries["A"]
@@ -270,24 +270,24 @@ def test_certified_thresholds_and_the_targets_of_the_rest() -> None:
 
 def test_simultaneous_is_stricter() -> None:
     data = observed(17)
-    alone = fit_observed(data, guarantee=Guarantee("fnr", 0.1))
-    together = fit_observed(data, guarantee=Guarantee("fnr", 0.1, simultaneous=True))
+    alone = cross_validate(data, guarantee=Guarantee("fnr", 0.1))
+    together = cross_validate(data, guarantee=Guarantee("fnr", 0.1, simultaneous=True))
     assert all(together.entries[n].threshold.raw < alone.entries[n].threshold.raw for n in data.names)
 
 
 def test_data_that_cannot_certify_are_refused() -> None:
     data = rare(30)
     with pytest.raises(TokmargError) as caught:
-        fit_observed(data, guarantee=Guarantee("fnr", 0.05))
+        cross_validate(data, guarantee=Guarantee("fnr", 0.05))
     assert str(caught.value) == (
         "fnr=0.05 at confidence 0.95 takes at least 59 positives of each; there are 30 of B: give more data, a higher "
         "level, or certify the others only (--certify A,C,unsafe)"
     )
-    assert fit_observed(data, guarantee=Guarantee("fnr", 0.05), certify=["A", "C"]).entries["B"].threshold is None
+    assert cross_validate(data, guarantee=Guarantee("fnr", 0.05), certify=["A", "C"]).entries["B"].threshold is None
     with pytest.raises(TokmargError, match="certify: 'Z' is none of A, B, C, unsafe"):
-        fit_observed(data, guarantee=Guarantee("fnr", 0.05), certify=["Z"])
+        cross_validate(data, guarantee=Guarantee("fnr", 0.05), certify=["Z"])
 
 
 def test_kinds() -> None:
-    kinds = {m: type(fit_observed(observed(18), m).entries["A"].calibrator) for m in CALIBRATIONS}
+    kinds = {m: type(cross_validate(observed(18), m).entries["A"].calibrator) for m in CALIBRATIONS}
     assert kinds == {"platt": Sigmoid, "temperature": Sigmoid, "beta": Sigmoid, "isotonic": Isotonic}

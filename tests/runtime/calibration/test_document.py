@@ -21,15 +21,15 @@ from tokmarg import Guard, Result, Thresholds, TokmargError
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
 from tokmarg.calibration.document import Calibration, fit
-from tokmarg.calibration.label_calibration import Certificate, Entry, Threshold
-from tokmarg.calibration.provenance import Data, Origin, Search
+from tokmarg.calibration.label_calibration import Certificate, LabelCalibration, Threshold
+from tokmarg.calibration.provenance import Data, Provenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
-from tokmarg.pipeline import Ready
 from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.results import Marginal
-from tokmarg.scoring.scorers import Exact, Guarded
+from tokmarg.scoring.scorers import ExactScorer, GuardInfo
 from tokmarg.tokenizer import Encoder
 
 SCHEMA: dict[str, Any] = json.loads(
@@ -41,16 +41,16 @@ FIGURES = {"ece": [0.2, 0.1], "brier": None, "recall": 0.5, "false_positive_rate
 HALF, STEPS = Sigmoid(0.5, 0.5, 0.0), Isotonic((0.2, 0.4, 0.8), (0.1, 0.3, 0.3))
 CALIBRATION = Calibration(
     "platt",
-    Origin("tests/words", "1" * 64, "2" * 64, "3" * 64),
+    Provenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
     Data("4" * 64, 100, 99, "5" * 64),
-    Search(1e-3, 256, "window"),
+    SearchSettings(1e-3, 256, "window"),
     "max-f1",
     Guarantee("fnr", 0.05, 0.95, True),
-    Entry(Sigmoid(1.0, 1.0, math.log(3)), "own", 20, 80, Threshold(0.25, Certificate(20, 1, 0.2)), FIGURES),
+    LabelCalibration(Sigmoid(1.0, 1.0, math.log(3)), "own", 20, 80, Threshold(0.25, Certificate(20, 1, 0.2)), FIGURES),
     {
-        "A": Entry(HALF, "own", 11, 80, Threshold(math.inf), {"ece": None, "brier": [0.1, 0.1]}),
-        "B": Entry(STEPS, "pooled", 1, 80, Threshold(0.6), {"ece": None, "brier": None}),
-        "C": Entry(IDENTITY, "none", 0, 0, None, {"ece": None, "brier": None}),
+        "A": LabelCalibration(HALF, "own", 11, 80, Threshold(math.inf), {"ece": None, "brier": [0.1, 0.1]}),
+        "B": LabelCalibration(STEPS, "pooled", 1, 80, Threshold(0.6), {"ece": None, "brier": None}),
+        "C": LabelCalibration(IDENTITY, "none", 0, 0, None, {"ece": None, "brier": None}),
     },
     {"ece": [0.2, 0.1], "brier": [0.2, 0.1], "recall": 0.5, "false_positive_rate": 0.1, "precision": 1.0},
     "0.1.0",
@@ -251,7 +251,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path: Path) -> None:
     raw = Guard.load(word_bundle, device="cpu", threads=1)
     calibration = fit(raw, data, target="max-f1")
-    assert calibration.search == Search()
+    assert calibration.search == SearchSettings()
     assert (calibration.data.records, calibration.data.scored) == (120, 120)
     calibration.write(tmp_path / "c.json")
     guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=tmp_path / "c.json")
@@ -306,8 +306,8 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     grammar = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}], [])
     trie = Trie(grammar, encoder, "<|verdict|>", [""], ["<|end|>"])
     prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
-    guarded, tries = Guarded(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
-    way = Exact(
+    guarded, tries = GuardInfo(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
+    way = ExactScorer(
         guarded, tries, CALIBRATION.thresholds(), tolerance=1.0, max_nodes=8, columns=None, calibration=CALIBRATION
     )
     searches = []
@@ -322,7 +322,7 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
                 search.feed(node, logits)
         assert search.result().evaluated == 1
         searches.append(search)
-    found = way.result(Ready(1, (prompts,), False), [searches])
+    found = way.result(EncodedRecord(1, (prompts,), False), [searches])
     assert found.raw is not None
     assert found.raw.unsafe.probability == pytest.approx(0.9)
     assert found.unsafe.probability == pytest.approx(27 / 28)  # odds 9 times 3

@@ -16,7 +16,8 @@ from tests.conftest import tokenizer_file
 from tests.support.documents import edited
 from tests.support.word_guard import SPEC
 from tokmarg.errors import BundleError, ContentError
-from tokmarg.prompt.builder import PART, Message, Prompter, messages_of
+from tokmarg.prompt.builder import PART, PromptBuilder
+from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.prompt.windows import windows
 from tokmarg.tokenizer import Encoder, Piece
@@ -175,7 +176,7 @@ def test_broken_tokenizers_are_named(text: str) -> None:
 
 def test_a_text_that_the_tokenizer_fails_on_is_an_error_of_the_content() -> None:
     """A pattern that no probe finds: é makes it backtrack."""
-    prompter = Prompter(Spec.parse(SPEC, "x"), Encoder(splitting("(é+)+$|.")), 10_000)
+    prompter = PromptBuilder(Spec.parse(SPEC, "x"), Encoder(splitting("(é+)+$|.")), 10_000)
     assert prompter.prompts(messages_of("hello"))
     with pytest.raises(ContentError, match=r"tokenizer fails on a text of .* characters: .*retry-limit") as caught:
         prompter.prompts(messages_of("é" * 100 + "!"))
@@ -204,9 +205,9 @@ class Meter:
         monkeypatch.setattr(Encoder, "_encoded", count)
 
 
-def prompter(max_tokens: int, name: str = "words") -> Prompter:
+def prompter(max_tokens: int, name: str = "words") -> PromptBuilder:
     spec = json.loads(json.dumps(SPEC).replace("<|policy|>", "<|im_start|>").replace("<|verdict|>", "<|im_end|>"))
-    return Prompter(Spec.parse(spec, name), smollm2(), max_tokens)
+    return PromptBuilder(Spec.parse(spec, name), smollm2(), max_tokens)
 
 
 @pytest.mark.parametrize("text", ["a", " a", "\u0301", "😀", "<|im_end|>", "\n", "hello world ", "\u200b", "١"])

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokmarg import ContentError, Guard, Record
-from tokmarg.engine.batch import Job
-from tokmarg.engine.batch_invariant import ContentEngine, _together
-from tokmarg.engine.session import Forward, Session
+from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
+from tokmarg.engine.forward import Forward
+from tokmarg.engine.sequence import Sequence
+from tokmarg.engine.session import Session
 
 TEXTS = (
     "How do I pick a lock?",
@@ -207,7 +208,7 @@ class Fails:
 
 def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
     engine = guard._packer._engine
-    assert isinstance(engine, ContentEngine)
+    assert isinstance(engine, BatchInvariantEngine)
     results: dict[bool, list[Any]] = {}
     for failing in (False, True):
         jobs = list(searches(guard))
@@ -219,12 +220,12 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
     assert results[True] == results[False]
 
 
-def searches(guard: Guard) -> Iterator[Job[Any]]:
+def searches(guard: Guard) -> Iterator[Sequence[Any]]:
     """Jobs of three texts."""
     way = guard._way("exact", None, 1e-3, 40)
     for text in TEXTS[:3]:
         prompt = guard.prompt(text)
-        yield Job(prompt.token_ids, way.search(prompt))
+        yield Sequence(prompt.token_ids, way.search(prompt))
 
 
 def test_results_keep_their_records_and_order(guard: Guard) -> None:

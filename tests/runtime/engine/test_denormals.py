@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from tokmarg.engine.denormals import denormals_as_zero
+from tokmarg.engine.cpu import denormals_as_zero
 
 SMALL = np.array([1e-38], np.float32)
 FLUSHES = (platform.system(), platform.machine()) == ("Linux", "x86_64")

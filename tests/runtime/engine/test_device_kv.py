@@ -14,11 +14,12 @@ import pytest
 
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.bundle.prefix_file import compute_prefixes, read_prefixes, write_prefixes
+from tokmarg.bundle.prefix_file import read_prefixes, write_prefixes
 from tokmarg.engine.cuda import CPU, CUDA, CUDA_OPTIONS
-from tokmarg.engine.device_kv import DeviceStore, joining_model, picking_model
-from tokmarg.engine.kv_cache import HOST, KeyValues
+from tokmarg.engine.device_kv import DeviceKVStore, joining_model, picking_model
+from tokmarg.engine.kv_cache import HOST, KVCache
 from tokmarg.engine.onnx_builder import FLOAT, FLOAT16
+from tokmarg.engine.prefix_cache import compute_prefixes
 from tokmarg.engine.session import Session
 
 DeviceName = Literal["cpu", "cuda"]
@@ -33,8 +34,8 @@ DEVICES = [
 ]
 
 
-def store_on(device: DeviceName, count: int, dtype: Literal["float32", "float16"] = "float32") -> DeviceStore:
-    return DeviceStore(device, (CUDA, CUDA_OPTIONS) if device == "cuda" else (CPU, {}), count, dtype)
+def store_on(device: DeviceName, count: int, dtype: Literal["float32", "float16"] = "float32") -> DeviceKVStore:
+    return DeviceKVStore(device, (CUDA, CUDA_OPTIONS) if device == "cuda" else (CPU, {}), count, dtype)
 
 
 def session_on(bundle: Path, device: DeviceName) -> Session:
@@ -45,11 +46,11 @@ def session_on(bundle: Path, device: DeviceName) -> Session:
     return session
 
 
-def caches(count: int, dtype: str = "float32") -> list[KeyValues]:
+def caches(count: int, dtype: str = "float32") -> list[KVCache]:
     """A cache of four tokens, one of one, one of none."""
     random = np.random.default_rng(3)
     return [
-        KeyValues(
+        KVCache(
             tuple(random.normal(size=(1, 2, n, 5)).astype(dtype) for _ in range(count)), np.arange(n, dtype=np.int64)
         )
         for n in (4, 1, 0)
@@ -64,14 +65,14 @@ def test_joined_and_taken_as_on_the_host(device: DeviceName, dtype: Literal["flo
     there = [cache.moved(store) for cache in on_host]
     slots = np.array([4, 0, 0, 2])
     for parts in ([0, 1], [1, 0, 2], [2, 1], [0]):
-        wanted = KeyValues.joined([on_host[i] for i in parts])
-        found = KeyValues.joined([there[i] for i in parts])
+        wanted = KVCache.joined([on_host[i] for i in parts])
+        found = KVCache.joined([there[i] for i in parts])
         assert found.store is store
         assert found.positions.tolist() == wanted.positions.tolist()
         for a, b in zip(found.moved(HOST).tensors, wanted.tensors, strict=True):
             assert a.dtype == dtype
             assert (a == b).all()
-    taken, wanted = KeyValues.joined(there[:2]).take(slots), KeyValues.joined(on_host[:2]).take(slots)
+    taken, wanted = KVCache.joined(there[:2]).take(slots), KVCache.joined(on_host[:2]).take(slots)
     assert taken.positions.tolist() == wanted.positions.tolist() == [0, 0, 0, 2]
     assert all((a == b).all() for a, b in zip(taken.moved(HOST).tensors, wanted.tensors, strict=True))
 
@@ -114,7 +115,7 @@ def test_scores_on_cuda_are_those_of_the_cpu(tiny_bundle: Path) -> None:
         assert b.unsafe.probability == pytest.approx(a.unsafe.probability, abs=1e-4)
 
 
-class Watched(DeviceStore):
+class Watched(DeviceKVStore):
     """Counts what crosses between host and device."""
 
     def __init__(self, *args: Any) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from tests.runtime.engine.test_batch_invariant import TEXTS, build
 from tokmarg import Guard
-from tokmarg.engine.cores import physical_cores
-from tokmarg.engine.executor import Lanes
-from tokmarg.engine.session import Forward, Outputs, Session
+from tokmarg.engine.cpu import physical_cores
+from tokmarg.engine.executor import PassExecutor
+from tokmarg.engine.forward import Forward, Outputs
+from tokmarg.engine.session import Session
 from tokmarg.errors import DeviceError
 
 
@@ -42,8 +43,8 @@ class Slow:
         threading.Thread(target=compute).start()
 
 
-def lanes_of(session: Any) -> Lanes[int]:
-    return Lanes[int](cast(Session, session))
+def lanes_of(session: Any) -> PassExecutor[int]:
+    return PassExecutor[int](cast(Session, session))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -104,7 +105,7 @@ def test_side_by_side_is_the_same_as_one_by_one(tiny_model: Path, tmp_path: Path
     for text in TEXTS[:3]:
         guard.score(text, max_nodes=12)
     expected = [run(forward) for forward in asked]
-    with Lanes[int](session) as lanes:
+    with PassExecutor[int](session) as lanes:
         for tag, forward in enumerate(asked):
             lanes.start(forward, tag)
         for _ in asked:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmarg.bundle.bundle import GraphContract
-from tokmarg.engine.kv_buffer import Room
+from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg.engine.kv_buffer import KVBuffer
 from tokmarg.engine.kv_cache import heads_by_token, key_and_value
 
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
@@ -23,7 +23,7 @@ def some(count: int, seed: int) -> np.ndarray:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 300), max_size=6), st.lists(st.integers(1, 300), max_size=3))
 def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[int]) -> None:
-    tokens = Room(GRAPH)
+    tokens = KVBuffer(GRAPH)
     for part in (counts, counts_of_next):  # the second content takes the first one's memory over
         tokens.clear()
         parts = [some(count, i) for i, count in enumerate(part)]
@@ -35,7 +35,7 @@ def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[
 
 
 def test_a_room_is_the_same_memory_again_where_it_is_large_enough() -> None:
-    room = Room(GRAPH)
+    room = KVBuffer(GRAPH)
 
     def take(tokens: int) -> np.ndarray:
         room.clear()

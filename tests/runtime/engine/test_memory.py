@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokmarg import Guard
-from tokmarg.engine.memory import give_back
+from tokmarg.engine.cpu import release_free_memory
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 
@@ -25,14 +25,14 @@ def test_what_is_free_between_blocks_in_use_is_given_back() -> None:
     kept = blocks[::40]
     del blocks
     before = resident()
-    give_back()
+    release_free_memory()
     assert resident() < before - 0.7 * size * count
     assert all(block == b"x" * len(block) for block in kept)
 
 
 def test_it_does_nothing_where_the_c_library_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokmarg.engine.memory._malloc_trim", lambda: None)
-    give_back()
+    release_free_memory()
 
 
 def test_a_guard_gives_back_what_many_contents_took(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,11 @@ from tests.support.documents import edited
 from tests.support.word_guard import VOCAB, write_manifest
 from tokmarg import BundleError, ContentError, DeviceError, Guard, Record, Result, SpecError
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.engine.kv_cache import KeyValues
-from tokmarg.engine.onnx_builder import FLOAT, INT8, UINT8, one_operator, saturates
-from tokmarg.engine.session import Forward, Session
+from tokmarg.engine.cpu import int8_products_saturate
+from tokmarg.engine.forward import Forward
+from tokmarg.engine.kv_cache import KVCache
+from tokmarg.engine.onnx_builder import FLOAT, INT8, UINT8, one_operator
+from tokmarg.engine.session import Session
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_one_pass(word_bundle: Path) -> None:
     assert [row[VOCAB["A"]] for row in logits] == [6, 6]
     assert [row[VOCAB["B"]] for row in logits] == [0, 6]
     assert new.length == 2
-    both = KeyValues.joined([past, new])
+    both = KVCache.joined([past, new])
     assert both.positions.tolist() == [0, 1, 2]
     assert [t.shape for t in both.tensors] == [(1, 1, 3, len(VOCAB))] * 2
 
@@ -81,7 +83,7 @@ def test_one_pass(word_bundle: Path) -> None:
 def test_joined_caches_must_have_the_same_layers() -> None:
     tensor, positions = np.zeros((1, 1, 1, 2)), np.zeros(1, dtype=np.int64)
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        KeyValues.joined([KeyValues((tensor, tensor), positions), KeyValues((tensor,), positions)])
+        KVCache.joined([KVCache((tensor, tensor), positions), KVCache((tensor,), positions)])
 
 
 HEADS = {"head": "verdict", "head_token_ids": [0, 1, 2]}
@@ -380,7 +382,7 @@ def test_a_pass_that_fails_is_one_clear_line(word_bundle: Path, monkeypatch: pyt
 
 
 def test_this_machine_multiplies_bytes_exactly_or_is_told_apart() -> None:
-    """Either sums of bytes are exact here, or onnxruntime's exact path is: ``saturates`` decides which is taken."""
+    """Either sums of bytes are exact here, or onnxruntime's exact path is: ``int8_products_saturate`` decides which."""
     a, b = np.full((3, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
     weights = {
         "b": (INT8, b),
@@ -389,7 +391,7 @@ def test_this_machine_multiplies_bytes_exactly_or_is_told_apart() -> None:
         "a_zero": (UINT8, np.zeros((), np.uint8)),
     }
     options = onnxruntime.SessionOptions()
-    if saturates():
+    if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import run_python
-from tokmarg.evaluation.measures import Cases, expected_calibration_error, measure, undefined
+from tokmarg.evaluation.measures import Cases, measure
+from tokmarg.metrics import expected_calibration_error, undefined
 
 LABELS = ("A", "B", "C")
 

@@ -24,7 +24,7 @@ from tokmarg.evaluation.bootstrap import bootstrap, difference
 from tokmarg.evaluation.dataset import Example
 from tokmarg.evaluation.evaluate import Evaluation, Run
 from tokmarg.evaluation.measures import Cases, measure
-from tokmarg.evaluation.scoring_run import Scored
+from tokmarg.evaluation.scoring_run import ScoringRun
 from tokmarg.guard import Record
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +45,7 @@ def evaluation() -> Evaluation:
         score = np.clip(np.nan_to_num(truth) * 0.3 + rng.random((COUNT, 3)) * noise, 0, 1).round(2)  # with ties
         cases = Cases(("A", "B", "C"), truth, score, unsafe, score.max(axis=1), score**2, score.max(axis=1) ** 2)
         return Run(
-            name, "tests/model", "fp32", "exact", Scored(cases, (), 0.9, 0.1, 1.0, 0, 0.01), measure(cases, 0.2),
+            name, "tests/model", "fp32", "exact", ScoringRun(cases, (), 0.9, 0.1, 1.0, 0, 0.01), measure(cases, 0.2),
             bootstrap(cases, 0.2, 20), None if first is None else 0,
             None if first is None else difference(first.scored.cases, cases, 0.2, 20),
         )  # fmt: skip

@@ -17,11 +17,11 @@ from tests.runtime.scoring.test_exact import VOCABULARY, Model
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
 from tokmarg.explanation.verdict_tree import HESITATION, verdict_tree, verdicts
 from tokmarg.grammar.trie import Trie
-from tokmarg.scoring.exact import Search
+from tokmarg.scoring.exact import ExactSearch
 
 
-def searched(model: Model, **changes: object) -> Search:
-    search = Search(model.trie, **{"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes})
+def searched(model: Model, **changes: object) -> ExactSearch:
+    search = ExactSearch(model.trie, **{"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes})
     while wanted := search.wanted(8):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -47,7 +47,7 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def worked_example() -> tuple[Trie, Search]:
+def worked_example() -> tuple[Trie, ExactSearch]:
     """That of :mod:`tokmarg.scoring.exact`."""
     trie = build("llama3", ["A", "B", "C"])
     encoder = encoder_of("llama3")
@@ -56,7 +56,7 @@ def worked_example() -> tuple[Trie, Search]:
     end, safe, unsafe = encoder.token_id("<|eot_id|>"), encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
     following = {None: {safe: 0.5, unsafe: 0.5}, a: {end: 1.0}, c: {end: 1.0}}
     following |= {b: {end: 0.5, comma_a: 0.5}, comma_a: {end: 1.0}}
-    search = Search(trie, tolerance=1e-9, max_nodes=256, thresholds={})
+    search = ExactSearch(trie, tolerance=1e-9, max_nodes=256, thresholds={})
     while wanted := search.wanted(1):
         for node in wanted:
             logits = np.full(VOCABULARY, -np.inf, dtype=np.float32)
@@ -111,7 +111,7 @@ def check_sums(root) -> None:
         assert -1e-12 <= node.unexplored <= node.other + 1e-9
 
 
-def check_seen(trie: Trie, search: Search, expected: dict[str, float]) -> None:
+def check_seen(trie: Trie, search: ExactSearch, expected: dict[str, float]) -> None:
     """What the search has seen whole is listed, nothing else; with what it left open it is 1."""
     seen = verdicts(trie, search, most=len(expected) + 1)
     assert len({v.text for v in seen}) == len(seen)

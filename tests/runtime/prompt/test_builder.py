@@ -18,7 +18,8 @@ from tests.runtime.conftest import encoder_of
 from tests.support.documents import edited
 from tests.support.word_guard import SPEC
 from tokmarg.errors import ContentError
-from tokmarg.prompt.builder import Message, Prompt, Prompter, messages_of
+from tokmarg.prompt.builder import Prompt, PromptBuilder
+from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
@@ -59,8 +60,8 @@ def resolved(name: str) -> dict[str, Any]:
 
 
 @functools.cache
-def prompter_of(name: str, max_tokens: int = 2000) -> Prompter:
-    return Prompter(Spec.parse(resolved(name), name), encoder_of(TOKENIZER[name]), max_tokens)
+def prompter_of(name: str, max_tokens: int = 2000) -> PromptBuilder:
+    return PromptBuilder(Spec.parse(resolved(name), name), encoder_of(TOKENIZER[name]), max_tokens)
 
 
 @functools.cache
@@ -262,7 +263,7 @@ def test_content_is_stripped_as_the_template_does(name: str) -> None:
 
 def test_content_is_kept_where_the_template_keeps_it() -> None:
     spec = Spec.parse(edited(resolved("llama-guard-3-8b"), ("template", "strip"), False), "x")
-    found = Prompter(spec, encoder_of("llama3"), 2000).prompts(messages_of("\n x  "))[0]
+    found = PromptBuilder(spec, encoder_of("llama3"), 2000).prompts(messages_of("\n x  "))[0]
     assert "User: \n x  \n\n<END" in found.text
     assert found.text[slice(*found.content_span)] == "\n x  "
 
@@ -297,13 +298,17 @@ def test_bare_assistant_text() -> None:
 
 def test_roles_that_a_spec_cannot_judge_or_hold() -> None:
     template = {**resolved("instruct")["template"], "roles": {"user": "User"}}
-    prompter = Prompter(Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000)
+    prompter = PromptBuilder(
+        Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000
+    )
     with pytest.raises(ContentError, match="instruct cannot judge assistant messages") as caught:
         prompter.prompts(messages_of(CONVERSATION))[0]
     assert caught.value.type == "unsupported_conversation"
     assert prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0].role == "user"
     template["messages"] = {"user": "User: {{content}}\n\n"}
-    prompter = Prompter(Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000)
+    prompter = PromptBuilder(
+        Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000
+    )
     with pytest.raises(ContentError, match="instruct has no place for assistant messages") as caught:
         prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0]
     assert caught.value.type == "unsupported_conversation"
@@ -428,7 +433,7 @@ def test_content_may_spell_what_the_scaffold_says() -> None:
 def test_messages_with_special_tokens_around_them(word_bundle: Any) -> None:
     encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
     conversation = [{"role": "user", "content": "hello <|agent|>"}, {"role": "assistant", "content": "gun"}]
-    (found,) = Prompter(Spec.parse(SPEC, "x"), encoder, 100).prompts(messages_of(conversation))
+    (found,) = PromptBuilder(Spec.parse(SPEC, "x"), encoder, 100).prompts(messages_of(conversation))
     assert found.text == "<|policy|>ABC<|talk|><|user|>hello <|agent|><|agent|>gun<|verdict|>"
     assert [found.text[a:b] for a, b in found.message_spans] == ["hello <|agent|>", "gun"]
     first, last = found.content_token_span

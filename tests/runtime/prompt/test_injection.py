@@ -17,10 +17,10 @@ from tests.support.word_guard import SPEC
 from tokmarg import Guard
 from tokmarg.cli.render.table import Table
 from tokmarg.documents import has_surrogate
-from tokmarg.prompt.builder import Message, messages_of
 from tokmarg.prompt.confusables import LOOK_ALIKES
 from tokmarg.prompt.delimiters import fences_of, fold
 from tokmarg.prompt.injection import SUSPICIONS, Suspicions
+from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import METHODS
 from tokmarg.tokenizer import Encoder

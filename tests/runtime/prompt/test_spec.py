@@ -12,7 +12,8 @@ from tests.support.word_guard import SPEC
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Choice, LabelList, Option
 from tokmarg.prompt.policy import apply_policy
-from tokmarg.prompt.spec import Label, Spec, Template, Verdict, substitute
+from tokmarg.prompt.spec import Label, Spec, Verdict, substitute
+from tokmarg.prompt.template import Template
 
 CHOICE: Place = ("verdict", "grammar", 0, "choice")
 LABELS: Place = (*CHOICE, 1, "then", 1)

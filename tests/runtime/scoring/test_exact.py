@@ -11,7 +11,7 @@ from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import build
 from tokmarg.errors import ContentError
 from tokmarg.grammar.trie import Node, Trie
-from tokmarg.scoring.exact import Marginals, Search
+from tokmarg.scoring.exact import ExactSearch, Marginals
 
 VOCABULARY = 128_256
 
@@ -32,7 +32,7 @@ class Model:
         return logits
 
     def run(self, limit: int = 1, **settings_: object) -> Marginals:
-        search = Search(self.trie, **{"tolerance": 1e-3, "max_nodes": 256, "thresholds": {}, **settings_})
+        search = ExactSearch(self.trie, **{"tolerance": 1e-3, "max_nodes": 256, "thresholds": {}, **settings_})
         while wanted := search.wanted(limit):
             for node in wanted:
                 search.feed(node, self.logits(node.path))
@@ -119,7 +119,7 @@ def test_worked_example_by_hand() -> None:
             values[token] = math.log(p)
         return values
 
-    search = Search(trie, tolerance=1e-9, max_nodes=256, thresholds={})
+    search = ExactSearch(trie, tolerance=1e-9, max_nodes=256, thresholds={})
     while wanted := search.wanted(1):
         for node in wanted:
             search.feed(node, logits(node))
@@ -135,7 +135,7 @@ def test_benign_content_needs_one_node() -> None:
         safe, unsafe = unsafe, safe
     logits = np.zeros(VOCABULARY, dtype=np.float32)
     logits[safe] = 20.0
-    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={"unsafe": 0.5})
+    search = ExactSearch(trie, tolerance=1e-3, max_nodes=256, thresholds={"unsafe": 0.5})
     (node,) = search.wanted(1)
     search.feed(node, logits)
     assert search.wanted(16) == []
@@ -173,7 +173,9 @@ def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
     model = Model(trie, 11, 2.0)
     tokens = trie.vocabulary()
     full = model.run()
-    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={}, columns={t: i for i, t in enumerate(tokens)})
+    search = ExactSearch(
+        trie, tolerance=1e-3, max_nodes=256, thresholds={}, columns={t: i for i, t in enumerate(tokens)}
+    )
     while wanted := search.wanted(1):
         for node in wanted:
             search.feed(node, model.logits(node.path)[list(tokens)])
@@ -184,7 +186,7 @@ def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_logits_are_refused(value: float) -> None:
     trie = build("llama3", ["S1"])
-    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={})
+    search = ExactSearch(trie, tolerance=1e-3, max_nodes=256, thresholds={})
     logits = np.zeros(VOCABULARY, dtype=np.float32)
     logits[77] = value
     with pytest.raises(ContentError, match="NaN or infinite") as error:
@@ -194,6 +196,6 @@ def test_non_finite_logits_are_refused(value: float) -> None:
 
 def test_all_allowed_tokens_impossible_is_refused() -> None:
     trie = build("llama3", ["S1"])
-    search = Search(trie, tolerance=1e-3, max_nodes=256, thresholds={})
+    search = ExactSearch(trie, tolerance=1e-3, max_nodes=256, thresholds={})
     with pytest.raises(ContentError, match="probability zero to every allowed token"):
         search.feed(search.wanted(1)[0], np.full(VOCABULARY, -np.inf, dtype=np.float32))

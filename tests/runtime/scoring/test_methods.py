@@ -245,7 +245,7 @@ def test_windows_join_to_the_highest_scores(guard: Guard, method) -> None:
     text = "first window " * 300 + "second " * 300
     result = guard.score(text, method=method, eps=0.05, on_overflow="window")
     assert result.truncated
-    from tokmarg.prompt.builder import Message
+    from tokmarg.prompt.messages import Message
     from tokmarg.prompt.windows import windows
 
     parts = [prompt for (prompt,) in windows(guard._prompter, [Message("user", text)])]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.runtime.grammar.test_trie import build
 from tests.runtime.scoring.test_exact import VOCABULARY, Model
-from tokmarg.scoring.exact import Search
-from tokmarg.scoring.speculation import Habits
+from tokmarg.scoring.exact import ExactSearch
+from tokmarg.scoring.speculation import BranchEstimates
 
 TRIE = build("smollm2", [f"S{i}" for i in range(1, 15)])
 FEW = build("smollm2", ["A", "B", "C", "D"])
@@ -19,14 +19,14 @@ TOKENS = list(TRIE.children(NODE))
 
 
 def test_nothing_known_means_all_alike() -> None:
-    assert Habits({}).shares(NODE, TOKENS) == [0.5, 0.5]
-    assert Habits({(0, -1, token): 0.0 for token in TOKENS}).shares(NODE, TOKENS) == [0.5, 0.5]
+    assert BranchEstimates({}).shares(NODE, TOKENS) == [0.5, 0.5]
+    assert BranchEstimates({(0, -1, token): 0.0 for token in TOKENS}).shares(NODE, TOKENS) == [0.5, 0.5]
 
 
 def test_by_hand() -> None:
     """A guess counts for two nodes; tokens elsewhere do not count."""
     a, b = TOKENS
-    habits = Habits({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
+    habits = BranchEstimates({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
     assert habits.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
     habits.note(NODE, TOKENS, [0.3, 0.7])
     assert habits.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
@@ -35,7 +35,7 @@ def test_by_hand() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
 def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
-    habits = Habits({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
+    habits = BranchEstimates({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
     for share in noted:
         habits.note(NODE, TOKENS, [share, 1 - share])
     shares = habits.shares(NODE, TOKENS)
@@ -51,7 +51,7 @@ def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
     shares = np.random.default_rng(chance).random
     tokens = [-1, *TRIE.vocabulary()]
     guesses = {(n, a, b): float(shares()) for n in range(4) for a in tokens for b in tokens[1:] if shares() < 0.7}
-    search = Search(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, guesses=guesses)
+    search = ExactSearch(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, guesses=guesses)
     while wanted := search.wanted(limit):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -63,7 +63,7 @@ def test_good_guesses_need_fewer_rounds() -> None:
     rounds = []
     known: dict[tuple[int, int, int], float] = {}
     for _ in range(2):
-        search = Search(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, guesses=known)
+        search = ExactSearch(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, guesses=known)
         rounds.append(0)
         while wanted := search.wanted(8):
             rounds[-1] += 1
@@ -85,7 +85,7 @@ def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, to
         for i, a in enumerate(tokens)
         for j, b in enumerate(tokens)
     }
-    search = Search(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, guesses=known)
+    search = ExactSearch(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, guesses=known)
     rounds, asked = 0, 0
     while wanted := search.wanted(10**6):
         rounds, asked = rounds + 1, asked + len(wanted)
@@ -105,7 +105,7 @@ def test_a_threshold_within_a_narrow_interval_is_not_settled_node_by_node(seed: 
     model = Model(TRIE, seed, 2.0)
     plain = model.run(tolerance=0.2)
     event, bounds = max(plain.bounds.items(), key=lambda item: item[1].upper - item[1].lower)
-    search = Search(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
+    search = ExactSearch(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
     asked = []
     while wanted := search.wanted(16):
         asked.append(len(wanted))

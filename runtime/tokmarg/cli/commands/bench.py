@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from tokmarg import __version__
-from tokmarg.bundle.bundle import Bundle, find_bundle
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle
 from tokmarg.cli import options
 from tokmarg.cli.process.stderr_capture import quiet
 from tokmarg.cli.render.terminal import echo, printable

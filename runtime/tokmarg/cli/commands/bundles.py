@@ -6,7 +6,8 @@ import os
 
 import click
 
-from tokmarg.bundle.bundle import Bundle, find_bundle, installed_bundles
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle, installed_bundles
 from tokmarg.cli.render.terminal import echo, pad, printable
 from tokmarg.errors import BundleNotFoundError, TokmargError
 

@@ -18,7 +18,7 @@ from tokmarg.results import CALIBRATIONS
 
 if TYPE_CHECKING:
     from tokmarg.calibration.document import Calibration
-    from tokmarg.calibration.label_calibration import Entry
+    from tokmarg.calibration.label_calibration import LabelCalibration
 
 __all__ = ["calibrate"]
 
@@ -93,10 +93,11 @@ def calibrate(
     --guarantee sets thresholds that, with the confidence, keep a rate on records that were never seen; --target those
     of the rest.
     """
-    from tokmarg.bundle.bundle import Bundle, find_bundle
+    from tokmarg.bundle.bundle import Bundle
+    from tokmarg.bundle.installed import find_bundle
     from tokmarg.calibration.operating_point import Target
     from tokmarg.calibration.risk_control import Guarantee
-    from tokmarg.cli.render.jsonl import to_json
+    from tokmarg.documents import to_json
     from tokmarg.evaluation.calibrate import fit, write_bundle
     from tokmarg.guard import Guard
 
@@ -189,7 +190,7 @@ def describe(calibration: Calibration) -> list[str]:
     return lines
 
 
-def _row(entry: Entry) -> str:
+def _row(entry: LabelCalibration) -> str:
     threshold = ""
     if entry.threshold is not None:
         shown = entry.threshold.to_dict(entry.calibrator)["calibrated"]

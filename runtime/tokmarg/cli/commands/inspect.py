@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from tokmarg.bundle.bundle import Bundle, find_bundle
-from tokmarg.cli.render.jsonl import to_json
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle
 from tokmarg.cli.render.terminal import echo, pad, printable
+from tokmarg.documents import to_json
 
 __all__ = ["inspect"]
 

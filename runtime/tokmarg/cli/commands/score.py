@@ -144,7 +144,7 @@ def score(
     if output is not None:
         _check_output(output, source, {"thresholds": thresholds_file, "calibration": calibration_file})
 
-    from tokmarg.cli.render.jsonl import OpenAI
+    from tokmarg.cli.render.openai import OpenAI
     from tokmarg.guard import Guard
 
     tally = Tally()
@@ -250,7 +250,8 @@ def _check_search(guard: Guard, tolerance: float, max_nodes: int, on_overflow: s
 
 
 def _renderer(format: str, guard: Guard, thresholds: Thresholds, sink: Sink | FileRun) -> Renderer:
-    from tokmarg.cli.render.jsonl import JsonLines, OpenAI
+    from tokmarg.cli.render.jsonl import JsonLines
+    from tokmarg.cli.render.openai import OpenAI
     from tokmarg.cli.render.table import Table
 
     if format == "jsonl":

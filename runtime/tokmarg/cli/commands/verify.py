@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from tokmarg.bundle.bundle import MANIFEST, Bundle, find_bundle
+from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.installed import find_bundle
+from tokmarg.bundle.manifest import MANIFEST
 from tokmarg.cli.process.stderr_capture import quiet
 from tokmarg.cli.render.terminal import echo
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokmarg.evaluation.measures import undefined
 from tokmarg.evaluation.threshold_decisions import FLAGGED
+from tokmarg.metrics import undefined
 
 from .terminal import pad, printable
 

@@ -46,7 +46,7 @@ def identify(
         input: size and sha256 of the input.
         input_format, output_format: as they are used.
     """
-    from tokmarg.engine.batch_invariant import ContentEngine
+    from tokmarg.engine.batch_invariant import BatchInvariantEngine
     from tokmarg.engine.packed import PackedEngine
 
     return {
@@ -56,7 +56,7 @@ def identify(
         "device": guard.device,
         "thresholds": asdict(thresholds),
         "calibration": _calibration(guard),
-        "packs": [[engine.pack_contents, engine.pack_tokens] for engine in (PackedEngine, ContentEngine)],
+        "packs": [[engine.pack_contents, engine.pack_tokens] for engine in (PackedEngine, BatchInvariantEngine)],
     }
 
 

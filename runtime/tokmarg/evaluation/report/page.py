@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.evaluation.measures import Cases, average_precision, undefined
-from tokmarg.metrics import Ranked
+from tokmarg.evaluation.measures import Cases
+from tokmarg.metrics import Ranked, average_precision, undefined
 
 if TYPE_CHECKING:
     from tokmarg.evaluation.dataset import Example

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tokmarg import MethodResult, Thresholds
-from tokmarg.cli.render.jsonl import OpenAI
+from tokmarg.cli.render.openai import OpenAI
 from tokmarg.cli.render.table import Table
 from tokmarg.guard import Guard
 from tokmarg.results import METHODS

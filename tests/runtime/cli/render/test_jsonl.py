@@ -3,7 +3,9 @@ import json
 import pytest
 
 from tokmarg import ContentError, Marginal, Record, Result, Thresholds
-from tokmarg.cli.render.jsonl import JsonLines, OpenAI, to_json
+from tokmarg.cli.render.jsonl import JsonLines
+from tokmarg.cli.render.openai import OpenAI
+from tokmarg.documents import to_json
 
 
 def result(id="r1", **changes):

@@ -1,0 +1,62 @@
+"""Where bundles are found: a folder, $TOKMARG_BUNDLE, or a bundle installed as a Python package."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+from tokmarg.errors import BundleNotFoundError
+
+__all__ = ["DEFAULT_BUNDLE", "ENTRY_POINTS", "find_bundle", "installed_bundles"]
+
+DEFAULT_BUNDLE = "reference-guard"
+
+
+ENTRY_POINTS = "tokmarg.bundles"
+
+
+def installed_bundles() -> dict[str, Path]:
+    """Bundles installed as Python packages: entry-point name -> folder.
+
+    An entry point of the group ``tokmarg.bundles`` names a package; the bundle is that package's folder. The package
+    itself is not imported.
+    """
+    found: dict[str, Path] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        top, *below = point.value.partition(":")[0].split(".")  # find_spec("a.b") would import a
+        try:
+            spec = find_spec(top)
+        except (ImportError, ValueError):
+            continue  # what is broken in another package must not stop this one
+        folders = [Path(place, *below) for place in (spec and spec.submodule_search_locations) or ()]
+        if folder := next((folder for folder in folders if folder.is_dir()), None):
+            found.setdefault(point.name, folder)
+    return found
+
+
+def find_bundle(name: str | os.PathLike[str] | None) -> Path:
+    """Folder of a bundle given as path, as name of an installed bundle, or not at all.
+
+    Without a name: $TOKMARG_BUNDLE, else the installed bundle ``reference-guard``.
+
+    Raises:
+        BundleNotFoundError: says how to get one.
+    """
+    installed = installed_bundles()
+    if name is None:
+        name = os.environ.get("TOKMARG_BUNDLE") or None
+    if name is None:
+        if DEFAULT_BUNDLE in installed:
+            return installed[DEFAULT_BUNDLE]
+        raise BundleNotFoundError(
+            f"no bundle: give one (--bundle DIR, or $TOKMARG_BUNDLE), or install {DEFAULT_BUNDLE!r}; "
+            "tokmarg-export makes a bundle from any instruction-tuned model"
+        )
+    if os.path.isdir(name):
+        return Path(name)
+    if str(name) in installed:
+        return installed[str(name)]
+    known = f"; installed bundles: {', '.join(sorted(installed))}" if installed else ""
+    raise BundleNotFoundError(f"{name}: no such folder and no installed bundle of this name{known}")

@@ -1,0 +1,31 @@
+"""Branch priors: the mean probability share of each next verdict token, as the exporter measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tokmarg.documents import Fields
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["BranchPriors", "parse_branch_priors"]
+
+#: Events certain so far, token before, token -> mean share.
+BranchPriors = Mapping[tuple[int, int, int], float]
+
+
+def parse_branch_priors(f: Fields) -> BranchPriors:
+    """Reads ``guesses`` of a manifest: a list of [events certain so far, token before or -1, token, mean share]."""
+    found: dict[tuple[int, int, int], float] = {}
+    for i, row in enumerate(f.get("guesses", list, [])):
+        if not isinstance(row, list) or len(row) != 4 or not all(type(number) is int for number in row[:3]):
+            raise f.fail(f"guesses[{i}]", "must be [events so far, token before, token, share], three of them integers")
+        certain, before, token, share = row
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise f.fail(f"guesses[{i}]", "share must be a number from 0 to 1")
+        if certain < 0 or before < -1 or token < 0:
+            raise f.fail(f"guesses[{i}]", "has a negative number that is no token before")
+        found[certain, before, token] = float(share)
+    return found

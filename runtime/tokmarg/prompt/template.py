@@ -1,0 +1,89 @@
+"""Prompt templates: how messages and policy become prompt text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from tokmarg.documents import Fields
+from tokmarg.grammar.syntax import PLACEHOLDER
+
+from .labels import ROLES, Role
+
+__all__ = ["Template", "Turns"]
+
+Turns = Literal["alternating", "any", "pair"]
+
+
+_TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How content becomes prompt text; see the module docstring.
+
+    Attributes:
+        text: the whole prompt with placeholders, special tokens spelt as text; one for all role modes or one for each.
+        policy_item: text of one label.
+        roles: role -> display name; a role that is absent cannot be judged.
+        messages: role -> text around a message.
+        strip: messages lose surrounding white space, as in the author's template.
+        turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``pair`` = one user
+            message and at most one assistant message behind it; ``any`` = any order.
+    """
+
+    text: str | Mapping[Role, str]
+    policy_item: str
+    roles: Mapping[Role, str]
+    messages: Mapping[Role, str]
+    strip: bool
+    turns: Turns
+
+
+def _parse_template(f: Fields) -> Template:
+    f.only(["text", "policy_item", "roles", "messages", "strip", "turns"])
+    turns = f.get("turns", str, "any")
+    if turns not in _TURNS:
+        raise f.fail("turns", f'must be "alternating", "any" or "pair", not {turns!r:.60}')
+    texts = f.text_table("text") if isinstance(f.data.get("text"), Mapping) else None
+    template = Template(
+        text=f.get("text", str) if texts is None else cast("dict[Role, str]", texts),
+        policy_item=f.get("policy_item", str),
+        roles=cast("dict[Role, str]", f.text_table("roles")),
+        messages=cast("dict[Role, str]", f.text_table("messages")),
+        strip=f.get("strip", bool, False),
+        turns=turns,
+    )
+    known, needed = {"policy", "conversation", "role"}, {"conversation"}
+    if isinstance(template.text, str):
+        _check_placeholders(f, "text", template.text, known, needed)
+    for key, text in texts.items() if texts is not None else ():
+        if key not in ROLES:
+            raise f.fail(f"text.{key}", f"is not a role (roles: {', '.join(ROLES)})")
+        _check_placeholders(f, f"text.{key}", text, known, needed)
+    _check_placeholders(f, "policy_item", template.policy_item, {"id", "name", "definition"}, set())
+    if not template.roles:
+        raise f.fail("roles", "names no role that can be judged")
+    for table, values in (("roles", template.roles), ("messages", template.messages)):
+        for role, text in values.items():
+            if role not in ROLES:
+                raise f.fail(f"{table}.{role}", f"is not a role (roles: {', '.join(ROLES)})")
+            wanted = {"content"} if table == "messages" else set()
+            _check_placeholders(f, f"{table}.{role}", text, wanted, wanted)
+    for role in template.roles:
+        if role not in template.messages:
+            raise f.fail(f"messages.{role}", "is missing, but the role can be judged")
+        if texts is not None and role not in texts:
+            raise f.fail(f"text.{role}", "is missing, but the role can be judged")
+    return template
+
+
+def _check_placeholders(f: Fields, key: str, text: str, known: set[str], needed: set[str]) -> None:
+    found = PLACEHOLDER.findall(text)
+    for name in found:
+        if name not in known:
+            raise f.fail(key, f"unknown placeholder {{{{{name:.60}}}}} (known: {', '.join(sorted(known)) or 'none'})")
+    for name in needed:
+        if found.count(name) != 1:
+            raise f.fail(key, f"must hold {{{{{name}}}}} exactly once")
