@@ -17,8 +17,7 @@ from safetensors.numpy import save_file
 from tokmarg import __version__
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
-from tokmarg.bundle.prefix_file import write_prefixes
-from tokmarg.engine.prefix_cache import compute_prefixes, shared_tokens
+from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes, shared_tokens
 from tokmarg.engine.session import Session
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.trie import Trie
@@ -134,11 +133,11 @@ def build_bundle(
             # Every content reads the prefix: with the weights as they were it carries no error of their rounding. Half
             # precision for its keys and values costs no accuracy that could be seen beside weights of 8 bits.
             if unrounded is None:
-                prefixes = compute_prefixes(session, prompter)
+                prefixes = compute_prefixes(session, prompter.prefixes())
             else:
-                prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter)
+                prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter.prefixes())
                 shutil.rmtree(unrounded)  # as large as the model in fp32
-            write_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
+            save_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")

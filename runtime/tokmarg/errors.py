@@ -5,6 +5,7 @@
     │   └── BundleNotFoundError  nothing at the path, under the name, or installed
     ├── SpecError                a spec, policy or verdict grammar cannot be used
     ├── DeviceError              the device that was asked for is not available, or a pass on it failed
+    ├── OptionError              an argument is of the wrong type or out of range (also a ValueError)
     └── ContentError             one content cannot be scored; ``type`` is one of ``ERROR_TYPES``
 
 Messages are one line: they name the file, field or value, and the way out.
@@ -18,6 +19,7 @@ __all__ = [
     "BundleNotFoundError",
     "ContentError",
     "DeviceError",
+    "OptionError",
     "SpecError",
     "TokmargError",
 ]
@@ -53,6 +55,10 @@ class SpecError(TokmargError):
 
 class DeviceError(TokmargError):
     """The device that was asked for is not available, or a pass on it failed."""
+
+
+class OptionError(TokmargError, ValueError):
+    """An argument is of the wrong type or out of range; the message names it."""
 
 
 class ContentError(TokmargError):

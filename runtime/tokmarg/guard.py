@@ -10,11 +10,10 @@ from typing import Any, Literal, NoReturn, TypedDict, Unpack, cast, overload
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.bundle.manifest import MANIFEST
-from tokmarg.bundle.prefix_file import read_prefixes
 from tokmarg.calibration.document import Calibration, find_calibration
 from tokmarg.engine.cpu import release_free_memory
 from tokmarg.engine.packed import engine_for
-from tokmarg.engine.prefix_cache import cached_prefixes
+from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
@@ -88,9 +87,9 @@ class Guard:
             where = self.path / MANIFEST
             raise SpecError(f"{where}: spec.verdict{' with the given policy' * (spec is not None)}: {error}") from None
         if spec is None:
-            self._prefixes = read_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
+            self._prefixes = load_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
         else:
-            self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter)
+            self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter.prefixes())
         self._guesses = bundle.manifest.guesses if spec is None else None  # of the bundle's own policy
         suspicions = Suspicions(self.spec, self._encoder)
         engine = engine_for(session, self._prefixes, spec is None)

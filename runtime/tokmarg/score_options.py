@@ -1,9 +1,104 @@
-"""How a content is scored: the options that every call shares."""
+"""How a content is scored: the options that scoring, evaluation, calibration, explanations and the commands share."""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, get_args
 
-__all__ = ["OnOverflow"]
+from .errors import OptionError
+from .results import MAX_DEPTH, METHODS, Method, Thresholds
+
+__all__ = ["MAX_NODES", "OnOverflow", "ScoreKeywords", "ScoreOptions"]
 
 OnOverflow = Literal["error", "window"]
+#: Most trie nodes that a search may be allowed: a million nodes take minutes and gigabytes.
+MAX_NODES = 2**20
+
+
+class ScoreKeywords(TypedDict, total=False):
+    """The fields of :class:`ScoreOptions` but ``method``, as keyword arguments."""
+
+    tolerance: float
+    max_nodes: int
+    top_p: float
+    eps: float
+    max_depth: int
+    thresholds: Thresholds | None
+    on_overflow: OnOverflow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """Options of one call; checked when they are made.
+
+    Attributes:
+        method: ``exact``, or one of :mod:`tokmarg.scoring.methods`.
+        tolerance: ``exact``: widest interval that counts as converged, a probability.
+        max_nodes: ``exact``: trie nodes to expand at most.
+        top_p: ``any-place``: mass of the nucleus.
+        eps: ``any-place``: least mass of a path that is followed.
+        max_depth: ``any-place``: most tokens of a path that is followed; ``greedy``, ``token``, ``fixed-place``: most
+            tokens to generate.
+        thresholds: when the content counts as flagged (default: the calibration's, else unsafe >= the spec's threshold,
+            which is 0.5 but where the spec says otherwise), on the probabilities that the result shows.
+        on_overflow: what to do with content beyond the context window: ``error``, or ``window`` = score it in
+            overlapping windows.
+
+    Raises:
+        OptionError: a value is of the wrong type or out of range; names the option.
+    """
+
+    method: Method = "exact"
+    tolerance: float = 1e-3
+    max_nodes: int = 256
+    top_p: float = 0.99
+    eps: float = 0.01
+    max_depth: int = 20
+    thresholds: Thresholds | None = None
+    on_overflow: OnOverflow = "error"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, METHODS)
+        _check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
+        _check_number("tolerance", self.tolerance, 0 < _number(self.tolerance) <= 1, "(0, 1]")
+        _check_number("top_p", self.top_p, 0 < _number(self.top_p) <= 1, "(0, 1]")
+        _check_number("eps", self.eps, 0 <= _number(self.eps) <= 1, "[0, 1]")
+        _check_integer("max_nodes", self.max_nodes, MAX_NODES)
+        _check_integer("max_depth", self.max_depth, MAX_DEPTH)
+        if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
+            raise OptionError(f"thresholds must be a tokmarg.Thresholds or None, not {self.thresholds!r:.60}")
+
+    @classmethod
+    def of(cls, options: ScoreOptions | None, **changes: Any) -> ScoreOptions:
+        """``options`` (default: the defaults) with some of them changed.
+
+        Raises:
+            OptionError: there is no such option, or a value is wrong.
+        """
+        if options is not None and not isinstance(options, cls):
+            raise OptionError(f"options must be a tokmarg.ScoreOptions or None, not {options!r:.60}")
+        if unknown := sorted(set(changes) - set(cls.__slots__)):
+            raise OptionError(f"{unknown[0]!r:.60} is no option of scoring (options: {', '.join(cls.__slots__)})")
+        return replace(options or cls(), **changes)
+
+
+def _number(value: object) -> float:
+    """The value; NaN, which lies in no range, where it is no number."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} {value!r:.60} is not one of {', '.join(choices)}")
+
+
+def _check_number(name: str, value: object, in_range: bool, interval: str) -> None:
+    if not in_range:
+        raise OptionError(f"{name} must lie in {interval}, not be {value!r:.60}")
+
+
+def _check_integer(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise OptionError(f"{name} must be an integer from 1 to {most:,}, not {value!r:.60}")

@@ -181,7 +181,7 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
 
 def test_stored_prefix_changes_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.bundle.prefix_file.Prefix.shared", lambda self, ids: 0)
+    monkeypatch.setattr("tokmarg.engine.prefix_cache.Prefix.shared", lambda self, ids: 0)
     for a, text in zip(stored, TEXTS, strict=True):
         assert_same(a, tiny_guard.score(text), 1e-5)
 

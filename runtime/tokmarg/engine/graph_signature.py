@@ -21,7 +21,7 @@ class GraphSignature:
         inputs: all inputs.
         heads: outputs that are logits.
         pasts, owns, presents: tensors of the cache, of contents' own cached tokens, and of the new tokens; in the order
-            of :attr:`tokmarg.bundle.bundle.GraphContract.cache_parts`.
+            of :attr:`tokmarg.bundle.graph_contract.GraphContract.cache_parts`.
     """
 
     inputs: frozenset[str]

@@ -2,7 +2,7 @@
 
 A cache is the same to the engine wherever its tensors are: it has a length and positions, caches can be joined, and
 some of a cache's tokens taken. What its tensors are, and who joins them, is up to its store: numpy arrays on the host
-(:class:`HostKVStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceStore`).
+(:class:`HostKVStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceKVStore`).
 """
 
 from __future__ import annotations

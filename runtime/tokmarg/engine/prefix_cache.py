@@ -1,4 +1,4 @@
-"""The key/value cache of the policy prefix: computed once, and kept in the user's cache folder."""
+"""The key/value cache of the policy prefix: read from the bundle, or computed once and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -6,25 +6,37 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.bundle.prefix_file import read_prefixes, write_prefixes
-from tokmarg.engine.kv_cache import KVCache
+from tokmarg.bundle.prefix_file import StoredPrefix, read_prefixes, write_prefixes
 from tokmarg.errors import BundleError
-from tokmarg.prompt.builder import PromptBuilder
-from tokmarg.prompt.spec import Role
 
 from .forward import Forward
+from .kv_cache import HOST, KVCache, heads_by_token, key_and_value
 from .session import Session
 
-__all__ = ["Prefix", "cache_folder", "cached_prefixes", "compute_prefixes", "shared_tokens"]
+__all__ = [
+    "Prefix",
+    "cache_folder",
+    "cached_prefixes",
+    "compute_prefixes",
+    "load_prefixes",
+    "save_prefixes",
+    "shared_tokens",
+]
+
+
+R = TypeVar("R", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +56,54 @@ def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def compute_prefixes(session: Session, prompter: PromptBuilder) -> dict[Role, Prefix]:
-    """Runs each role mode's policy prefix through the graph."""
-    found = {}
-    for role in prompter.spec.roles:
-        ids = prompter.prefix_ids(role)
-        mask = np.tri(len(ids), dtype=np.bool_)
+def compute_prefixes(session: Session, token_ids: Mapping[R, Sequence[int]]) -> dict[R, Prefix]:
+    """Runs each role mode's policy prefix through the graph.
+
+    Args:
+        session: the graph.
+        token_ids: role mode -> the prefix's tokens.
+
+    Raises:
+        DeviceError: onnxruntime cannot run the pass.
+    """
+    prefixes = {}
+    for role, ids in token_ids.items():
+        mask = np.tri(len(ids), dtype=np.bool_)  # [P, P]
         positions = np.arange(len(ids), dtype=np.int64)
         cache = session.run(Forward(ids, positions, mask, session.empty(), [0])).new
-        found[role] = Prefix(ids, cache)
-    return found
+        prefixes[role] = Prefix(tuple(ids), cache)
+    return prefixes
+
+
+def load_prefixes(path: Path, roles: Iterable[R], graph: GraphContract) -> dict[R, Prefix]:
+    """Reads a prefix file into caches on the host.
+
+    Raises:
+        BundleError: a tensor is missing or of the wrong shape; names file and tensor.
+    """
+
+    def arrange(key: npt.NDArray[Any], value: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
+        return (heads_by_token(key, value),) if graph.by_content else (key, value)
+
+    return {
+        role: Prefix(stored.token_ids, KVCache(stored.tensors, np.arange(len(stored.token_ids), dtype=np.int64)))
+        for role, stored in read_prefixes(path, roles, graph, arrange).items()
+    }
+
+
+def save_prefixes(path: Path, prefixes: Mapping[R, Prefix], graph: GraphContract, *, half: bool = False) -> None:
+    """Writes a prefix file; with ``half`` keys and values as float16.
+
+    Raises:
+        OSError, safetensors.SafetensorError: it cannot be written.
+    """
+    stored = {}
+    for role, prefix in prefixes.items():
+        tensors = prefix.cache.moved(HOST).tensors
+        if graph.by_content:
+            tensors = tuple(part for rows in tensors for part in key_and_value(rows, graph.kv_heads))
+        stored[role] = StoredPrefix(prefix.token_ids, tensors)
+    write_prefixes(path, stored, half=half)
 
 
 def cache_folder() -> Path:
@@ -68,26 +118,30 @@ def cache_folder() -> Path:
     return base / "tokmarg"
 
 
-def cached_prefixes(manifest: Manifest, session: Session, prompter: PromptBuilder) -> dict[Role, Prefix]:
-    """The prefixes of a policy that is not the bundle's: from the cache folder, else computed and kept there."""
-    spec = prompter.spec
-    expected = {role: prompter.prefix_ids(role) for role in spec.roles}
+def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, tuple[int, ...]]) -> dict[R, Prefix]:
+    """The prefixes of a policy that is not the bundle's: from the cache folder, else computed and kept there.
+
+    Args:
+        manifest: of the bundle, whose graph computes them.
+        session: the graph.
+        token_ids: role mode -> the prefix's tokens.
+    """
     # What the keys and values depend on: the graph and its weights, the token ids, and where they are computed.
     sums = sorted(entry for name, entry in manifest.files.items() if name.startswith("model."))
-    key = hashlib.sha256(repr((sums, expected, session.device)).encode()).hexdigest()
+    key = hashlib.sha256(repr((sums, dict(token_ids), session.device)).encode()).hexdigest()
     path = cache_folder() / f"prefix-{key[:40]}.safetensors"
     if path.is_file():
         try:
-            found = read_prefixes(path, spec.roles, manifest.graph)
-            if all(found[role].token_ids == ids for role, ids in expected.items()):
-                return found
+            prefixes = load_prefixes(path, token_ids, manifest.graph)
+            if all(prefixes[role].token_ids == ids for role, ids in token_ids.items()):
+                return prefixes
         except BundleError:
             pass  # a damaged cache file is written anew
-    prefixes = compute_prefixes(session, prompter)
+    prefixes = compute_prefixes(session, token_ids)
     # No room or no permission is no obstacle: the next load computes it again.
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prefix-", dir=path.parent) as scratch:
-            write_prefixes(Path(scratch) / path.name, prefixes, manifest.graph)
+            save_prefixes(Path(scratch) / path.name, prefixes, manifest.graph)
             (Path(scratch) / path.name).replace(path)
     return prefixes

@@ -2,7 +2,7 @@
 
 from tokmarg import Guard
 from tokmarg.evaluation import evaluate
-from tokmarg.labelled import read_labelled
+from tokmarg.evaluation.dataset import read_labelled
 
 guard = Guard.load("bundle-folder")
 evaluation = evaluate(guard, read_labelled(Path("posts.jsonl"), guard.labels))

@@ -133,7 +133,7 @@ class Occluder:
     Args:
         guard: scores.
         messages: the content.
-        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.Search`.
+        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.ExactSearch`.
         most: parts left out at each level.
     """
 

@@ -1,6 +1,6 @@
 """What a guard would say, as a tree of verdict text with exact probabilities.
 
-:class:`tokmarg.scoring.exact.Search` leaves behind complete verdicts and open nodes as token paths, each with its
+:class:`tokmarg.scoring.exact.ExactSearch` leaves behind complete verdicts and open nodes as token paths, each with its
 constrained mass, 1 in all. Read as moves of the grammar they make a tree that a person can follow, and every number in
 it is a sum of those masses. The worked example of :mod:`tokmarg.scoring.exact`:
 

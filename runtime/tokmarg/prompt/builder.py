@@ -143,6 +143,10 @@ class PromptBuilder:
             "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)",
         )
 
+    def prefixes(self) -> dict[Role, tuple[int, ...]]:
+        """:meth:`prefix_ids` of every role mode."""
+        return {role: self.prefix_ids(role) for role in self.spec.roles}
+
     def prefix_ids(self, role: Role) -> tuple[int, ...]:
         """Token ids of the policy prefix: the scaffold up to the first message's text.
 

@@ -59,7 +59,7 @@ class Scoring:
     """One method with its settings, for one role mode.
 
     Args:
-        method: not ``exact``, which is :class:`tokmarg.scoring.exact.Search`.
+        method: not ``exact``, which is :class:`tokmarg.scoring.exact.ExactSearch`.
         reader: of the role mode.
         columns: token id -> column of the logits (None = the full vocabulary).
         top_p, eps, max_depth: see :class:`AnyPlace` and :class:`Greedy`.

@@ -31,7 +31,7 @@ class Scorer(Protocol, Generic[R]):
     """How one call scores."""
 
     def search(self, prompt: Prompt) -> Any:
-        """A search for the prompt, see :class:`tokmarg.engine.packed.Search`."""
+        """A search for the prompt, see :class:`tokmarg.engine.sequence.Search`."""
 
     def result(self, ready: EncodedRecord, searches: Sequence[Sequence[Any]]) -> R:
         """The result of a record, given its searches by window and prompt."""
@@ -53,10 +53,10 @@ class ExactScorer:
         guarded: the guard.
         tries: verdict tries.
         limits: when a content counts as flagged; on raw probabilities, which are what is searched.
-        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.Search`.
+        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.ExactSearch`.
         columns: token id -> column of the logits (None = the full vocabulary).
         calibration: what results go through.
-        guesses: see :class:`tokmarg.scoring.exact.Search`.
+        guesses: see :class:`tokmarg.scoring.exact.ExactSearch`.
     """
 
     def __init__(

@@ -225,7 +225,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         found = metadata.distributions(path=[str(tmp_path / "site")])
         return [point for each in found for point in each.entry_points if point.group == group]
 
-    monkeypatch.setattr("tokmarg.bundle.bundle.entry_points", of_site)
+    monkeypatch.setattr("tokmarg.bundle.installed.entry_points", of_site)
     return Site(tmp_path / "site")
 
 

@@ -426,6 +426,6 @@ def test_flipped_bits_with_the_right_checksums(copy: Path, name: str, count: int
         text=True,
         check=False,
         timeout=3000,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert done.stdout == "done\n", done.stderr[-2000:]

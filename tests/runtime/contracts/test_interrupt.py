@@ -114,7 +114,7 @@ def test_the_installed_command(word_bundle: Path, tmp_path: Path, place: str) ->
 
 
 def test_the_installed_command_is_this_one() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["tokmarg"] == "tokmarg.__main__:main"
 
 

@@ -14,12 +14,11 @@ import pytest
 
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.bundle.prefix_file import read_prefixes, write_prefixes
 from tokmarg.engine.cuda import CPU, CUDA, CUDA_OPTIONS
 from tokmarg.engine.device_kv import DeviceKVStore, joining_model, picking_model
 from tokmarg.engine.kv_cache import HOST, KVCache
 from tokmarg.engine.onnx_builder import FLOAT, FLOAT16
-from tokmarg.engine.prefix_cache import compute_prefixes
+from tokmarg.engine.prefix_cache import compute_prefixes, load_prefixes, save_prefixes
 from tokmarg.engine.session import Session
 
 DeviceName = Literal["cpu", "cuda"]
@@ -160,11 +159,11 @@ def test_a_prefix_computed_on_the_device_is_written_to_a_file(
 ) -> None:
     session = session_on(tiny_bundle, device)
     guard = Guard(Bundle.open(tiny_bundle), session)
-    prefixes = compute_prefixes(session, guard._prompter)
+    prefixes = compute_prefixes(session, guard._prompter.prefixes())
     assert all(prefix.cache.store is session.store for prefix in prefixes.values())
-    write_prefixes(tmp_path / "prefix.safetensors", prefixes, session.graph)
-    found = read_prefixes(tmp_path / "prefix.safetensors", guard.spec.roles, session.graph)
-    stored = read_prefixes(tiny_bundle / "prefix.safetensors", guard.spec.roles, session.graph)
+    save_prefixes(tmp_path / "prefix.safetensors", prefixes, session.graph)
+    found = load_prefixes(tmp_path / "prefix.safetensors", guard.spec.roles, session.graph)
+    stored = load_prefixes(tiny_bundle / "prefix.safetensors", guard.spec.roles, session.graph)
     for role, prefix in found.items():
         for a, b in zip(prefix.cache.tensors, stored[role].cache.tensors, strict=True):
             np.testing.assert_allclose(a, b, atol=0 if device == "cpu" else 1e-4)

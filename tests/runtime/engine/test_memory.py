@@ -31,13 +31,13 @@ def test_what_is_free_between_blocks_in_use_is_given_back() -> None:
 
 
 def test_it_does_nothing_where_the_c_library_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokmarg.engine.memory._malloc_trim", lambda: None)
+    monkeypatch.setattr("tokmarg.engine.cpu._malloc_trim", lambda: None)
     release_free_memory()
 
 
 def test_a_guard_gives_back_what_many_contents_took(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
-    monkeypatch.setattr("tokmarg.guard.give_back", lambda: given.append(len(seen)))
+    monkeypatch.setattr("tokmarg.guard.release_free_memory", lambda: given.append(len(seen)))
     seen: list[object] = []
     tiny_guard.score("one", max_nodes=4)
     assert given == []

@@ -376,7 +376,7 @@ def test_nan_in_an_exported_graph(tiny_bundle: Path, tmp_path: Path) -> None:
 
 def test_a_pass_that_fails_is_one_clear_line(word_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = Guard.load(word_bundle, device="cpu")
-    monkeypatch.setattr("tokmarg.engine.batch.Pass.mask", lambda self: np.ones((1, 1), dtype=np.bool_))
+    monkeypatch.setattr("tokmarg.engine.batch.TreeBatch.mask", lambda self: np.ones((1, 1), dtype=np.bool_))
     with pytest.raises(DeviceError, match=r"onnxruntime failed on cpu in a pass of \d+ tokens"):
         guard.score("several words, so that the mask is too small")
 

@@ -60,12 +60,12 @@ def test_prefix_is_computed_once_and_changes_nothing(
     first = Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8)
     (stored,) = cache.iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr("tokmarg.bundle.prefix_file.compute_prefixes", lambda *a: pytest.fail("computed again"))
+        patch.setattr("tokmarg.engine.prefix_cache.compute_prefixes", lambda *a: pytest.fail("computed again"))
         assert_same(Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8), first, 0)
     stored.write_bytes(b"damaged")
     assert_same(Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8), first, 1e-6)
     assert stored.stat().st_size > 1000
-    monkeypatch.setattr("tokmarg.bundle.prefix_file.Prefix.shared", lambda self, ids: 0)
+    monkeypatch.setattr("tokmarg.engine.prefix_cache.Prefix.shared", lambda self, ids: 0)
     assert_same(Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8), first, 1e-5)
 
 

@@ -27,7 +27,7 @@ def installed(word_bundle, tmp_path, monkeypatch):
     # Whatever else this environment has installed stays out of the test.
     points = importlib.metadata.entry_points
     monkeypatch.setattr(
-        "tokmarg.bundle.bundle.entry_points", lambda group: [p for p in points(group=group) if p.name == "words"]
+        "tokmarg.bundle.installed.entry_points", lambda group: [p for p in points(group=group) if p.name == "words"]
     )
     return tmp_path / "words_guard"
 
@@ -50,7 +50,7 @@ def test_bundles_marks_the_default(tokmarg, installed, monkeypatch):
 
 def test_bundles_says_how_to_get_one_where_there_is_none(tokmarg, monkeypatch):
     monkeypatch.delenv("TOKMARG_BUNDLE")
-    monkeypatch.setattr("tokmarg.bundle.bundle.entry_points", lambda group: [])
+    monkeypatch.setattr("tokmarg.bundle.installed.entry_points", lambda group: [])
     result = tokmarg("bundles")
     assert (result.exit_code, result.stdout) == (0, "")
     assert "tokmarg-export" in result.stderr

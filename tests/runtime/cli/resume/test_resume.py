@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tokmarg.cli import batch, journal
+from tokmarg.cli.resume import atomic_output as batch
+from tokmarg.cli.resume import journal
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX processes")
 COMMAND = [sys.executable, "-m", "tokmarg", "score", "--threads", "1"]
