@@ -37,7 +37,7 @@ from tokmarg.engine.gpu_info import gpu_memory_used, gpu_name
 from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.engine.roofline import matrix_peak, read_products
 from tokmarg.engine.session import Session
-from tokmarg.loading import build_tries, prompt_builder_of
+from tokmarg.loading import assemble, build_tries, prompt_builder_of
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.errors import ExportError
@@ -92,7 +92,7 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
         bundle = Bundle.open(folder)
         before = gpu_memory_used() or 0
         session = Session(bundle, device)
-        guard = Guard(bundle, session)
+        guard = Guard(assemble(bundle, session))
         taken = (gpu_memory_used() or 0) - before
         prompter = prompt_builder_of(guard.spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
         parity = measure_parity(folder, loaded, prompter, build_tries(prompter), device)

@@ -22,7 +22,7 @@ from tokmarg.engine.session import Session
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.loading import build_tries, prompt_builder_of
+from tokmarg.loading import assemble, build_tries, prompt_builder_of
 from tokmarg.prompt.builder import Prompt, PromptBuilder
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
@@ -143,7 +143,7 @@ def build_bundle(
                 progress("asking the guard what it usually says")
                 asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
                 contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
-                manifest["guesses"] = usual_shares(Guard(Bundle.open(folder), session), contents)
+                manifest["guesses"] = usual_shares(Guard(assemble(Bundle.open(folder), session)), contents)
                 _write_manifest(folder, manifest)
             parity = None
             if verify:

@@ -5,27 +5,35 @@ from tokmarg import Guard
 guard = Guard.load("bundle-folder")
 result = guard.score("How do I pick a lock?")
 result.labels["S2"].probability
+
+What is public is here, and in the packages ``tokmarg.evaluation`` (labelled data through a guard),
+``tokmarg.calibration`` (thresholds and calibrated probabilities) and ``tokmarg.explanation`` (why this score).
+Everything else may change.
 """
 
 from typing import TYPE_CHECKING
 
-from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, SpecError, TokmargError
+from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, OptionError, SpecError, TokmargError
 from .results import Marginal, MethodResult, Result, Thresholds
+from .score_options import ScoreOptions
 
 if TYPE_CHECKING:
     from tokmarg.prompt.builder import Prompt
+    from tokmarg.prompt.messages import Record
 
-    from .guard import Guard, Record
+    from .guard import Guard
 
     __version__: str
 
+# Loading these loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
+_LAZY = {"Guard": "tokmarg.guard", "Prompt": "tokmarg.prompt.builder", "Record": "tokmarg.prompt.messages"}
+
 
 def __getattr__(name: str) -> object:
-    # Loading the guard loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
-    if name in ("Guard", "Record", "Prompt"):
-        from tokmarg import guard
+    if name in _LAZY:
+        from importlib import import_module
 
-        return getattr(guard, name)
+        return getattr(import_module(_LAZY[name]), name)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -44,9 +52,11 @@ __all__ = [
     "Guard",
     "Marginal",
     "MethodResult",
+    "OptionError",
     "Prompt",
     "Record",
     "Result",
+    "ScoreOptions",
     "SpecError",
     "Thresholds",
     "TokmargError",

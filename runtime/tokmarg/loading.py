@@ -1,28 +1,135 @@
-"""What a guard is put together from: the tokenizer, the prompts, the verdict tries, and whether they fit the graph."""
+"""From a bundle folder to the parts of a guard: tokenizer, prompts, verdict tries, session, prefixes, calibration."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg.bundle.installed import find_bundle
+from tokmarg.bundle.manifest import MANIFEST
+from tokmarg.calibration.document import Calibration, find_calibration
+from tokmarg.engine.prefix_cache import Prefix, cached_prefixes, load_prefixes
+from tokmarg.engine.session import Device, Session
+from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.labels import Role
+from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.scoring.scorers import PromptKey
 
-from .errors import BundleError
+from .errors import BundleError, SpecError
 from .results import MAX_DEPTH
 from .tokenizer import Encoder
 
-__all__ = ["VERDICT_ROOM", "build_tries", "check_sizes", "prompt_builder_of", "read_encoder"]
+__all__ = [
+    "VERDICT_TOKENS",
+    "GuardParts",
+    "assemble",
+    "build_tries",
+    "check_sizes",
+    "load_parts",
+    "prompt_builder_of",
+    "read_encoder",
+]
 
-#: Room kept behind the prompt for the verdict, in tokens: at least this many, and this many more than the longest
-#: verdict takes (terminators and alternative spellings take a few).
-VERDICT_ROOM, _SPARE_ROOM = MAX_DEPTH, 8
+#: Context kept free after the prompt for the verdict, in tokens: at least this many, and this many more than the
+#: longest verdict takes (terminators and alternative spellings take a few).
+VERDICT_TOKENS, _SPARE_TOKENS = MAX_DEPTH, 8
 #: Bytes of a tokenizer.json at most; Gemma 3's, with 262,144 tokens, has 33 million.
 _MAX_TOKENIZER = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class GuardParts:
+    """Everything that a :class:`tokmarg.Guard` scores with.
+
+    Attributes:
+        bundle: the folder, its manifest read.
+        session: the graph on its device.
+        spec: what is judged by: the manifest's spec, or that with another policy.
+        own_policy: the policy is the bundle's own, for which it has a prefix and branch priors.
+        calibration: what exact results go through.
+        encoder: the tokenizer.
+        prompt_builder: contents -> prompts.
+        tries: the verdict trie of every role mode, and of every label where each has a prompt of its own.
+        prefixes: role mode -> policy prefix.
+        branch_priors: of the manifest.
+    """
+
+    bundle: Bundle
+    session: Session
+    spec: Spec
+    own_policy: bool
+    calibration: Calibration | None
+    encoder: Encoder
+    prompt_builder: PromptBuilder
+    tries: Mapping[PromptKey, Trie]
+    prefixes: Mapping[Role, Prefix]
+    branch_priors: BranchPriors | None
+
+
+def load_parts(
+    bundle: str | os.PathLike[str] | None,
+    *,
+    device: Device,
+    threads: int | None,
+    verify: bool,
+    policy: Policy | None,
+    calibration: str | os.PathLike[str] | Calibration | Literal[False] | None,
+) -> GuardParts:
+    """Loads a bundle; arguments and errors as for :meth:`tokmarg.Guard.load`."""
+    opened = Bundle.open(find_bundle(bundle))
+    if verify:
+        opened.verify()
+    spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
+    chosen = find_calibration(opened, spec or opened.manifest.spec, calibration)
+    encoder = read_encoder(opened)  # first: the session then lies in the memory that this takes for a moment
+    return assemble(opened, Session(opened, device, threads), spec, chosen, encoder)
+
+
+def assemble(
+    bundle: Bundle,
+    session: Session,
+    spec: Spec | None = None,
+    calibration: Calibration | None = None,
+    encoder: Encoder | None = None,
+) -> GuardParts:
+    """The parts of a guard.
+
+    Args:
+        bundle: the folder, its manifest read.
+        session: of the bundle's graph.
+        spec: in place of the manifest's.
+        calibration: what exact results go through.
+        encoder: the bundle's tokenizer, where it has been read already.
+
+    Raises:
+        BundleError, SpecError: the spec does not fit the tokenizer or the graph, or a file is broken.
+    """
+    manifest, where = bundle.manifest, bundle.path / MANIFEST
+    own_policy, spec = spec is None, spec or manifest.spec
+    encoder = encoder or read_encoder(bundle)
+    builder = prompt_builder_of(spec, encoder, manifest.graph.max_positions)
+    try:
+        tries = build_tries(builder)
+        check_sizes(where, manifest.graph, builder, tries)
+        for trie in () if own_policy else tries.values():
+            trie.check(samples=20)  # the exporter has done so for the bundle's own policy
+    except SpecError as error:
+        raise SpecError(f"{where}: spec.verdict{'' if own_policy else ' with the given policy'}: {error}") from None
+    prefixes: Mapping[Role, Prefix]
+    if own_policy:
+        prefixes = load_prefixes(bundle.file("prefix.safetensors"), spec.roles, manifest.graph)
+    else:
+        prefixes = cached_prefixes(manifest, session, builder.prefixes())
+    priors = manifest.guesses if own_policy else None
+    return GuardParts(bundle, session, spec, own_policy, calibration, encoder, builder, tries, prefixes, priors)
 
 
 def read_encoder(bundle: Bundle) -> Encoder:
@@ -41,41 +148,41 @@ def read_encoder(bundle: Bundle) -> Encoder:
 
 
 def prompt_builder_of(spec: Spec, encoder: Encoder, max_positions: int) -> PromptBuilder:
-    """The prompter of a spec, for a model with a context window of ``max_positions`` tokens."""
+    """The prompt builder of a spec, for a model with a context window of ``max_positions`` tokens."""
     verdicts = [lead + spec.grammar(role).longest() for role in spec.roles for lead in spec.verdict.leads]
     longest = max(len(encoder.encode_verdict(text)) for text in verdicts)
-    return PromptBuilder(spec, encoder, max_positions - max(VERDICT_ROOM, longest + _SPARE_ROOM))
+    return PromptBuilder(spec, encoder, max_positions - max(VERDICT_TOKENS, longest + _SPARE_TOKENS))
 
 
-def build_tries(prompter: PromptBuilder) -> dict[PromptKey, Trie]:
+def build_tries(builder: PromptBuilder) -> dict[PromptKey, Trie]:
     """The verdict trie of every role mode, and of every label where each has a verdict of its own."""
-    spec, found = prompter.spec, {}
+    spec, tries = builder.spec, {}
     for role in spec.roles:
         grammar = spec.grammar(role)
-        for label in prompter.asked(role):
-            tail = prompter.tail(role, label)
-            found[role, label] = Trie(grammar, prompter.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
-    return found
+        for label in builder.asked(role):
+            tail = builder.tail(role, label)
+            tries[role, label] = Trie(grammar, builder.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
+    return tries
 
 
-def check_sizes(where: Path, graph: GraphContract, prompter: PromptBuilder, tries: Mapping[PromptKey, Trie]) -> None:
+def check_sizes(where: Path, graph: GraphContract, builder: PromptBuilder, tries: Mapping[PromptKey, Trie]) -> None:
     """Refuses a policy that leaves no room for content, and tokens that the graph does not know.
 
     Args:
         where: the manifest, for messages.
         graph: its graph table.
-        prompter, tries: of the guard.
+        builder, tries: of the guard.
 
     Raises:
         BundleError: one of those.
     """
-    encoder, columns = prompter.encoder, graph.columns
-    terminators = prompter.spec.verdict.terminators
+    encoder, columns = builder.encoder, graph.columns
+    terminators = builder.spec.verdict.terminators
     ends = [token for text in terminators if (token := encoder.token_id(text)) is not None]
-    ends += prompter.specials()
+    ends += builder.specials()
     for (role, _), trie in tries.items():
-        prefix = prompter.prefix_ids(role)
-        if len(prefix) >= prompter.max_tokens:
+        prefix = builder.prefix_ids(role)
+        if len(prefix) >= builder.max_tokens:
             raise BundleError(
                 f"{where}: graph.max_positions: {graph.max_positions:,} leaves no room for content behind the policy's "
                 f"{len(prefix):,} tokens"

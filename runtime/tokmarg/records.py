@@ -24,11 +24,11 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO, Literal
 
+from tokmarg.prompt.messages import Record
 from tokmarg.prompt.spec import Role
 
 from .documents import unique_json
 from .errors import ContentError, TokmargError
-from .guard import Record
 
 __all__ = ["FORMATS", "START", "Format", "Place", "csv_rows", "format_of", "read_records", "read_texts"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
@@ -86,7 +87,7 @@ class ScoreOptions:
 
 def _number(value: object) -> float:
     """The value; NaN, which lies in no range, where it is no number."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -100,5 +101,5 @@ def _check_number(name: str, value: object, in_range: bool, interval: str) -> No
 
 
 def _check_integer(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= most:
         raise OptionError(f"{name} must be an integer from 1 to {most:,}, not {value!r:.60}")

@@ -53,7 +53,7 @@ def guesses(bundle: Path) -> list[Any]:
 
 def test_a_bundle_with_guesses_says_the_same(built: Path, tiny_guard: Guard) -> None:
     guard = Guard.load(built, device="cpu")
-    assert guard._guesses
+    assert guard._parts.branch_priors
     for text in TEXTS:
         ours, plain = guard.score(text, max_nodes=60), tiny_guard.score(text, max_nodes=60)
         assert ours.evaluated_nodes == plain.evaluated_nodes
@@ -63,7 +63,7 @@ def test_a_bundle_with_guesses_says_the_same(built: Path, tiny_guard: Guard) -> 
 def test_many_prompts_are_asked_in_packs(built: Path) -> None:
     guard = Guard.load(built, device="cpu")
     contents = TEXTS * 15
-    assert len(contents) > guard._packer._engine.pack_contents
+    assert len(contents) > guard._pipeline._engine.pack_contents
     # Further down means are of what was evaluated, ahead too, and packs evaluate less ahead.
     many, few = (
         {(certain, before, token): share for certain, before, token, share in rows if not certain}

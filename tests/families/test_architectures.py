@@ -176,7 +176,7 @@ def test_scores_equal_brute_force(built: tuple[Path, Guard]) -> None:
     for content, packed in zip(contents, together, strict=True):
         result = guard.score(content, **settings)
         role: Role = result_role(content)
-        prompts = [guard.prompt(content, label=label) for label in guard._prompter.asked(role)]
+        prompts = [guard.prompt(content, label=label) for label in guard._parts.prompt_builder.asked(role)]
         truths = [brute_force(folder, guard, prompt) for prompt in prompts]
         assert result.coverage == pytest.approx(min(truth["coverage"] for truth in truths), abs=1e-4)
         if prompts[0].label is None:
@@ -215,7 +215,7 @@ def shieldgemma(build: Callable[[Case], tuple[Path, Path]]) -> tuple[Path, Guard
 def test_labels_share_the_content_in_one_pass(shieldgemma: tuple[Path, Guard], monkeypatch: pytest.MonkeyPatch) -> None:
     _, guard = shieldgemma
     passes = []
-    session = guard._packer._engine._session
+    session = guard._pipeline._engine._session
     run = session.run
     monkeypatch.setattr(session, "run", lambda forward: passes.append(len(forward.input_ids)) or run(forward))
     result = guard.score(LONG["content"])

@@ -20,7 +20,7 @@ from tokmarg.cli.commands.inspect import describe, summarise
 from tokmarg.cli.render.table import Table
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
-from tokmarg.loading import VERDICT_ROOM, prompt_builder_of
+from tokmarg.loading import VERDICT_TOKENS, prompt_builder_of
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Role, Spec
 from tokmarg_export.errors import ExportError
@@ -298,7 +298,7 @@ def test_rows_of_guards_without_events_have_no_such_field(tmp_path: Path) -> Non
 def test_room_is_kept_for_long_verdicts() -> None:
     encoder = encoder_of("qwen3")
     short, long = (4096 - prompt_builder_of(spec_of(x), encoder, 4096).max_tokens for x in ("wildguard", "polyguard"))
-    assert short == VERDICT_ROOM
+    assert short == VERDICT_TOKENS
     assert long > len(encoder.encode_verdict(spec_of("polyguard").grammar("assistant").longest())) > 100
 
 

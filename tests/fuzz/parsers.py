@@ -27,9 +27,8 @@ from tokmarg.documents import Fields
 from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
-from tokmarg.guard import Record
 from tokmarg.prompt.injection import Suspicions
-from tokmarg.prompt.messages import Message, messages_of
+from tokmarg.prompt.messages import Message, Record, messages_of
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.records import FORMATS, Format, read_records

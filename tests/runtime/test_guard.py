@@ -110,7 +110,11 @@ def _guard_with_three_labels(bundle: Path) -> Guard:
     spec = guard.manifest.spec
     grammar = Grammar.parse(spec.verdict.grammar, [(label, label) for label in ("S1", "S2", "S10")])
     guard._tries["user", None] = Trie(
-        grammar, guard._encoder, guard._prompter.tail("user"), spec.verdict.leads, spec.verdict.terminators
+        grammar,
+        guard._parts.encoder,
+        guard._parts.prompt_builder.tail("user"),
+        spec.verdict.leads,
+        spec.verdict.terminators,
     )
     return copy.copy(guard)
 
@@ -170,9 +174,9 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
         TEXTS
     )  # the decision, with and without the lead, for the coverage
     assert sum(narrow for _, narrow in rows) > 20
-    engine = guard._packer._engine
+    engine = guard._pipeline._engine
     foreign = PackedEngine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
-    monkeypatch.setattr(guard._packer, "_engine", foreign)
+    monkeypatch.setattr(guard._pipeline, "_engine", foreign)
     rows.clear()
     for a, text in zip(few, TEXTS, strict=True):
         assert_same(a, guard.score(text, max_nodes=60), 1e-5)
@@ -241,7 +245,7 @@ def test_sum_rule(tiny_guard: Guard) -> None:
 
 @pytest.mark.parametrize(("tolerance", "max_nodes"), [(0, 5), (float("nan"), 5), (0.1, 0)])
 def test_impossible_settings(tiny_guard: Guard, tolerance: float, max_nodes: int) -> None:
-    with pytest.raises(ValueError, match="tolerance"):
+    with pytest.raises(ValueError, match="max_nodes must" if max_nodes < 1 else "tolerance must"):
         tiny_guard.score("x", tolerance=tolerance, max_nodes=max_nodes)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tokmarg.errors import ContentError, TokmargError
-from tokmarg.guard import Record
+from tokmarg.prompt.messages import Record
 from tokmarg.records import FORMATS, format_of, read_records, read_texts
 
 

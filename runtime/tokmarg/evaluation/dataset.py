@@ -26,8 +26,8 @@ from typing import Any
 
 from tokmarg.documents import Fields
 from tokmarg.errors import ContentError, SpecError, TokmargError
-from tokmarg.guard import Record
 from tokmarg.prompt.labels import Role
+from tokmarg.prompt.messages import Record
 from tokmarg.records import Format, csv_rows, format_of, read_records
 
 __all__ = ["Example", "read_label_map", "read_labelled"]

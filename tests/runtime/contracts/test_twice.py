@@ -19,7 +19,7 @@ from tokmarg.calibration.thresholds_file import read_thresholds
 from tokmarg.documents import strict_json, unique_json
 from tokmarg.errors import ContentError
 from tokmarg.evaluation.dataset import read_labelled
-from tokmarg.guard import Record
+from tokmarg.prompt.messages import Record
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.records import read_records

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmarg import ContentError, Guard, Record
+from tokmarg import ContentError, Guard, Record, ScoreOptions
 from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
 from tokmarg.engine.forward import Forward
 from tokmarg.engine.sequence import Sequence
@@ -207,7 +207,7 @@ class Fails:
 
 
 def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
-    engine = guard._packer._engine
+    engine = guard._pipeline._engine
     assert isinstance(engine, BatchInvariantEngine)
     results: dict[bool, list[Any]] = {}
     for failing in (False, True):
@@ -222,7 +222,7 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
 
 def searches(guard: Guard) -> Iterator[Sequence[Any]]:
     """Jobs of three texts."""
-    way = guard._way("exact", None, 1e-3, 40)
+    way = guard._scorer(ScoreOptions(max_nodes=40))
     for text in TEXTS[:3]:
         prompt = guard.prompt(text)
         yield Sequence(prompt.token_ids, way.search(prompt))

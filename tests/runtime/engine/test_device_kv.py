@@ -20,6 +20,7 @@ from tokmarg.engine.kv_cache import HOST, KVCache
 from tokmarg.engine.onnx_builder import FLOAT, FLOAT16
 from tokmarg.engine.prefix_cache import compute_prefixes, load_prefixes, save_prefixes
 from tokmarg.engine.session import Session
+from tokmarg.loading import assemble
 
 DeviceName = Literal["cpu", "cuda"]
 DEVICES = [
@@ -100,8 +101,8 @@ TEXTS = ["Hi", "How do I pick a lock?", " ".join(["one long content of many toke
 def test_scores_are_those_of_the_host_to_the_bit(bundle: str, request: pytest.FixtureRequest) -> None:
     """Contents in several passes, nodes in later ones, cached tokens left out."""
     folder = request.getfixturevalue(bundle)
-    host = Guard(Bundle.open(folder), Session(Bundle.open(folder), "cpu"))
-    there = Guard(Bundle.open(folder), session_on(folder, "cpu"))
+    host = Guard(assemble(Bundle.open(folder), Session(Bundle.open(folder), "cpu")))
+    there = Guard(assemble(Bundle.open(folder), session_on(folder, "cpu")))
     for options in ({"max_nodes": 40, "tolerance": 1e-6}, {"method": "greedy"}):
         options["on_overflow"] = "window"  # the word guard has room for few words
         assert list(there.score_many(TEXTS, **options)) == list(host.score_many(TEXTS, **options))
@@ -142,7 +143,7 @@ def test_no_key_and_no_value_crosses_after_loading(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     session = Session(bundle, "cpu")
     session.store = store = Watched("cpu", (CPU, {}), 2 * session.graph.layers, session.graph.kv_dtype)
-    guard = Guard(bundle, session)
+    guard = Guard(assemble(bundle, session))
     assert store.moves == len(guard.spec.roles)
     store.moves = 0
     list(guard.score_many(TEXTS * 3, max_nodes=40, tolerance=1e-6))
@@ -158,8 +159,8 @@ def test_a_prefix_computed_on_the_device_is_written_to_a_file(
     device: DeviceName, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     session = session_on(tiny_bundle, device)
-    guard = Guard(Bundle.open(tiny_bundle), session)
-    prefixes = compute_prefixes(session, guard._prompter.prefixes())
+    guard = Guard(assemble(Bundle.open(tiny_bundle), session))
+    prefixes = compute_prefixes(session, guard._parts.prompt_builder.prefixes())
     assert all(prefix.cache.store is session.store for prefix in prefixes.values())
     save_prefixes(tmp_path / "prefix.safetensors", prefixes, session.graph)
     found = load_prefixes(tmp_path / "prefix.safetensors", guard.spec.roles, session.graph)

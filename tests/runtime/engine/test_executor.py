@@ -93,7 +93,7 @@ def test_leaving_waits_for_what_is_under_way_and_begins_nothing() -> None:
 
 def test_side_by_side_is_the_same_as_one_by_one(tiny_model: Path, tmp_path: Path) -> None:
     guard = Guard.load(build(tiny_model, tmp_path / "bundle"), device="cpu", threads=3)
-    session = guard._packer._engine._session
+    session = guard._pipeline._engine._session
     asked: list[Forward] = []
     run = session.run
 
@@ -119,8 +119,8 @@ def test_side_by_side_is_the_same_as_one_by_one(tiny_model: Path, tmp_path: Path
 @pytest.mark.parametrize("pooled", [False, True])
 def test_a_pass_that_onnxruntime_refuses(tiny_model: Path, tmp_path: Path, pooled: bool) -> None:
     guard = Guard.load(build(tiny_model, tmp_path / "bundle"), device="cpu", threads=2)
-    session = guard._packer._engine._session
-    cache = guard._prefixes["user"].cache
+    session = guard._pipeline._engine._session
+    cache = guard._parts.prefixes["user"].cache
     wrong = Forward([10**7], np.array([cache.length]), np.ones((1, cache.length + 1), np.bool_), cache, [0])
     outcomes: list[Any] = []
     came = threading.Event()

@@ -22,7 +22,7 @@ from tokmarg.cli.render.evaluation import describe
 from tokmarg.evaluation.dataset import Example
 from tokmarg.evaluation.evaluate import Evaluation, evaluate
 from tokmarg.evaluation.report.page import render
-from tokmarg.guard import Record
+from tokmarg.prompt.messages import Record
 
 HOSTILE = (
     "</script><script>alert(1)</script><!-- <img src=http://example.invalid/x> \u2028 \ud800 &amp; 'quoted\" {{data}}"

@@ -25,7 +25,7 @@ from tokmarg.evaluation.dataset import Example
 from tokmarg.evaluation.evaluate import Evaluation, Run
 from tokmarg.evaluation.measures import Cases, measure
 from tokmarg.evaluation.scoring_run import ScoringRun
-from tokmarg.guard import Record
+from tokmarg.prompt.messages import Record
 
 pytestmark = pytest.mark.skipif(
     not Browser.is_there() and not os.environ.get("TOKMARG_TEST_BROWSER"), reason="no chromium with chromedriver"

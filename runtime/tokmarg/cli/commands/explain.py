@@ -18,7 +18,7 @@ from tokmarg.cli.process.stderr_capture import quiet
 from tokmarg.errors import ContentError, TokmargError
 
 if TYPE_CHECKING:
-    from tokmarg.guard import Record
+    from tokmarg.prompt.messages import Record
 
 __all__ = ["explain"]
 

@@ -27,7 +27,8 @@ from tokmarg.results import MAX_DEPTH, METHODS
 
 if TYPE_CHECKING:
     from tokmarg.cli.render.jsonl import Renderer
-    from tokmarg.guard import Guard, Record
+    from tokmarg.guard import Guard
+    from tokmarg.prompt.messages import Record
     from tokmarg.results import MethodResult, Result, Thresholds
 
 __all__ = ["score"]

@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from tokmarg.errors import ContentError
-    from tokmarg.guard import Record
+    from tokmarg.prompt.messages import Record
     from tokmarg.prompt.spec import Role
     from tokmarg.records import Format, Place
 

@@ -14,7 +14,7 @@ from tokmarg.errors import ContentError
 from tokmarg.results import MethodResult, Result
 
 if TYPE_CHECKING:
-    from tokmarg.guard import Record
+    from tokmarg.prompt.messages import Record
 
 __all__ = ["JsonLines", "Renderer"]
 

@@ -13,7 +13,7 @@ from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import MethodResult, Result, Thresholds
 
 if TYPE_CHECKING:
-    from tokmarg.guard import Record
+    from tokmarg.prompt.messages import Record
 from tokmarg.documents import to_json
 
 from .jsonl import Outcome

@@ -15,7 +15,7 @@ from tokmarg.results import Marginal, MethodResult, Result
 from .terminal import fit, pad, printable
 
 if TYPE_CHECKING:
-    from tokmarg.guard import Record
+    from tokmarg.prompt.messages import Record
 
 __all__ = ["Table"]
 
