@@ -72,7 +72,7 @@ def test_modules_and_functions_are_short(path: Path) -> None:
 def test_public_names_are_sorted_and_there(name: str) -> None:
     package = importlib.import_module(name)
     names: list[str] = package.__all__
-    assert names == sorted(names) and len(set(names)) == len(names)
+    assert names == sorted(set(names))
     for each in names:
         assert getattr(package, each) is not None
         module = getattr(getattr(package, each), "__module__", name)

@@ -35,12 +35,9 @@ def __getattr__(name: str) -> object:
 
         return getattr(import_module(_LAZY[name]), name)
     if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
+        from .version import installed_version
 
-        try:
-            return version("tokmarg")
-        except PackageNotFoundError:  # a source tree that was never installed
-            return "0+unknown"
+        return installed_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import Any, Literal, NoReturn, Unpack, overload
 
 from tokmarg.calibration.document import Calibration
 from tokmarg.engine.cpu import release_free_memory
-from tokmarg.engine.packed import engine_for
 from tokmarg.engine.session import Device
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.injection import Suspicions
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Record, messages_of
 from tokmarg.prompt.policy import Policy
 from tokmarg.scoring.exact import ExactSearch
-from tokmarg.scoring.first_label import FirstLabel
-from tokmarg.scoring.free_decoding import Reader
-from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
-from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
 
 from .errors import ContentError, OptionError, SpecError, TokmargError
 from .loading import GuardParts, load_parts
 from .pipeline import Pipeline
-from .results import METHODS, Method, MethodResult, Result, Thresholds
-from .score_options import ScoreKeywords, ScoreOptions
+from .results import Method, MethodResult, Result
+from .score_options import ExactKeywords, ScoreKeywords, ScoreOptions
 
 __all__ = ["Guard"]
 
@@ -47,15 +40,8 @@ class Guard:
         self.spec, self.calibration = parts.spec, parts.calibration
         self.events = parts.spec.events
         self.device = parts.session.device
-        self._parts, self._session, self._tries = parts, parts.session, parts.tries
-        self._columns = self.manifest.graph.columns
-        self._pipeline = Pipeline(
-            parts.prompt_builder,
-            Suspicions(self.spec, parts.encoder),
-            parts.prefixes,
-            engine_for(parts.session, parts.prefixes, parts.own_policy),
-        )
-        self._info = GuardInfo(self.labels, self.events, self.manifest.model_id)
+        self._parts, self._session = parts, parts.session
+        self._pipeline = Pipeline(parts)
 
     @classmethod
     def load(
@@ -130,25 +116,12 @@ class Guard:
 
     @overload
     def score(
-        self,
-        content: Content,
-        *,
-        id: object = ...,
-        role: Role | None = ...,
-        method: Literal["exact"] = ...,
-        **options: Unpack[ScoreKeywords],
+        self, content: Content, *, id: object = ..., role: Role | None = ..., **options: Unpack[ExactKeywords]
     ) -> Result: ...
 
     @overload
     def score(
-        self,
-        content: Content,
-        *,
-        id: object = ...,
-        role: Role | None = ...,
-        options: ScoreOptions | None = ...,
-        method: Method = ...,
-        **changes: Unpack[ScoreKeywords],
+        self, content: Content, *, id: object = ..., role: Role | None = ..., **options: Unpack[ScoreKeywords]
     ) -> Result | MethodResult: ...
 
     def score(
@@ -182,44 +155,22 @@ class Guard:
 
     @overload
     def score_many(
-        self,
-        contents: Iterable[Content | Record],
-        *,
-        method: Literal["exact"] = ...,
-        on_error: Literal["raise"] = ...,
-        **changes: Unpack[ScoreKeywords],
+        self, contents: Contents, *, on_error: Literal["raise"] = ..., **options: Unpack[ExactKeywords]
     ) -> Iterator[Result]: ...
 
     @overload
     def score_many(
-        self,
-        contents: Contents,
-        *,
-        method: Literal["exact"] = ...,
-        on_error: Literal["return"],
-        **changes: Unpack[ScoreKeywords],
+        self, contents: Contents, *, on_error: Literal["return"], **options: Unpack[ExactKeywords]
     ) -> Iterator[Result | ContentError]: ...
 
     @overload
     def score_many(
-        self,
-        contents: Iterable[Content | Record],
-        *,
-        options: ScoreOptions | None = ...,
-        method: Method = ...,
-        on_error: Literal["raise"] = ...,
-        **changes: Unpack[ScoreKeywords],
+        self, contents: Contents, *, on_error: Literal["raise"] = ..., **options: Unpack[ScoreKeywords]
     ) -> Iterator[Result | MethodResult]: ...
 
     @overload
     def score_many(
-        self,
-        contents: Contents,
-        *,
-        options: ScoreOptions | None = ...,
-        method: Method = ...,
-        on_error: Literal["return"],
-        **changes: Unpack[ScoreKeywords],
+        self, contents: Contents, *, on_error: Literal["return"], **options: Unpack[ScoreKeywords]
     ) -> Iterator[Result | MethodResult | ContentError]: ...
 
     def score_many(
@@ -269,7 +220,7 @@ class Guard:
         if isinstance(contents, (str, bytes)) or not isinstance(contents, Iterable):
             raise OptionError(f"contents must be an iterable of contents, not {contents!r:.60}: for one, use score")
         self._session.check_process()
-        return _freeing_memory(self._pipeline.score(contents, self._scorer(chosen), chosen.on_overflow))
+        return _freeing_memory(self._pipeline.score(contents, chosen))
 
     def unfold(
         self, contents: Iterable[Content | Record], *, options: ScoreOptions | None = None, **changes: Any
@@ -281,16 +232,7 @@ class Guard:
         Yields:
             for each content its prompts, each with the verdict trie and the search that has expanded it; or the error.
         """
-        chosen = ScoreOptions.of(options, **changes)
-        scorer = self._exact_scorer(chosen, Thresholds())
-        for pack in self._pipeline.packs(contents, "error"):
-            for outcome in self._pipeline.run(pack, scorer.search):
-                if isinstance(outcome, ContentError):
-                    yield outcome
-                else:
-                    record, searches = outcome
-                    pairs = zip(record.windows[0], searches[0], strict=True)
-                    yield [(prompt, self._tries[prompt.role, prompt.label], search) for prompt, search in pairs]
+        return self._pipeline.unfold(contents, ScoreOptions.of(options, **changes))
 
     def check_method(self, method: Method) -> None:
         """Checks that a method goes with the bundle.
@@ -298,62 +240,7 @@ class Guard:
         Raises:
             TokmargError: it does not; says why.
         """
-        if method not in METHODS:
-            raise OptionError(f"method {method!r:.60} is not one of {', '.join(METHODS)}")
-        if method in WHOLE_VOCABULARY and self._columns is not None:
-            raise TokmargError(
-                f"{self.path}: method {method} reads the probabilities of the whole vocabulary, but the bundle has "
-                "the verdict head: export it with --head full"
-            )
-        if method in UNCERTAINTIES:
-            for (role, _), reader in self._readers.items():
-                try:
-                    FirstLabel(reader.trie)
-                except SpecError as error:
-                    raise SpecError(f"{self.path}: method {method}: {error} ({role} messages)") from None
-
-    def _scorer(self, options: ScoreOptions) -> Scorer[Any]:
-        """What searches each prompt and makes the results, for one call."""
-        self.check_method(options.method)
-        thresholds = options.thresholds
-        if thresholds and (unknown := sorted(set(thresholds.labels) - set(self.labels))):
-            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
-        if options.method != "exact":
-            default = Thresholds(self.spec.threshold)
-            return MethodScorer(
-                self._info,
-                self._readers,
-                options.method,
-                thresholds or default,
-                columns=self._columns,
-                top_p=options.top_p,
-                eps=options.eps,
-                max_depth=options.max_depth,
-            )
-        return self._exact_scorer(options, self._raw_thresholds(thresholds))
-
-    def _raw_thresholds(self, thresholds: Thresholds | None) -> Thresholds:
-        """Thresholds on raw probabilities, which are what is searched, for thresholds on those that results show."""
-        if self.calibration is None:
-            return thresholds or Thresholds(self.spec.threshold)
-        return self.calibration.thresholds() if thresholds is None else self.calibration.raw_thresholds(thresholds)
-
-    def _exact_scorer(self, options: ScoreOptions, thresholds: Thresholds) -> ExactScorer:
-        return ExactScorer(
-            self._info,
-            self._tries,
-            thresholds,
-            tolerance=options.tolerance,
-            max_nodes=options.max_nodes,
-            columns=self._columns,
-            calibration=self.calibration,
-            guesses=self._parts.branch_priors,
-        )
-
-    @cached_property
-    def _readers(self) -> dict[PromptKey, Reader]:
-        terminators = self.spec.verdict.terminators
-        return {key: Reader(trie, self._parts.encoder, terminators) for key, trie in self._tries.items()}
+        self._pipeline.check_method(method)
 
 
 def _outcomes(

@@ -6,57 +6,149 @@ Record --encode--> EncodedRecord --packs--> [EncodedRecord] --run--> searches --
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as GenericSequence
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any
 
 from tokmarg.engine.batch import PACK_TOKENS
-from tokmarg.engine.packed import Engine
-from tokmarg.engine.prefix_cache import Prefix, shared_tokens
+from tokmarg.engine.packed import engine_for
+from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.engine.sequence import Sequence
-from tokmarg.prompt.builder import Prompt, PromptBuilder
+from tokmarg.grammar.trie import Trie
+from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.injection import Suspicions
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Message, Record, messages_of
 from tokmarg.prompt.windows import EncodedRecord, longest, windows
-from tokmarg.results import MethodResult, Result
-from tokmarg.scoring.scorers import Scorer
+from tokmarg.scoring.exact import ExactSearch
+from tokmarg.scoring.first_label import FirstLabel
+from tokmarg.scoring.free_decoding import Reader
+from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
+from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
 
-from .errors import ContentError
-from .score_options import OnOverflow
+from .errors import ContentError, OptionError, SpecError, TokmargError
+from .loading import GuardParts
+from .results import METHODS, Method, MethodResult, Result, Thresholds
+from .score_options import OnOverflow, ScoreOptions
 
 __all__ = ["Pipeline"]
 
-R = TypeVar("R", Result, MethodResult)
 #: A record's searches, run to their end: by window, then by prompt.
 Searches = GenericSequence[GenericSequence[Any]]
+Contents = Iterable[Content | Record | ContentError]
 
 
 class Pipeline:
     """Scores records in packs.
 
     Args:
-        prompt_builder: makes the prompts.
-        suspicions: looks for prompt injection in the contents.
-        prefixes: role mode -> policy prefix.
-        engine: runs the passes.
+        parts: of the guard.
     """
 
-    def __init__(
-        self, prompt_builder: PromptBuilder, suspicions: Suspicions, prefixes: Mapping[Role, Prefix], engine: Engine
-    ) -> None:
-        self._prompt_builder, self._suspicions = prompt_builder, suspicions
-        self._prefixes, self._engine = prefixes, engine
+    def __init__(self, parts: GuardParts) -> None:
+        self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
+        self._columns = parts.bundle.manifest.graph.columns
+        self._suspicions = Suspicions(parts.spec, parts.encoder)
+        self._engine = engine_for(parts.session, parts.prefixes, parts.own_policy)
+        labels = tuple(label.id for label in parts.spec.labels)
+        self._info = GuardInfo(labels, parts.spec.events, parts.bundle.manifest.model_id)
 
-    def score(
-        self, contents: Iterable[Content | Record | ContentError], scorer: Scorer[R], on_overflow: OnOverflow
-    ) -> Iterator[list[R | ContentError]]:
-        """The results of a stream, one list for each pack; a content that cannot be scored has its error there."""
+    def score(self, contents: Contents, options: ScoreOptions) -> Iterator[list[Result | MethodResult | ContentError]]:
+        """The results of a stream, one list for each pack; a content that cannot be scored has its error there.
+
+        Raises:
+            TokmargError: the options do not go with the bundle.
+        """
+        return self._results(contents, self.scorer(options), options.on_overflow)
+
+    def _results(
+        self, contents: Contents, scorer: Scorer[Any], on_overflow: OnOverflow
+    ) -> Iterator[list[Result | MethodResult | ContentError]]:
         for pack in self.packs(contents, on_overflow):
             yield [
                 outcome if isinstance(outcome, ContentError) else scorer.result(*outcome)
                 for outcome in self.run(pack, scorer.search)
             ]
+
+    def unfold(
+        self, contents: Iterable[Content | Record], options: ScoreOptions
+    ) -> Iterator[list[tuple[Prompt, Trie, ExactSearch]] | ContentError]:
+        """Each content's prompts, each with the verdict trie and the search that has expanded it; or the error."""
+        scorer = self._exact_scorer(options, Thresholds())
+        for pack in self.packs(contents, "error"):
+            for outcome in self.run(pack, scorer.search):
+                if isinstance(outcome, ContentError):
+                    yield outcome
+                else:
+                    record, searches = outcome
+                    pairs = zip(record.windows[0], searches[0], strict=True)
+                    yield [(prompt, self._parts.tries[prompt.role, prompt.label], search) for prompt, search in pairs]
+
+    def scorer(self, options: ScoreOptions) -> Scorer[Any]:
+        """What searches each prompt and makes the results of one call.
+
+        Raises:
+            TokmargError: the options do not go with the bundle.
+        """
+        spec, calibration, thresholds = self._parts.spec, self._parts.calibration, options.thresholds
+        self.check_method(options.method)
+        if thresholds and (unknown := sorted(set(thresholds.labels) - set(self._info.labels))):
+            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {spec.name}")
+        if options.method != "exact":
+            return MethodScorer(
+                self._info,
+                self._readers,
+                options.method,
+                thresholds or Thresholds(spec.threshold),
+                columns=self._columns,
+                top_p=options.top_p,
+                eps=options.eps,
+                max_depth=options.max_depth,
+            )
+        if calibration is None:
+            raw = thresholds or Thresholds(spec.threshold)
+        else:  # searches see raw probabilities
+            raw = calibration.thresholds() if thresholds is None else calibration.raw_thresholds(thresholds)
+        return self._exact_scorer(options, raw)
+
+    def _exact_scorer(self, options: ScoreOptions, thresholds: Thresholds) -> ExactScorer:
+        return ExactScorer(
+            self._info,
+            self._parts.tries,
+            thresholds,
+            tolerance=options.tolerance,
+            max_nodes=options.max_nodes,
+            columns=self._columns,
+            calibration=self._parts.calibration,
+            guesses=self._parts.branch_priors,
+        )
+
+    def check_method(self, method: Method) -> None:
+        """Checks that a method goes with the bundle.
+
+        Raises:
+            TokmargError: it does not; says why.
+        """
+        path = self._parts.bundle.path
+        if method not in METHODS:
+            raise OptionError(f"method {method!r:.60} is not one of {', '.join(METHODS)}")
+        if method in WHOLE_VOCABULARY and self._columns is not None:
+            raise TokmargError(
+                f"{path}: method {method} reads the probabilities of the whole vocabulary, but the bundle has "
+                "the verdict head: export it with --head full"
+            )
+        if method in UNCERTAINTIES:
+            for (role, _), reader in self._readers.items():
+                try:
+                    FirstLabel(reader.trie)
+                except SpecError as error:
+                    raise SpecError(f"{path}: method {method}: {error} ({role} messages)") from None
+
+    @cached_property
+    def _readers(self) -> dict[PromptKey, Reader]:
+        terminators = self._parts.spec.verdict.terminators
+        return {key: Reader(trie, self._parts.encoder, terminators) for key, trie in self._parts.tries.items()}
 
     def encode(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> EncodedRecord | ContentError:
         """Encodes a record; the error of one that cannot be scored."""

@@ -11,16 +11,15 @@ from typing import Any, Literal, TypedDict, get_args
 from .errors import OptionError
 from .results import MAX_DEPTH, METHODS, Method, Thresholds
 
-__all__ = ["MAX_NODES", "OnOverflow", "ScoreKeywords", "ScoreOptions"]
+__all__ = ["MAX_NODES", "ExactKeywords", "OnOverflow", "ScoreKeywords", "ScoreOptions"]
 
 OnOverflow = Literal["error", "window"]
 #: Most trie nodes that a search may be allowed: a million nodes take minutes and gigabytes.
 MAX_NODES = 2**20
 
 
-class ScoreKeywords(TypedDict, total=False):
-    """The fields of :class:`ScoreOptions` but ``method``, as keyword arguments."""
-
+class _Keywords(TypedDict, total=False):
+    options: ScoreOptions | None
     tolerance: float
     max_nodes: int
     top_p: float
@@ -28,6 +27,18 @@ class ScoreKeywords(TypedDict, total=False):
     max_depth: int
     thresholds: Thresholds | None
     on_overflow: OnOverflow
+
+
+class ExactKeywords(_Keywords, total=False):
+    """Keyword arguments of a call that scores with the method ``exact``, and so makes a :class:`Result`."""
+
+    method: Literal["exact"]
+
+
+class ScoreKeywords(_Keywords, total=False):
+    """Keyword arguments of a call that scores: ``options``, and fields of :class:`ScoreOptions` that change them."""
+
+    method: Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

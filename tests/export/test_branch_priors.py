@@ -33,7 +33,7 @@ def built(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shares_of_the_first_tokens_are_pytorch_s(built: Path, tiny_model: Path) -> None:
     """At the root, which every text has once: the mean of the softmax over the tokens that are allowed there."""
     guard = Guard.load(built, device="cpu")
-    trie = guard._tries["user", None]
+    trie = guard._parts.tries["user", None]
     tokens = list(trie.children(trie.root))
     model = load_model(tiny_model).model
     means: Any = 0.0

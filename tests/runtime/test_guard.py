@@ -109,7 +109,7 @@ def _guard_with_three_labels(bundle: Path) -> Guard:
     guard = Guard.load(bundle, device="cpu", verify=False)
     spec = guard.manifest.spec
     grammar = Grammar.parse(spec.verdict.grammar, [(label, label) for label in ("S1", "S2", "S10")])
-    guard._tries["user", None] = Trie(
+    guard._parts.tries["user", None] = Trie(
         grammar,
         guard._parts.encoder,
         guard._parts.prompt_builder.tail("user"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import click
 
-from tokmarg import __version__
 from tokmarg.cli.commands.bench import bench
 from tokmarg.cli.commands.bundles import bundles
 from tokmarg.cli.commands.calibrate import calibrate
@@ -18,12 +17,13 @@ from tokmarg.cli.commands.inspect import inspect
 from tokmarg.cli.commands.score import score
 from tokmarg.cli.commands.verify import verify
 from tokmarg.cli.process.exit_codes import CommandLine
+from tokmarg.version import installed_version
 
 __all__ = ["main"]
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(installed_version(), message="%(prog)s %(version)s")
 def main() -> None:
     """Per-label probabilities from generative guard models, offline.
 

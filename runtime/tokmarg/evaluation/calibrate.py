@@ -99,7 +99,7 @@ def fit(
         raise TokmargError(f"{data}: {error}") from None
     for warning in fitted.warnings:
         warn(warning)
-    from tokmarg import __version__
+    from tokmarg.version import installed_version
 
     facts = Data(_sha256(data), len(examples), scored, None if label_map is None else _sha256(Path(label_map)))
     entries = dict(fitted.entries)
@@ -114,7 +114,7 @@ def fit(
         unsafe,
         entries,
         fitted.figures,
-        __version__,
+        installed_version(),
     )
 
 

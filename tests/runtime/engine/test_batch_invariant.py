@@ -222,7 +222,7 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
 
 def searches(guard: Guard) -> Iterator[Sequence[Any]]:
     """Jobs of three texts."""
-    way = guard._scorer(ScoreOptions(max_nodes=40))
+    way = guard._pipeline.scorer(ScoreOptions(max_nodes=40))
     for text in TEXTS[:3]:
         prompt = guard.prompt(text)
         yield Sequence(prompt.token_ids, way.search(prompt))

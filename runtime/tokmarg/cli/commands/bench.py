@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from tokmarg import __version__
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.cli import options
 from tokmarg.cli.process.stderr_capture import quiet
 from tokmarg.cli.render.terminal import echo, printable
 from tokmarg.errors import TokmargError
+from tokmarg.version import installed_version
 
 if TYPE_CHECKING:
     from tokmarg.guard import Guard
@@ -129,7 +129,7 @@ def measure(
     reached = read_products(bundle.path / "model.onnx").operations(*counts) / taken
     return {
         "schema_version": 1,
-        "tokmarg": __version__,
+        "tokmarg": installed_version(),
         "onnxruntime": ort.__version__,
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from tokmarg import __version__
+from tokmarg.version import installed_version
 
 if TYPE_CHECKING:
     from tokmarg.guard import Guard
@@ -70,7 +70,7 @@ def foresee(
         "output format": output_format,
         # How work is split among threads may change a last digit.
         "threads": options["threads"] or f"one per core of {os.cpu_count()}",
-        "versions": {"tokmarg": __version__, **_versions()},
+        "versions": {"tokmarg": installed_version(), **_versions()},
     }
     own = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
     return run | {f"--{name.replace('_', '-')}": value for name, value in own.items()}
