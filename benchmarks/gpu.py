@@ -1,7 +1,7 @@
 """tokmarg on a GPU, beside transformers: `python benchmarks/gpu.py [--shape smollm2] [--shape llama-1b]`.
 
 Guards with random weights (benchmarks/gpu_guards.py) are exported here. Of each: whether the whole graph runs on CUDA,
-how far its bounds are from PyTorch's, and a message's alone from those in company; then what one message takes and
+how far its bounds are from PyTorch's, and a message's on its own from those in a batch; then what one message takes and
 many, beside transformers with the same weights in float16, token ids and cached policy prefix; then how that grows.
 
 What is wrong ends the program with status 1; no time does.
@@ -49,7 +49,7 @@ LENGTHS = (10, 40, 160, 500, 1000, 2000)
 BATCHES = (1, 4, 16, 64, 256)
 TOKENS = (2, 6)  # of a verdict: a harmless one, and one with a label
 TOGETHER = 32  # messages that transformers takes in one batch
-COMPANY = 1e-5  # how far company may move a probability in float32
+BATCH_TOLERANCE = 1e-5  # how far the rest of a batch may move a probability in float32
 
 Device = Literal["cpu", "cuda"]
 
@@ -84,7 +84,7 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
     """Exports a model in its precisions and tells what is right; the guard of the last."""
     spec = resolve_spec(*choose_spec(SHAPES[name].spec, loaded.model_id), loaded)
     print(f"\n## {name}\n")
-    print("| precision | bundle MB | on the GPU MB | nodes on CUDA | from PyTorch fp32: max | mean | company: max |")
+    print("| precision | bundle MB | on the GPU MB | nodes on CUDA | from PyTorch fp32: max | mean | batch: max |")
     print("|---|---|---|---|---|---|---|")
     for precision in SHAPES[name].precisions:
         folder = scratch / precision
@@ -100,9 +100,9 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
             parity.check(precision)
         except ExportError as error:
             wrong.append(f"{name} {precision}: {error}")
-        moved = company(guard)
-        if precision == "fp32" and moved > COMPANY:
-            wrong.append(f"{name} {precision}: company moves a probability by {moved:.1e}")
+        moved = batch_effect(guard)
+        if precision == "fp32" and moved > BATCH_TOLERANCE:
+            wrong.append(f"{name} {precision}: batching moves a probability by {moved:.1e}")
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(
             f"| {precision} | {size / 1e6:,.0f} | {taken / 1e6:,.0f} | {placement(session)} | "
@@ -122,14 +122,14 @@ def placement(session: Session) -> str:
     return f"{counts['CUDAExecutionProvider']} of {counts.total()}"
 
 
-def company(guard: Guard) -> float:
-    """By how much a bound of a message changes, at most: alone, with others, and with others in another order."""
+def batch_effect(guard: Guard) -> float:
+    """Largest change of a message's bounds between a batch of one, a batch, and the batch in another order."""
     options: Any = {"tolerance": 1e-9, "max_nodes": 6}
     texts = MESSAGES[:24]
-    alone = [guard.score(text, **options) for text in texts]
+    single = [guard.score(text, **options) for text in texts]
     packed = list(guard.score_many(texts, **options))
-    turned = list(guard.score_many(texts[::-1], **options))[::-1]
-    return max(max(apart(a, b), apart(a, c), apart(b, c)) for a, b, c in zip(alone, packed, turned, strict=True))
+    reversed_ = list(guard.score_many(texts[::-1], **options))[::-1]
+    return max(max(apart(a, b), apart(a, c), apart(b, c)) for a, b, c in zip(single, packed, reversed_, strict=True))
 
 
 def apart(a: Result, b: Result) -> float:
@@ -143,24 +143,24 @@ def times(guard: Guard, loaded: LoadedModel, device: Device, rounds: int) -> Non
     prompts = [list(guard.prompt(text).token_ids) for text in MESSAGES]
     shared = min(shared_tokens(prompts[0], prompt) for prompt in prompts)
     ids = [prompt[shared:] for prompt in prompts]
-    theirs = Transformers(loaded.model.half() if device == "cuda" else loaded.model, prompts[0][:shared])
-    kind = str(theirs.model.dtype).removeprefix("torch.")
+    reference = Transformers(loaded.model.half() if device == "cuda" else loaded.model, prompts[0][:shared])
+    kind = str(reference.model.dtype).removeprefix("torch.")
     sizes = [len(one) for one in ids]
-    print(f"\n{min(sizes)} to {max(sizes)} new tokens behind a cached prefix of {shared}.\n")
+    print(f"\n{min(sizes)} to {max(sizes)} new tokens after a cached prefix of {shared}.\n")
 
     def verdict(tokens: int) -> object:
-        return theirs.verdict(ids[next(turns[tokens])], tokens)
+        return reference.verdict(ids[next(turns[tokens])], tokens)
 
     turns: dict[object, Iterator[int]] = {name: cycle(range(8)) for name in ("labels", "nodes", "unsafe", *TOKENS)}
-    alone: dict[str, Callable[[], object]] = {
+    single: dict[str, Callable[[], object]] = {
         "tokmarg, P(unsafe) (1 node)": lambda: guard.score(MESSAGES[next(turns["unsafe"])], max_nodes=1),
         "tokmarg, 32 nodes": lambda: guard.score(MESSAGES[next(turns["nodes"])], max_nodes=32),
         "tokmarg, all labels (0.001 or 256 nodes)": lambda: guard.score(MESSAGES[next(turns["labels"])]),
     }
     for tokens in TOKENS:
-        alone[f"transformers {kind}, verdict of {tokens} tokens"] = partial(verdict, tokens)
+        single[f"transformers {kind}, verdict of {tokens} tokens"] = partial(verdict, tokens)
     print("| one message | p50 ms | p99 ms |\n|---|---|---|")
-    for title, taken in timed(alone, rounds):
+    for title, taken in timed(single, rounds):
         p50, p99 = np.percentile(taken, (50, 99))
         print(f"| {title} | {p50:.1f} | {p99:.1f} |", flush=True)
 
@@ -177,7 +177,9 @@ def times(guard: Guard, loaded: LoadedModel, device: Device, rounds: int) -> Non
         share = needed.operations(*counts) / seconds / peak
         print(f"| tokmarg, {title} | {count / seconds:,.1f} | {counts[0] / seconds:,.0f} | {share:.2%} |", flush=True)
     batches: dict[str, Callable[[], object]] = {
-        f"transformers {kind}, batch of {TOGETHER}, {tokens} tokens": partial(theirs.verdicts, ids[:TOGETHER], tokens)
+        f"transformers {kind}, batch of {TOGETHER}, {tokens} tokens": partial(
+            reference.verdicts, ids[:TOGETHER], tokens
+        )
         for tokens in TOKENS
     }
     for title, taken in timed(batches, rounds):
@@ -201,7 +203,7 @@ def growth(guard: Guard, rounds: int) -> None:
 
 
 def timed(runs: Mapping[Any, Callable[[], object]], rounds: int) -> Iterator[tuple[Any, list[float]]]:
-    """Milliseconds of each run, in rounds in which all take their turn, behind one that does not count."""
+    """Milliseconds of each run, in rounds in which all take their turn, after one that does not count."""
     times: dict[Any, list[float]] = {key: [] for key in runs}
     for _ in range(rounds + 1):
         for key, run in runs.items():

@@ -115,12 +115,12 @@ class Transformers:
 
     @torch.inference_mode()
     def verdict(self, ids: list[int], tokens: int) -> list[int]:
-        """So many tokens behind the prefix and ``ids``."""
+        """``tokens`` greedy tokens after the prefix and ``ids``."""
         self.cache.crop(self.prefix)
-        said = [self._fed(ids)]
-        while len(said) < tokens:
-            said.append(self._fed(said[-1:]))
-        return said
+        generated = [self._fed(ids)]
+        while len(generated) < tokens:
+            generated.append(self._fed(generated[-1:]))
+        return generated
 
     @torch.inference_mode()
     def verdicts(self, many: list[list[int]], tokens: int) -> list[list[int]]:
@@ -135,13 +135,13 @@ class Transformers:
         cache = DynamicCache()
         for i, layer in enumerate(self.cache.layers):
             cache.update(layer.keys.expand(count, -1, -1, -1), layer.values.expand(count, -1, -1, -1), i)
-        said = []
+        generated = []
         while True:
             given = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
             last = self.model(new, **given, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
-            said.append(last)
-            if len(said) == tokens:
-                return torch.stack(said, 1).tolist()
+            generated.append(last)
+            if len(generated) == tokens:
+                return torch.stack(generated, 1).tolist()
             new, positions = last[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(count, 1)], 1)
 

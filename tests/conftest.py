@@ -16,8 +16,12 @@ import sysconfig
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tokmarg import Guard
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything imports huggingface_hub
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime
@@ -121,7 +125,7 @@ def tiny_bundle(tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_guard(tiny_bundle: Path):
+def tiny_guard(tiny_bundle: Path) -> Guard:
     """The loaded tiny bundle."""
     from tokmarg import Guard
 

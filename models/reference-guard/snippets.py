@@ -6,7 +6,7 @@
 The package carries the four sets that Hutto and Gilbert (ICWSM 2014) measured sentiment on: film reviews (of Pang and
 Lee), product reviews (of Hu and Liu), editorials, tweets. Sentences that follow each other in one document make a text
 of one to seven; opinions of every kind and dark films among them, and nothing that a guard should stop. Nothing is
-committed here; training reads what this writes.
+committed here; training reads the output.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(sdist: Path) -> dict[str, list[list[str]]]:
     A line is number, rating and sentence, parted by tabs; sentence 3 of document 12 has the number 12_3; tweets have
     plain numbers.
     """
-    found: dict[str, list[list[str]]] = {}
+    documents: dict[str, list[list[str]]] = {}
     with tarfile.open(sdist) as outer:
         name = next(member for member in outer.getnames() if member.endswith(INNER))
         file = outer.extractfile(name)
@@ -42,22 +42,23 @@ def read(sdist: Path) -> dict[str, list[list[str]]]:
                 lines = [line.split("\t") for line in file.read().decode("utf-8", "replace").splitlines()]
                 lines = [line for line in lines if len(line) == 3]
                 groups = itertools.groupby(lines, key=lambda line: line[0].split("_")[0])
-                found[part] = [[text.strip() for _, _, text in group] for _, group in groups]
-    return found
+                documents[part] = [[text.strip() for _, _, text in group] for _, group in groups]
+    return documents
 
 
 def texts(documents: dict[str, list[list[str]]], seed: int) -> list[str]:
     """Runs of sentences of one document, one to seven long, each sentence once; shuffled."""
-    rng, found = random.Random(seed), []
+    rng = random.Random(seed)
+    runs: list[str] = []
     for group in documents.values():
         for sentences in group:
             rest = [sentence for sentence in sentences if sentence]
             while rest:
                 count = rng.choice([1, 1, 2, 3, 4, 5, 7])
-                found.append(" ".join(rest[:count]))
+                runs.append(" ".join(rest[:count]))
                 del rest[:count]
-    rng.shuffle(found)
-    return found
+    rng.shuffle(runs)
+    return runs
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +10,13 @@ from types import ModuleType
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
+from tests.support.reference_guard import script
 
 
 @pytest.fixture
 def snippets() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import snippets
-
-        yield snippets
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("snippets", None)
+    with script("snippets") as module:
+        yield module
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -45,8 +38,8 @@ def test_sentences_of_one_document_stay_together(snippets: ModuleType, tmp_path:
     assert [[len(sentences) for sentences in group] for group in documents.values()] == [[9, 9]] * 4
     texts = snippets.texts(documents, 0)
     every = [sentence for group in documents.values() for sentences in group for sentence in sentences]
-    found = [f"{sentence.strip()}." for text in texts for sentence in text.split(".") if sentence.strip()]
-    assert sorted(found) == sorted(every)  # each once
+    scattered = [f"{sentence.strip()}." for text in texts for sentence in text.split(".") if sentence.strip()]
+    assert sorted(scattered) == sorted(every)  # each once
     for text in texts:
         assert len({tuple(sentence.split()[:2]) for sentence in text.split(".") if sentence.strip()}) == 1
     assert texts == snippets.texts(documents, 0)

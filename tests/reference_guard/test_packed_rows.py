@@ -1,31 +1,22 @@
-"""Rows packed behind one prefix train on what each row alone would."""
+"""Rows packed after one prefix have the loss and gradient of each row on its own."""
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
-FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
+from tests.support.reference_guard import script
 
 
 @pytest.fixture(scope="module")
-def train() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(FOLDER))
-    try:
-        import train
-
-        yield train
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in ("train", "data"):
-            sys.modules.pop(name, None)
+def packed_rows() -> Iterator[ModuleType]:
+    with script("packed_rows") as module:
+        yield module
 
 
 def small_model() -> LlamaForCausalLM:
@@ -42,7 +33,7 @@ def small_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def test_packed_loss_and_gradient_equal_those_of_rows_alone(train: ModuleType) -> None:
+def test_packed_loss_and_gradient_equal_those_of_separate_rows(packed_rows: ModuleType) -> None:
     rng = random.Random(3)
     model = small_model()
     prefix = tuple(rng.randrange(97) for _ in range(7))
@@ -50,29 +41,29 @@ def test_packed_loss_and_gradient_equal_those_of_rows_alone(train: ModuleType) -
         ([rng.randrange(97) for _ in range(rng.randint(1, 25))], [rng.randrange(97) for _ in range(rng.randint(1, 4))])
         for _ in range(9)
     ]
-    alone = torch.tensor(0.0)
+    separate = torch.tensor(0.0)
     for own, verdict in rows:
         ids = torch.tensor([[*prefix, *own, *verdict]])
         logits = model(input_ids=ids).logits[0, -len(verdict) - 1 : -1]
-        alone = alone + torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="sum")
-    (alone / len(rows)).backward()
+        separate = separate + torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="sum")
+    torch.autograd.backward(separate / len(rows))
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
 
-    AttentionInterface.register("rows", train.rows_attention)
+    AttentionInterface.register("rows", packed_rows.rows_attention)
     model.config._attn_implementation = "rows"
-    packed = train.pack(prefix, rows)
+    packed = packed_rows.pack(prefix, rows)
     assert len(packed.groups) > 1
-    loss = train.loss_of(SimpleNamespace(get_base_model=lambda: model), packed, len(rows))
+    loss = packed_rows.loss_of(SimpleNamespace(get_base_model=lambda: model), packed, len(rows))
     loss.backward()
-    assert loss.item() == pytest.approx((alone / len(rows)).item(), rel=1e-5)
+    assert loss.item() == pytest.approx((separate / len(rows)).item(), rel=1e-5)
     for name, p in model.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_every_token_lies_in_one_group_in_order(train: ModuleType) -> None:
+def test_every_token_lies_in_one_group_in_order(packed_rows: ModuleType) -> None:
     rows = [([1] * n, [2, 3]) for n in (30, 2, 9, 2, 31, 10)]
-    packed = train.pack((5, 5, 5), rows)
+    packed = packed_rows.pack((5, 5, 5), rows)
     places = torch.cat([group[group >= 0] for group in packed.groups])
     assert places.tolist() == list(range(packed.input_ids.shape[1] - 3))

@@ -1,0 +1,129 @@
+"""Draws of safe rows, one function a kind; ``data.SAFE`` is their registry."""
+
+from __future__ import annotations
+
+from composition import (
+    FRAMES,
+    REGISTERS,
+    answer_row,
+    charged_sentences,
+    harmless_request,
+    joined,
+    listing_page,
+    typed,
+    user_row,
+)
+from composition import passage as composed_passage
+from sources import Row, Sources
+
+
+def composed(sources: Sources) -> Row:
+    """One, two or three harmless intents in one sentence."""
+    texts = sources.texts
+    count = sources.rng.choices([1, 2, 3], weights=[45, 40, 15])[0]
+    intents = [texts.draw(sources.label("benign"), "benign_intents")[0] for _ in range(count)]
+    return user_row(typed(sources, texts.frame(FRAMES[count - 1], *intents)), [])
+
+
+def joined_messages(sources: Sources) -> Row:
+    parts = [harmless_request(sources) for _ in range(sources.rng.choice([2, 2, 3]))]
+    return user_row(joined(sources.rng, parts), [])
+
+
+def passage(sources: Sources) -> Row:
+    return composed_passage(sources, 0)
+
+
+def request(sources: Sources) -> Row:
+    return _look_alike(sources, "benign_requests")
+
+
+def statement(sources: Sources) -> Row:
+    return _look_alike(sources, "benign_statements")
+
+
+def _look_alike(sources: Sources, field: str) -> Row:
+    return user_row(typed(sources, sources.texts.draw(sources.label(field), field)[0]), [])
+
+
+def response(sources: Sources) -> Row:
+    texts = sources.texts
+    label = sources.label("benign_responses")
+    answer, _ = texts.draw(label, "benign_responses")
+    field = sources.rng.choice(["requests", "benign_requests"])
+    question, _ = texts.draw(label, field if texts.files[label][field] else "benign_requests")
+    return answer_row(sources, question, answer, [])
+
+
+def foreign(sources: Sources) -> Row:
+    return user_row(sources.texts.draw(sources.label("benign_foreign"), "benign_foreign")[0], [])
+
+
+def everyday(sources: Sources) -> Row:
+    return _everyday(sources, "safe", "requests")
+
+
+def post(sources: Sources) -> Row:
+    return _everyday(sources, "safe", "statements")
+
+
+def everyday_foreign(sources: Sources) -> Row:
+    return _everyday(sources, "safe", "foreign")
+
+
+def edge(sources: Sources) -> Row:
+    return _everyday(sources, "edges", "edge")
+
+
+def _everyday(sources: Sources, name: str, field: str) -> Row:
+    return user_row(typed(sources, sources.texts.draw(name, field)[0]), [])
+
+
+def answer(sources: Sources) -> Row:
+    question, _ = sources.texts.draw("safe", "requests")
+    return answer_row(sources, question, sources.texts.draw("safe", "responses")[0], [])
+
+
+def cyber(sources: Sources) -> Row:
+    return user_row(sources.rng.choice(sources.sets["cyber_benign"])["text"], [])
+
+
+def self_instruct(sources: Sources) -> Row:
+    return user_row(sources.rng.choice(sources.sets["self_instruct_safe"])["text"], [])
+
+
+def tweet(sources: Sources) -> Row:
+    return user_row(sources.rng.choice(sources.harmless_tweets), [])
+
+
+def charged(sources: Sources) -> Row:
+    link = sources.rng.choice([" ", " ", "\n\n"])
+    return user_row(typed(sources, link.join(charged_sentences(sources))), [])
+
+
+def charged_long(sources: Sources) -> Row:
+    rng = sources.rng
+    registers = rng.sample(REGISTERS, rng.choice([1, 1, 2, 3]))
+    parts = [sources.texts.draw("posts", rng.choice(registers))[0] for _ in range(rng.randint(6, 12))]
+    return user_row(rng.choice([" ", " ", "\n", "\n\n"]).join(parts), [])
+
+
+def tale(sources: Sources) -> Row:
+    return user_row(sources.texts.draw("posts", "tales")[0], [])
+
+
+def long(sources: Sources) -> Row:
+    subject = sources.rng.choice(["fiction", "opinion", "life", "facts"])
+    return user_row(sources.texts.draw("long_harmless", subject)[0], [])
+
+
+def thread(sources: Sources) -> Row:
+    return user_row("\n".join(sources.rng.choices(sources.harmless_tweets, k=sources.rng.randint(2, 5))), [])
+
+
+def listing(sources: Sources) -> Row:
+    return user_row(listing_page(sources, "plain"), [])
+
+
+def snippet(sources: Sources) -> Row:
+    return user_row(sources.rng.choice(sources.snippets), [])
