@@ -1,4 +1,4 @@
-"""Whether an output can be written, found out before a guard is loaded and anything is scored."""
+"""Checks that an output can be written, before a guard is loaded and anything is scored."""
 
 from __future__ import annotations
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokmarg.documents import to_json
 from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import MethodResult, Result, Thresholds
 
-if TYPE_CHECKING:
-    from tokmarg.guard import Record
-from tokmarg.documents import to_json
+from .renderer import Outcome
 
-from .jsonl import Outcome
+if TYPE_CHECKING:
+    from tokmarg.prompt.messages import Record
 
 __all__ = ["OpenAI"]
 

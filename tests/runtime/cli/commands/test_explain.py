@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.runtime.cli.process.test_exit_codes import environment, on_terminal  # noqa: F401 (a fixture)
-from tokmarg.cli.render.explanation import Explained, verdict_text
+from tokmarg.cli.render.explanation import ExplanationRenderer, verdict_text
 from tokmarg.explanation.explain import explain
 from tokmarg.guard import Guard
 
@@ -131,7 +131,7 @@ def test_the_page_is_written_beside_the_output(tokmarg, tmp_path):
 def test_control_characters_are_made_printable(word_bundle):
     found = explain(Guard.load(word_bundle, device="cpu"), "hello \x1b]0;x\x07 gun\u202e. Hello. Hello \x9b gun")
     for colour in (False, True):
-        shown = Explained(colour).render(found)
+        shown = ExplanationRenderer(colour).render(found)
         plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", plain)
         assert r"\x1b]0;x\x07" in plain
@@ -142,7 +142,7 @@ def test_control_characters_are_made_printable(word_bundle):
 def test_many_parts_are_cut_down_to_the_influential_ones(word_bundle):
     text = " ".join(["hello"] * 25 + ["gun"] + ["hello"] * 14)
     found = explain(Guard.load(word_bundle, device="cpu"), text)
-    shown = Explained(colour=False).render(found)
+    shown = ExplanationRenderer(colour=False).render(found)
     assert "  gun     +0.964" in shown
     assert "  and 16 more, none with an effect above 0.000\n" in shown
 

@@ -3,7 +3,7 @@ import types
 
 import pytest
 
-from tokmarg.cli.io.output_stream import Sink
+from tokmarg.cli.io.output_stream import OutputStream
 from tokmarg.errors import TokmargError
 
 
@@ -12,7 +12,7 @@ def stdout(monkeypatch, stream):
 
 
 def test_a_row_is_out_when_write_returns(tmp_path):
-    with Sink(str(tmp_path / "out")) as sink:
+    with OutputStream(str(tmp_path / "out")) as sink:
         sink.write("ü\n")
         assert (tmp_path / "out").read_bytes() == "ü\n".encode()
 
@@ -22,7 +22,7 @@ def test_stdout_is_flushed_and_left_open(monkeypatch):
     raw.close = lambda: pytest.fail("closed")
     buffered = io.BufferedWriter(raw)
     stdout(monkeypatch, buffered)
-    with Sink(None) as sink:
+    with OutputStream(None) as sink:
         sink.write("row\n")
         assert raw.getvalue() == b"row\n"
     buffered.detach()
@@ -35,7 +35,7 @@ def test_raw_stdout_that_takes_a_part_gets_the_rest(monkeypatch):
 
     stream = Narrow()
     stdout(monkeypatch, stream)
-    with Sink(None) as sink:
+    with OutputStream(None) as sink:
         sink.write("a longer row\n")
     assert stream.getvalue() == b"a longer row\n"
 
@@ -46,14 +46,14 @@ def test_failure_names_what_cannot_be_written(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     stdout(monkeypatch, Full())
-    with Sink(None) as sink, pytest.raises(OSError, match="No space") as caught:
+    with OutputStream(None) as sink, pytest.raises(OSError, match="No space") as caught:
         sink.write("row")
     assert caught.value.filename == "stdout"
     with pytest.raises(IsADirectoryError):
-        Sink(str(tmp_path))
+        OutputStream(str(tmp_path))
 
 
 def test_closed_stdout(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     with pytest.raises(TokmargError, match="stdout is closed"):
-        Sink(None)
+        OutputStream(None)

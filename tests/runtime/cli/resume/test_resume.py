@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tokmarg.cli.resume import atomic_output as batch
-from tokmarg.cli.resume import journal
+from tokmarg.cli.resume import atomic_output, journal
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX processes")
 COMMAND = [sys.executable, "-m", "tokmarg", "score", "--threads", "1"]
@@ -65,7 +64,7 @@ class Killed(BaseException):
 def kill(monkeypatch):
     """kill(n): the n-th call that changes the disk does not come back, and neither do those behind it."""
     calls = {"left": -1, "made": 0}
-    monkeypatch.setattr(batch, "_SYNC", 0.0)  # how many calls there are may not depend on the clock
+    monkeypatch.setattr(atomic_output, "_SYNC", 0.0)  # how many calls there are may not depend on the clock
 
     def dying(function):
         def call(*arguments, **options):
@@ -79,16 +78,16 @@ def kill(monkeypatch):
 
     for module, name in [
         (journal, "write_all"),
-        (batch, "write_all"),
+        (atomic_output, "write_all"),
         (os, "fsync"),
         (os, "replace"),
         (os, "unlink"),
-        (batch, "sync_folder"),
+        (atomic_output, "sync_folder"),
         (journal, "sync_folder"),
-        (batch.Batch, "begin"),
-        (batch.Batch, "finish"),
+        (atomic_output.AtomicOutput, "begin"),
+        (atomic_output.AtomicOutput, "finish"),
         (journal.Journal, "clear"),
-        (journal.Journal, "cut"),
+        (journal.Journal, "truncate"),
         (journal.Journal, "remove"),
     ]:
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
@@ -435,7 +434,7 @@ def test_another_runs_counts(tokmarg, tmp_path, unfinished):
     entry = json.loads(first)
     del entry["seal"]
     entry["tally"]["scored"] += 1
-    line, _ = journal.sealed(entry, "")  # as behind no header
+    line, _ = journal.encode_line(entry, "")  # as behind no header
     marks.write_bytes(header + b"\n" + line)
     result = tokmarg(*arguments, "--resume")
     assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "Going on at the start.")
@@ -445,7 +444,7 @@ def test_another_runs_counts(tokmarg, tmp_path, unfinished):
     Path(f"{output}{journal.PART}").write_bytes(b"")
     entry |= {"output": 0, "sha256": hashlib.sha256(b"").hexdigest()}
     for damage in ({"scored": 10**6}, {"flagged": -1}, {"errors": {"no such": 1}}, {"errors": []}, {"scored": "1"}):
-        line, _ = journal.sealed({**entry, "tally": {**entry["tally"], **damage}}, json.loads(header)["seal"])
+        line, _ = journal.encode_line({**entry, "tally": {**entry["tally"], **damage}}, json.loads(header)["seal"])
         marks.write_bytes(header + b"\n" + line)
         result = tokmarg(*arguments, "--resume")
         assert result.exit_code == 1, damage
@@ -547,7 +546,7 @@ def test_output_in_a_missing_folder(tokmarg, tmp_path):
 
 def test_two_runs_do_not_share_an_output(tokmarg, tmp_path):
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
-    with batch.Batch(str(output), resume=False):
+    with atomic_output.AtomicOutput(str(output), resume=False):
         result = tokmarg("score", "--input", given, "--output", output, "--resume")
     assert result.exit_code == 1
     assert "another process is at work on this output" in result.stderr
