@@ -13,11 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.command_line import Run
 from tokmarg.cli.resume import atomic_output, journal
+from tokmarg.guard import Guard
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX processes")
 COMMAND = [sys.executable, "-m", "tokmarg", "score", "--threads", "1"]
@@ -56,18 +60,32 @@ def left(output: Path) -> list[str]:
     return sorted(path.name[len(output.name) :] for path in output.parent.glob(f"{output.name}?*"))
 
 
+#: Input, output and arguments of a run.
+Unfinished = tuple[Path, Path, list[Any]]
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing but `finally` and `with` sees it."""
 
 
+class Kill:
+    """kill(n): the n-th call that changes the disk does not come back, and neither do those after it."""
+
+    def __init__(self) -> None:
+        self.calls = {"left": -1, "made": 0}
+
+    def __call__(self, left: int) -> None:
+        self.calls.update(left=left, made=0)
+
+
 @pytest.fixture
-def kill(monkeypatch):
-    """kill(n): the n-th call that changes the disk does not come back, and neither do those behind it."""
-    calls = {"left": -1, "made": 0}
+def kill(monkeypatch: pytest.MonkeyPatch) -> Kill:
+    kill = Kill()
+    calls = kill.calls
     monkeypatch.setattr(atomic_output, "_SYNC", 0.0)  # how many calls there are may not depend on the clock
 
-    def dying(function):
-        def call(*arguments, **options):
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
             calls["made"] += 1
             if calls["left"] == 0:
                 raise Killed
@@ -92,11 +110,7 @@ def kill(monkeypatch):
     ]:
         monkeypatch.setattr(module, name, dying(getattr(module, name)))
 
-    def set_(left: int) -> None:
-        calls.update(left=left, made=0)
-
-    set_.calls = calls
-    return set_
+    return kill
 
 
 # Every place where the process can end
@@ -104,7 +118,9 @@ def kill(monkeypatch):
 
 @pytest.mark.parametrize("format", ["jsonl", "openai", "table"])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_killed_anywhere_and_resumed_gives_the_same_bytes(tokmarg, tmp_path, kill, kind, format):
+def test_killed_anywhere_and_resumed_gives_the_same_bytes(
+    tokmarg: Run, tmp_path: Path, kill: Kill, kind: str, format: str
+) -> None:
     given, whole, output = INPUTS[kind](tmp_path), tmp_path / "whole", tmp_path / "out"
     arguments = ["score", "--input", given, "--format", format, "--threads", 1]
     kill(-1)
@@ -131,7 +147,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(tokmarg, tmp_path, kil
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_killed_processes(word_bundle, tmp_path, kind):
+def test_killed_processes(word_bundle: Path, tmp_path: Path, kind: str) -> None:
     """SIGKILL at random times, half of them in the middle of a slowed-down run."""
     (tmp_path / "slow").mkdir()
     slow = (
@@ -165,7 +181,7 @@ def test_killed_processes(word_bundle, tmp_path, kind):
     assert left(output) == []
 
 
-def cut_off(tokmarg, kill, *arguments, at=12):
+def cut_off(tokmarg: Run, kill: Kill, *arguments: object, at: int = 12) -> None:
     """A run that ends in its middle."""
     kill(at)
     with pytest.raises(Killed):
@@ -174,7 +190,7 @@ def cut_off(tokmarg, kill, *arguments, at=12):
 
 
 @pytest.fixture
-def unfinished(tokmarg, tmp_path, kill):
+def unfinished(tokmarg: Run, tmp_path: Path, kill: Kill) -> Unfinished:
     """Input, output and arguments of a run that was cut off in its middle."""
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     arguments = ["score", "--input", given, "--output", output]
@@ -183,24 +199,29 @@ def unfinished(tokmarg, tmp_path, kill):
     return given, output, arguments
 
 
-def whole(tokmarg, given, tmp_path, *more):
+def whole(tokmarg: Run, given: Path, tmp_path: Path, *more: object) -> bytes:
     """The bytes of a run that was left alone."""
     assert tokmarg("score", "--input", given, "--output", tmp_path / "alone", *more).exit_code == 0
     return (tmp_path / "alone").read_bytes()
 
 
-def test_resumed_run_scores_only_what_is_missing(tokmarg, tmp_path, unfinished, monkeypatch):
+def test_resumed_run_scores_only_what_is_missing(
+    tokmarg: Run, tmp_path: Path, unfinished: Unfinished, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given, output, arguments = unfinished
     expected = whole(tokmarg, given, tmp_path)
     mark = json.loads(Path(f"{output}{journal.JOURNAL}").read_bytes().splitlines()[-1])
     assert 0 < mark["records"] < len(TEXTS)
-    seen = []
-    from tokmarg.guard import Guard
-
+    seen: list[object] = []
     score_packs = Guard.score_packs
 
-    def watched(self, contents, **options):
-        return score_packs(self, (seen.append(record.id) or record for record in contents), **options)
+    def watched(self: Guard, contents: Iterable[Any], **options: Any) -> Any:
+        def noted() -> Iterator[Any]:
+            for record in contents:
+                seen.append(record.id)
+                yield record
+
+        return score_packs(self, noted(), **options)
 
     monkeypatch.setattr(Guard, "score_packs", watched)
     result = tokmarg(*arguments, "--resume")
@@ -209,7 +230,7 @@ def test_resumed_run_scores_only_what_is_missing(tokmarg, tmp_path, unfinished, 
     assert output.read_bytes() == expected
 
 
-def test_exit_code_counts_what_was_scored_before(tokmarg, tmp_path, kill):
+def test_exit_code_counts_what_was_scored_before(tokmarg: Run, tmp_path: Path, kill: Kill) -> None:
     given, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     given.write_text("gun\n" * 40 + "hello\n" * 100)
     arguments = ["score", "--input", given, "--output", output, "--fail-on-flagged"]
@@ -217,7 +238,7 @@ def test_exit_code_counts_what_was_scored_before(tokmarg, tmp_path, kill):
     assert tokmarg(*arguments, "--resume").exit_code == 3
 
 
-def test_first_error_is_still_known(tokmarg, tmp_path, kill):
+def test_first_error_is_still_known(tokmarg: Run, tmp_path: Path, kill: Kill) -> None:
     given, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     given.write_text("\n" * 150)
     arguments = ["score", "--input", given, "--output", output]
@@ -230,7 +251,7 @@ def test_first_error_is_still_known(tokmarg, tmp_path, kill):
 # What must be the same
 
 
-def change(offset):
+def change(offset: int) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         data = bytearray(path.read_bytes())
         status = path.stat()
@@ -251,7 +272,7 @@ def change(offset):
         lambda path: path.write_bytes(b""),
     ],
 )
-def test_changed_input_is_refused(tokmarg, unfinished, edit):
+def test_changed_input_is_refused(tokmarg: Run, unfinished: Unfinished, edit: Callable[[Path], object]) -> None:
     given, output, arguments = unfinished
     before = {name: Path(f"{output}{name}").read_bytes() for name in left(output)}
     original = given.read_bytes()
@@ -267,7 +288,9 @@ def test_changed_input_is_refused(tokmarg, unfinished, edit):
     assert tokmarg(*arguments, "--resume").exit_code == 0
 
 
-def test_renamed_input_and_bundle_are_the_same(tokmarg, tmp_path, unfinished, word_bundle):
+def test_renamed_input_and_bundle_are_the_same(
+    tokmarg: Run, tmp_path: Path, unfinished: Unfinished, word_bundle: Path
+) -> None:
     given, output, _ = unfinished
     given.rename(tmp_path / "other.txt")
     shutil.copytree(word_bundle, tmp_path / "bundle")
@@ -296,7 +319,7 @@ def test_renamed_input_and_bundle_are_the_same(tokmarg, tmp_path, unfinished, wo
         (["--no-verify"], "the bundle is not what it was"),
     ],
 )
-def test_changed_setting_is_refused(tokmarg, unfinished, more, named):
+def test_changed_setting_is_refused(tokmarg: Run, unfinished: Unfinished, more: list[str], named: str) -> None:
     _, output, arguments = unfinished
     result = tokmarg(*arguments, "--resume", *more)
     assert result.exit_code == 1
@@ -306,7 +329,7 @@ def test_changed_setting_is_refused(tokmarg, unfinished, more, named):
     assert tokmarg(*arguments, "--resume").exit_code == 0
 
 
-def test_every_option_is_recorded_or_known_to_change_nothing(tokmarg, unfinished):
+def test_every_option_is_recorded_or_known_to_change_nothing(tokmarg: Run, unfinished: Unfinished) -> None:
     from tokmarg.cli.commands.score import score
     from tokmarg.cli.resume.fingerprint import UNRECORDED
 
@@ -317,7 +340,7 @@ def test_every_option_is_recorded_or_known_to_change_nothing(tokmarg, unfinished
 
 
 @pytest.mark.parametrize("verified", [True, False])
-def test_changed_bundle_is_refused(tokmarg, tmp_path, kill, word_bundle, verified):
+def test_changed_bundle_is_refused(tokmarg: Run, tmp_path: Path, kill: Kill, word_bundle: Path, verified: bool) -> None:
     given, output, bundle = lines(tmp_path), tmp_path / "out.jsonl", tmp_path / "bundle"
     shutil.copytree(word_bundle, bundle)
     how = [] if verified else ["--no-verify"]
@@ -331,7 +354,7 @@ def test_changed_bundle_is_refused(tokmarg, tmp_path, kill, word_bundle, verifie
     assert "the bundle is not what it was in the first run" in result.stderr
 
 
-def test_thresholds_count_by_what_they_say(tokmarg, tmp_path, kill):
+def test_thresholds_count_by_what_they_say(tokmarg: Run, tmp_path: Path, kill: Kill) -> None:
     given, output, limits = lines(tmp_path), tmp_path / "out.jsonl", tmp_path / "limits.toml"
     limits.write_text("unsafe = 0.7\n")
     arguments = ["score", "--input", given, "--output", output]
@@ -341,13 +364,11 @@ def test_thresholds_count_by_what_they_say(tokmarg, tmp_path, kill):
     assert tokmarg(*arguments, "--threshold", 0.7, "--resume").exit_code == 0
 
 
-def test_input_that_changes_under_the_run(tokmarg, tmp_path, monkeypatch):
+def test_input_that_changes_under_the_run(tokmarg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
-    from tokmarg.guard import Guard
-
     score_packs = Guard.score_packs
 
-    def growing(self, contents, **options):
+    def growing(self: Guard, contents: Iterable[Any], **options: Any) -> Any:
         with given.open("ab") as stream:
             stream.write(b"one more\n")
         return score_packs(self, contents, **options)
@@ -364,7 +385,7 @@ def test_input_that_changes_under_the_run(tokmarg, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["torn mark", "more rows", "fewer rows", "no rows", "changed rows", "torn header"])
-def test_only_what_holds_is_gone_on_with(tokmarg, tmp_path, unfinished, damage):
+def test_only_what_holds_is_gone_on_with(tokmarg: Run, tmp_path: Path, unfinished: Unfinished, damage: str) -> None:
     given, output, arguments = unfinished
     rows, marks = Path(f"{output}{journal.PART}"), Path(f"{output}{journal.JOURNAL}")
     data, notes = rows.read_bytes(), marks.read_bytes()
@@ -386,7 +407,7 @@ def test_only_what_holds_is_gone_on_with(tokmarg, tmp_path, unfinished, damage):
 
 
 @pytest.mark.parametrize("text", ["a file of mine\n", '{"schema_version": 2, "run": {}}\n', "[]\n", "7\n"])
-def test_foreign_journal_is_left_alone(tokmarg, tmp_path, text):
+def test_foreign_journal_is_left_alone(tokmarg: Run, tmp_path: Path, text: str) -> None:
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     foreign = Path(f"{output}{journal.JOURNAL}")
     foreign.write_text(text)
@@ -398,7 +419,7 @@ def test_foreign_journal_is_left_alone(tokmarg, tmp_path, text):
     assert foreign.read_text() == text
 
 
-def test_a_flipped_bit_anywhere_in_the_journal(tokmarg, tmp_path, unfinished):
+def test_a_flipped_bit_anywhere_in_the_journal(tokmarg: Run, tmp_path: Path, unfinished: Unfinished) -> None:
     """Its line and those behind it are not believed: fewer rows are gone on with, or none are, in one line."""
     given, output, arguments = unfinished
     expected = whole(tokmarg, given, tmp_path)
@@ -417,7 +438,7 @@ def test_a_flipped_bit_anywhere_in_the_journal(tokmarg, tmp_path, unfinished):
             assert result.exit_code == 1
             assert result.stderr.startswith(f"Error: {marks}: is damaged, or no journal")
             assert len(result.stderr.splitlines()) == 1
-            assert (rows.read_bytes(), marks.read_bytes()) == (data, broken)
+            assert (rows.read_bytes(), marks.read_bytes()) == (data, bytes(broken))
         else:
             assert (result.exit_code, output.read_bytes()) == (0, expected)
             summary = result.stderr.splitlines()[-1]
@@ -425,7 +446,7 @@ def test_a_flipped_bit_anywhere_in_the_journal(tokmarg, tmp_path, unfinished):
             assert left(output) == []
 
 
-def test_another_runs_counts(tokmarg, tmp_path, unfinished):
+def test_another_runs_counts(tokmarg: Run, tmp_path: Path, unfinished: Unfinished) -> None:
     """Lines of another journal do not fit; and if somebody made them fit, their counts are still checked."""
     given, output, arguments = unfinished
     marks = Path(f"{output}{journal.JOURNAL}")
@@ -443,7 +464,10 @@ def test_another_runs_counts(tokmarg, tmp_path, unfinished):
     output.unlink()
     Path(f"{output}{journal.PART}").write_bytes(b"")
     entry |= {"output": 0, "sha256": hashlib.sha256(b"").hexdigest()}
-    for damage in ({"scored": 10**6}, {"flagged": -1}, {"errors": {"no such": 1}}, {"errors": []}, {"scored": "1"}):
+    damages: list[dict[str, Any]] = [
+        {"scored": 10**6}, {"flagged": -1}, {"errors": {"no such": 1}}, {"errors": []}, {"scored": "1"},
+    ]  # fmt: skip
+    for damage in damages:
         line, _ = journal.encode_line({**entry, "tally": {**entry["tally"], **damage}}, json.loads(header)["seal"])
         marks.write_bytes(header + b"\n" + line)
         result = tokmarg(*arguments, "--resume")
@@ -455,7 +479,7 @@ def test_another_runs_counts(tokmarg, tmp_path, unfinished):
 # Starting
 
 
-def test_nothing_to_resume_starts_at_the_start(tokmarg, tmp_path):
+def test_nothing_to_resume_starts_at_the_start(tokmarg: Run, tmp_path: Path) -> None:
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     result = tokmarg("score", "--input", given, "--output", output, "--resume")
     assert result.exit_code == 0
@@ -463,7 +487,7 @@ def test_nothing_to_resume_starts_at_the_start(tokmarg, tmp_path):
     assert output.read_bytes() == whole(tokmarg, given, tmp_path)
 
 
-def test_without_resume_rows_are_not_thrown_away(tokmarg, tmp_path, unfinished):
+def test_without_resume_rows_are_not_thrown_away(tokmarg: Run, tmp_path: Path, unfinished: Unfinished) -> None:
     given, output, arguments = unfinished
     output.write_text("old")
     given.write_text("hello\n")
@@ -485,7 +509,7 @@ def test_without_resume_rows_are_not_thrown_away(tokmarg, tmp_path, unfinished):
     assert left(output) == []
 
 
-def test_older_output_stays_until_the_new_one_is_whole(tokmarg, tmp_path, kill):
+def test_older_output_stays_until_the_new_one_is_whole(tokmarg: Run, tmp_path: Path, kill: Kill) -> None:
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     output.write_text("old")
     output.chmod(0o640)
@@ -496,7 +520,7 @@ def test_older_output_stays_until_the_new_one_is_whole(tokmarg, tmp_path, kill):
     assert output.stat().st_mode & 0o777 == 0o640
 
 
-def test_empty_input(tokmarg, tmp_path):
+def test_empty_input(tokmarg: Run, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_bytes(b"")
     result = tokmarg("score", "--input", tmp_path / "in.txt", "--output", tmp_path / "out", "--resume")
     assert result.exit_code == 0
@@ -504,7 +528,7 @@ def test_empty_input(tokmarg, tmp_path):
     assert left(tmp_path / "out") == []
 
 
-def test_link_leads_to_the_output(tokmarg, tmp_path):
+def test_link_leads_to_the_output(tokmarg: Run, tmp_path: Path) -> None:
     given = lines(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "out")
@@ -523,7 +547,7 @@ def test_link_leads_to_the_output(tokmarg, tmp_path):
         ["--input", "IN", "--output", os.devnull],
     ],
 )
-def test_resume_needs_two_files(tokmarg, tmp_path, arguments):
+def test_resume_needs_two_files(tokmarg: Run, tmp_path: Path, arguments: list[str]) -> None:
     names = {"IN": lines(tmp_path), "OUT": tmp_path / "out"}
     result = tokmarg("score", "--resume", *(names.get(argument, argument) for argument in arguments), input="hello\n")
     assert result.exit_code == 2
@@ -531,20 +555,20 @@ def test_resume_needs_two_files(tokmarg, tmp_path, arguments):
     assert not (tmp_path / "out").exists()
 
 
-def test_failure_before_the_first_row_leaves_nothing(tokmarg, tmp_path):
+def test_failure_before_the_first_row_leaves_nothing(tokmarg: Run, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("a,b\n1,2\n")
     for more in (["--bundle", tmp_path / "none"], []):
         assert tokmarg("score", "--input", tmp_path / "in.csv", "--output", tmp_path / "out", *more).exit_code == 1
         assert left(tmp_path / "out") == []
 
 
-def test_output_in_a_missing_folder(tokmarg, tmp_path):
+def test_output_in_a_missing_folder(tokmarg: Run, tmp_path: Path) -> None:
     output = tmp_path / "none" / "out.jsonl"
     result = tokmarg("score", "--input", lines(tmp_path), "--output", output)
     assert (result.exit_code, result.stderr) == (1, f"Error: {output}: No such file or directory\n")
 
 
-def test_two_runs_do_not_share_an_output(tokmarg, tmp_path):
+def test_two_runs_do_not_share_an_output(tokmarg: Run, tmp_path: Path) -> None:
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     with atomic_output.AtomicOutput(str(output), resume=False):
         result = tokmarg("score", "--input", given, "--output", output, "--resume")
@@ -556,15 +580,15 @@ def test_two_runs_do_not_share_an_output(tokmarg, tmp_path):
 # Full disks, closed pipes, Ctrl-C
 
 
-def limited(size):
-    def set_limit():
+def limited(size: int) -> Callable[[], None]:
+    def set_limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     return set_limit
 
 
 @pytest.mark.parametrize("size", [10, 2_000, 20_000, 30_001])
-def test_no_room_is_one_line_and_resumable(word_bundle, tmp_path, size):
+def test_no_room_is_one_line_and_resumable(word_bundle: Path, tmp_path: Path, size: int) -> None:
     environment = {**os.environ, "TOKMARG_BUNDLE": str(word_bundle)}
     given, output, alone = lines(tmp_path), tmp_path / "out.jsonl", tmp_path / "alone.jsonl"
     command = [*COMMAND, "--input", str(given), "--output"]
@@ -580,13 +604,13 @@ def test_no_room_is_one_line_and_resumable(word_bundle, tmp_path, size):
     if rows:
         kept = len(rows.splitlines())
         assert line.endswith(f"; {kept} rows are kept, --resume goes on behind them")
-    done = subprocess.run([*command, str(output), "--resume"], env=environment, capture_output=True, check=False)
-    assert done.returncode == 0
+    resumed = subprocess.run([*command, str(output), "--resume"], env=environment, capture_output=True, check=False)
+    assert resumed.returncode == 0
     subprocess.run([*command, str(alone)], env=environment, capture_output=True, check=True)
     assert output.read_bytes() == alone.read_bytes()
 
 
-def test_closed_stderr_loses_no_row(word_bundle, tmp_path):
+def test_closed_stderr_loses_no_row(word_bundle: Path, tmp_path: Path) -> None:
     """Nobody reads the warning that comes in the middle."""
     environment = {**os.environ, "TOKMARG_BUNDLE": str(word_bundle)}
     given, output = jsonl(tmp_path), tmp_path / "out.jsonl"
@@ -611,7 +635,9 @@ s.Session.NAME = stuck
 """
 
 
-def interrupted(environment, ready, *arguments, **streams):
+def interrupted(
+    environment: dict[str, str], ready: Callable[[], bool], *arguments: str, **streams: Any
+) -> tuple[int, float, str]:
     """Runs until ``ready`` exists, presses Ctrl-C: exit code, seconds until the end, stderr."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL} | streams
     process = subprocess.Popen([*COMMAND, *arguments], env=environment, stderr=subprocess.PIPE, text=True, **streams)
@@ -626,7 +652,7 @@ def interrupted(environment, ready, *arguments, **streams):
 
 
 @pytest.mark.parametrize("name", ["run", "__init__"], ids=["a pass", "loading the graph"])
-def test_interrupt_while_onnxruntime_is_busy(word_bundle, tmp_path, name):
+def test_interrupt_while_onnxruntime_is_busy(word_bundle: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(STUCK.replace("NAME", name))
     environment = {
         **os.environ,
@@ -634,7 +660,7 @@ def test_interrupt_while_onnxruntime_is_busy(word_bundle, tmp_path, name):
         "READY": str(tmp_path / "ready"),
         "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
     }
-    taken = []
+    taken: list[float] = []
     while (
         len(taken) < 3 and min(taken, default=1) >= 1
     ):  # a second is short where the machine is busy with other things
@@ -646,7 +672,7 @@ def test_interrupt_while_onnxruntime_is_busy(word_bundle, tmp_path, name):
     assert min(taken) < 1
 
 
-def test_interrupted_run_says_what_is_kept(word_bundle, tmp_path):
+def test_interrupted_run_says_what_is_kept(word_bundle: Path, tmp_path: Path) -> None:
     given, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     given.write_text("hello gun\n" * 20_000)
     environment = {**os.environ, "TOKMARG_BUNDLE": str(word_bundle)}
@@ -661,7 +687,7 @@ def test_interrupted_run_says_what_is_kept(word_bundle, tmp_path):
     assert stderr.strip() == f"Aborted! {kept:,} rows are kept, --resume goes on behind them."
 
 
-def test_ignored_interrupts_stay_ignored(word_bundle, tmp_path):
+def test_ignored_interrupts_stay_ignored(word_bundle: Path, tmp_path: Path) -> None:
     given = tmp_path / "in.txt"
     given.write_text("hello\n" * 300)
     environment = {**os.environ, "TOKMARG_BUNDLE": str(word_bundle)}
