@@ -141,7 +141,7 @@ def _packed(guard: Guard, seconds: float) -> tuple[list[int], int, float]:
 
 
 def _memory_figures(guard: Guard, gpu_before: int | None) -> dict[str, int | None]:
-    """Memory of this process, and the GPU memory that is used more than before the guard was loaded."""
+    """Memory of this process, and the GPU memory used since the guard was loaded."""
     from tokmarg.engine.gpu_info import gpu_memory_used
 
     resident, peak = _memory()

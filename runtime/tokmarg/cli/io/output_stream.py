@@ -16,7 +16,7 @@ __all__ = ["OutputStream"]
 
 
 class OutputStream:
-    """Opened output; a context manager.
+    """The opened output; a context manager.
 
     Args:
         path: a file, replaced if it exists; None for stdout.

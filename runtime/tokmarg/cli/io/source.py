@@ -27,7 +27,7 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Opened input: its records, its size in bytes (None if unknown), and how much of it has been read."""
+    """An opened input: its records, its size in bytes (None if unknown), and how much of it has been read."""
 
     records: Iterator[Record | ContentError]
     size: int | None

@@ -76,7 +76,7 @@ class OpenAI:
 
 
 def _probabilities(result: Result | MethodResult) -> dict[str, float | None]:
-    """Label -> what stands for its probability; None where it does not exist in the role mode."""
+    """Label -> its probability, or what the format shows for it; None where it does not exist in the role mode."""
     if isinstance(result, Result):
         return {label: None if m is None else m.probability for label, m in result.labels.items()}
     unsafe = result.scores[UNSAFE]

@@ -48,7 +48,7 @@ def restore_tally(checkpoint: Checkpoint, output: str) -> Tally:
 
 
 class ResumableRun:
-    """A context manager. To be opened, the input is read through once; nothing is changed.
+    """A run from file to file; a context manager. Making it reads the input once, for its sha256, and changes nothing.
 
     Args:
         source: the input file.

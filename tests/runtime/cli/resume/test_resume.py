@@ -1,4 +1,4 @@
-"""Runs from a file to a file: killed, full, closed, interrupted, and gone on with."""
+"""Runs from file to file: killed, out of disk space, interrupted, and resumed."""
 
 from __future__ import annotations
 
@@ -385,7 +385,9 @@ def test_input_that_changes_under_the_run(tokmarg: Run, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("damage", ["torn mark", "more rows", "fewer rows", "no rows", "changed rows", "torn header"])
-def test_only_what_holds_is_gone_on_with(tokmarg: Run, tmp_path: Path, unfinished: Unfinished, damage: str) -> None:
+def test_a_run_is_resumed_after_the_last_valid_checkpoint(
+    tokmarg: Run, tmp_path: Path, unfinished: Unfinished, damage: str
+) -> None:
     given, output, arguments = unfinished
     rows, marks = Path(f"{output}{journal.PART}"), Path(f"{output}{journal.JOURNAL}")
     data, notes = rows.read_bytes(), marks.read_bytes()
@@ -455,7 +457,7 @@ def test_another_runs_counts(tokmarg: Run, tmp_path: Path, unfinished: Unfinishe
     entry = json.loads(first)
     del entry["seal"]
     entry["tally"]["scored"] += 1
-    line, _ = journal.encode_line(entry, "")  # as behind no header
+    line, _ = journal.encode_line(entry, "")  # as if there were no header before it
     marks.write_bytes(header + b"\n" + line)
     result = tokmarg(*arguments, "--resume")
     assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "Going on at the start.")
