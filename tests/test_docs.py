@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support import word_guard
-from tokmarg.cli.render.explanation import Explained
+from tokmarg.cli.render.explanation import ExplanationRenderer
 from tokmarg.errors import ERROR_TYPES
 from tokmarg.explanation.explain import explain
 from tokmarg.guard import Guard
@@ -57,7 +57,7 @@ def explained() -> str:
     """What ``tokmarg explain`` prints, on the guard that counts words."""
     with tempfile.TemporaryDirectory() as folder:
         guard = Guard.load(word_guard.write(Path(folder)), device="cpu", threads=1)
-        return Explained(colour=False).render(explain(guard, EXPLAINED)).rstrip()
+        return ExplanationRenderer(colour=False).render(explain(guard, EXPLAINED)).rstrip()
 
 
 def families() -> str:

@@ -1,7 +1,7 @@
-"""``tokmarg`` and ``python -m tokmarg`` are :func:`main`.
+"""Entry point of the command line: ``tokmarg`` and ``python -m tokmarg``.
 
-Importing the command line takes a moment, in which Ctrl-C would end in a traceback; until the command line deals with
-it itself (:mod:`tokmarg.cli.process.sigint`), and when it is done, it is one line and exit code 130 all the same.
+Ctrl-C prints one line and exits with code 130, not with a traceback, also while the command line is imported, before
+its own handler (:mod:`tokmarg.cli.process.sigint`) is installed, and after that has ended.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ __all__ = ["main"]
 
 def main() -> None:
     """Runs the command line, and exits."""
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
+    handles_sigint = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handles_sigint:
         signal.signal(signal.SIGINT, _abort)
     from .cli import main as run
 
     try:
-        if ours:
+        if handles_sigint:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         run(prog_name="tokmarg")
     finally:
-        if ours:
+        if handles_sigint:
             signal.signal(signal.SIGINT, _abort)
 
 

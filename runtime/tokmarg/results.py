@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 __all__ = [
     "CALIBRATIONS",
+    "LOW_COVERAGE",
     "MAX_DEPTH",
     "METHODS",
     "CalibrationMethod",
@@ -37,6 +38,8 @@ CalibrationMethod = Literal["platt", "isotonic", "temperature", "beta"]
 CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 #: Tokens that a verdict may have at most: the room that a prompt leaves behind it.
 MAX_DEPTH = 64
+#: Coverage below this counts as low: the model would rather say something that is no verdict at all.
+LOW_COVERAGE = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.bundle.prefix_file import read_prefixes
 from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.thresholds_file import read_thresholds
-from tokmarg.cli.resume.fingerprint import refusal
-from tokmarg.cli.resume.journal import Journal, sealed
-from tokmarg.cli.resume.run import counted
+from tokmarg.cli.resume.fingerprint import mismatch
+from tokmarg.cli.resume.journal import Journal, encode_line
+from tokmarg.cli.resume.run import restore_tally
 from tokmarg.documents import Fields
 from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
@@ -196,16 +196,16 @@ def _sealed(entries: Any) -> bytes:
     """The lines of a journal, whatever its entries are."""
     data, seal = b"", ""
     for entry in entries if isinstance(entries, list) else [entries]:
-        line, seal = sealed(entry, seal)
+        line, seal = encode_line(entry, seal)
         data += line
     return data
 
 
 def _journal(path: Path) -> None:
     with Journal(str(path)) as found:
-        for mark in found.marks:
-            counted(mark, "out.jsonl")
-        if found.run is not None and (reason := refusal(found.run, RUN)):
+        for checkpoint in found.checkpoints:
+            restore_tally(checkpoint, "out.jsonl")
+        if found.run is not None and (reason := mismatch(found.run, RUN)):
             raise TokmargError(reason)
 
 

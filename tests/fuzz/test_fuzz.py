@@ -11,7 +11,7 @@ from tests.fuzz.parsers import CALIBRATION, JOURNAL, LABELLED_CSV, LABELS, PARSE
 from tests.fuzz.run import case, failures
 from tokmarg.calibration.document import Calibration
 from tokmarg.cli.resume.journal import Journal
-from tokmarg.cli.resume.run import counted
+from tokmarg.cli.resume.run import restore_tally
 from tokmarg.errors import TokmargError
 from tokmarg.evaluation.dataset import read_labelled
 
@@ -53,7 +53,7 @@ def test_what_is_damaged_is_whole_before(tmp_path: Path) -> None:
     path.write_bytes(_sealed(JOURNAL))
     with Journal(str(path)) as journal:
         assert journal.run == RUN
-        assert [counted(mark, "out.jsonl").records for mark in journal.marks] == [32, 64, 96]
+        assert [restore_tally(each, "out.jsonl").records for each in journal.checkpoints] == [32, 64, 96]
     (tmp_path / "c.json").write_text(json.dumps(CALIBRATION))
     assert Calibration.read(tmp_path / "c.json").to_dict() == CALIBRATION
     (tmp_path / "d.csv").write_bytes(LABELLED_CSV)

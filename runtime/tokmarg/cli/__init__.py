@@ -16,7 +16,7 @@ from tokmarg.cli.commands.explain import explain
 from tokmarg.cli.commands.inspect import inspect
 from tokmarg.cli.commands.score import score
 from tokmarg.cli.commands.verify import verify
-from tokmarg.cli.process.exit_codes import CommandLine
+from tokmarg.cli.process.command_line import CommandLine
 from tokmarg.version import installed_version
 
 __all__ = ["main"]

@@ -1,32 +1,41 @@
-"""Options that stand in several commands, where they mean the same in each."""
+"""Options that several commands share, with the same meaning in each."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import click
+
+from tokmarg.errors import OptionError
+from tokmarg.results import MAX_DEPTH, METHODS
+from tokmarg.score_options import ScoreOptions
 
 __all__ = [
     "Probability",
     "bundle",
     "calibration",
-    "chosen",
+    "calibration_argument",
     "data",
     "device",
+    "input_format",
     "label_map",
     "labelled_format",
     "labelled_text_field",
-    "max_nodes",
     "no_verify",
-    "on_overflow",
     "role",
+    "score_options",
+    "text_field",
     "threads",
-    "tolerance",
 ]
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _FILE = click.Path(path_type=Path)
+_DEFAULTS = ScoreOptions()
 
 
 class Probability(click.FloatRange):
@@ -51,8 +60,8 @@ calibration = click.option(
 )
 
 
-def chosen(calibration_file: str | None) -> str | Literal[False] | None:
-    """What :meth:`tokmarg.Guard.load` takes for ``--calibration``."""
+def calibration_argument(calibration_file: str | None) -> str | Literal[False] | None:
+    """The argument ``calibration`` of :meth:`tokmarg.Guard.load` for the value of ``--calibration``."""
     return False if calibration_file == "none" else calibration_file
 
 
@@ -61,30 +70,15 @@ threads = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: one per core]"
 )
 no_verify = click.option("--no-verify", is_flag=True, help="Skip the sha256 check of the bundle.")
-tolerance = click.option(
-    "--tolerance",
-    type=Probability(0, 1, min_open=True),
-    default=1e-3,
-    show_default=True,
-    metavar="X",
-    help="Widest interval with which an exact score counts as converged.",
-)
-max_nodes = click.option(
-    "--max-nodes",
-    type=click.IntRange(min=1),
-    default=256,
-    show_default=True,
-    metavar="N",
-    help="Verdict nodes to expand for an exact score at most.",
-)
-on_overflow = click.option(
-    "--on-overflow",
-    type=click.Choice(["error", "window"]),
-    default="error",
-    show_default=True,
-    help="Content beyond the context window: not scored, or overlapping windows.",
-)
 role = click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
+
+# Of the commands that read records.
+input_format = click.option(
+    "--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]"
+)
+text_field = click.option(
+    "--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]"
+)
 
 # Of the commands that read labelled records.
 data = click.option("--data", required=True, type=_FILE, metavar="FILE", help="JSONL or CSV with labels.")
@@ -93,3 +87,70 @@ labelled_text_field = click.option(
     "--text-field", default="text", show_default=True, metavar="NAME", help="Field or column with the text."
 )
 label_map = click.option("--label-map", type=_FILE, metavar="FILE", help="TOML: joins another taxonomy.")
+
+#: Field of ScoreOptions -> type and texts of its option.
+_SCORE_OPTIONS: dict[str, dict[str, Any]] = {
+    "method": {
+        "type": click.Choice(METHODS),
+        "help": "What the scores are: exact marginals, or a method of arXiv:2511.22312.",
+    },
+    "tolerance": {
+        "type": Probability(0, 1, min_open=True),
+        "metavar": "X",
+        "help": "Widest interval with which an exact score counts as converged.",
+    },
+    "max_nodes": {
+        "type": click.IntRange(min=1),
+        "metavar": "N",
+        "help": "Verdict nodes to expand for an exact score at most.",
+    },
+    "top_p": {
+        "type": Probability(0, 1, min_open=True),
+        "metavar": "X",
+        "help": "any-place: mass of the nucleus.",
+    },
+    "eps": {
+        "type": Probability(0, 1),
+        "metavar": "X",
+        "help": "any-place: least mass of a path that is followed.",
+    },
+    "max_depth": {
+        "type": click.IntRange(1, MAX_DEPTH),
+        "metavar": "N",
+        "help": "any-place: longest path in tokens; greedy, token, fixed-place: most tokens to generate.",
+    },
+    "on_overflow": {
+        "type": click.Choice(["error", "window"]),
+        "help": "Content beyond the context window: not scored, or overlapping windows.",
+    },
+}
+
+
+def score_options(*names: str) -> Callable[[F], Callable[..., Any]]:
+    """Adds the options for some fields of :class:`ScoreOptions`; the command gets them as one argument ``scoring``.
+
+    Defaults are those of :class:`ScoreOptions`. A value that it refuses is wrong usage.
+    """
+
+    def decorate(command: F) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_scoring(*args: Any, **values: Any) -> Any:
+            fields = {name: values.pop(name) for name in names}
+            try:
+                scoring = ScoreOptions(**fields)
+            except OptionError as error:
+                raise click.UsageError(f"{error}.") from None
+            return command(*args, scoring=scoring, **values)
+
+        decorated: Callable[..., Any] = with_scoring
+        for name in reversed(names):  # as decorators do: the last one first
+            option = click.option(
+                f"--{name.replace('_', '-')}",
+                default=getattr(_DEFAULTS, name),
+                show_default=True,
+                **_SCORE_OPTIONS[name],
+            )
+            decorated = option(decorated)
+        return decorated
+
+    return decorate

@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def expected(guard: Guard) -> list[dict[str, object]]:
 # Threads and asyncio
 
 
-def test_sixteen_threads_give_the_same_results(guard, expected, word_bundle):
+def test_sixteen_threads_give_the_same_results(
+    guard: Guard, expected: list[dict[str, object]], word_bundle: Path
+) -> None:
     fresh = Guard.load(word_bundle, device="cpu", threads=1)  # its tries unfold while all threads are at it
 
     def score_all(first: int) -> list[dict[str, object]]:
@@ -48,7 +51,7 @@ def test_sixteen_threads_give_the_same_results(guard, expected, word_bundle):
             assert found == expected
 
 
-def test_streams_in_threads_do_not_mix(guard, expected):
+def test_streams_in_threads_do_not_mix(guard: Guard, expected: list[dict[str, object]]) -> None:
     def stream(_: int) -> list[dict[str, object]]:
         return [result.to_dict() for result in guard.score_many(TEXTS)]
 
@@ -59,7 +62,7 @@ def test_streams_in_threads_do_not_mix(guard, expected):
         assert packed["labels"] == pytest.approx(alone["labels"], abs=1e-5)
 
 
-def test_asyncio(guard, expected):
+def test_asyncio(guard: Guard, expected: list[dict[str, object]]) -> None:
     async def score_all() -> list[dict[str, object]]:
         results = await asyncio.gather(*(asyncio.to_thread(guard.score, text) for text in TEXTS))
         return [result.to_dict() for result in results]
@@ -97,7 +100,7 @@ assert guard.score("gun").flagged
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_child_is_refused_may_load_its_own_and_ends(word_bundle):
+def test_forked_child_is_refused_may_load_its_own_and_ends(word_bundle: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FORK, str(word_bundle)], capture_output=True, text=True, check=False, timeout=120
     )
@@ -108,28 +111,28 @@ def score_in_child(folder: str) -> bool:
     return Guard.load(folder, device="cpu", threads=1).score("gun").flagged
 
 
-def test_spawned_processes_load_their_own(word_bundle):
+def test_spawned_processes_load_their_own(word_bundle: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(score_in_child, [str(word_bundle)]) is True
 
 
 @pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
-def test_guard_is_not_pickled_or_copied_deeply(guard, word_bundle, how):
+def test_guard_is_not_pickled_or_copied_deeply(guard: Guard, word_bundle: Path, how: Callable[[Guard], object]) -> None:
     with pytest.raises(TokmargError, match=r"cannot be pickled or copied deeply: .*Guard\.load") as caught:
         how(guard)
     assert str(word_bundle) in str(caught.value)
 
 
-def test_shallow_copy_shares_the_session(guard, expected):
+def test_shallow_copy_shares_the_session(guard: Guard, expected: list[dict[str, object]]) -> None:
     assert copy.copy(guard).score(TEXTS[3]).to_dict() == expected[3]
 
 
-def test_results_are_pickled(guard):
+def test_results_are_pickled(guard: Guard) -> None:
     result = guard.score("gun")
     assert pickle.loads(pickle.dumps(result)) == result
 
 
-def test_session_knows_its_process(guard, monkeypatch):
+def test_session_knows_its_process(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: 1)
     with pytest.raises(DeviceError, match="cannot be used in process 1"):
         guard.score("gun")
@@ -159,13 +162,13 @@ print(resident() - before)
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
 @pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_scores_leak_no_memory(word_bundle, count):
+def test_scores_leak_no_memory(word_bundle: Path, count: int) -> None:
     done = run_python(MEMORY, str(word_bundle), str(count))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2 << 20  # 1 KiB per score would be 2 MiB; the allocator's own noise is a few hundred KiB
 
 
-def test_guard_that_is_dropped_is_gone(word_bundle):
+def test_guard_that_is_dropped_is_gone(word_bundle: Path) -> None:
     import weakref
 
     guard = Guard.load(word_bundle, device="cpu", threads=1)
@@ -216,7 +219,7 @@ print(json.dumps([name for name in before if before[name] != after[name]]))
 
 
 @pytest.mark.parametrize("telemetry", [None, "0", "1"])
-def test_process_stays_as_it_was(word_bundle, tmp_path, telemetry):
+def test_process_stays_as_it_was(word_bundle: Path, tmp_path: Path, telemetry: str | None) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     environment.pop("ORT_DISABLE_TELEMETRY", None)
     if telemetry is not None:

@@ -161,7 +161,8 @@ def test_huge_numbers_in_the_graph_table(copy: Path, field: str, value: Any) -> 
 
 
 def spec(*place: str | int, value: Any) -> dict[str, Any]:
-    return edited(word_guard.SPEC, place, value)
+    document: dict[str, Any] = edited(word_guard.SPEC, place, value)
+    return document
 
 
 def chain(count: int, options: int = 2) -> list[object]:

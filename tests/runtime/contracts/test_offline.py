@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.support.sandbox import permitted
 
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 #: All that a user can ask the runtime for, one after the other in one process.
@@ -40,7 +42,7 @@ assert Guard.load(bundle, device="cpu", threads=1).score("gun").flagged
 time.sleep(float(sys.argv[3]))  # an uploader would start by now
 print("everything ran")
 """
-COMMANDS: list[list[object]] = [  # the exit code first
+COMMANDS: list[list[Any]] = [  # the exit code first
     [0, "--version"],
     [0, "score", "--help"],
     [0, "score", "gun"],
@@ -75,7 +77,7 @@ COMMANDS: list[list[object]] = [  # the exit code first
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home folder, and nothing set that could turn telemetry off by chance."""
     home = tmp_path / "home"
     home.mkdir()
@@ -93,19 +95,13 @@ def script(bundle: Path, folder: Path, wait: float) -> list[str]:
     return [sys.executable, "-c", code, str(bundle), str(folder), str(wait)]
 
 
-def permitted(command: list[str]) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
-
-
 def test_every_command_is_run() -> None:
     from tokmarg.cli import main
 
     assert set(main.commands) <= {arguments[1] for arguments in COMMANDS}
 
 
-def test_everything_runs_without_a_network(word_bundle, tmp_path, home):
+def test_everything_runs_without_a_network(word_bundle: Path, tmp_path: Path, home: Path) -> None:
     if not permitted(NO_NETWORK):
         pytest.skip("unshare --net is not permitted here")
     command = [*NO_NETWORK, *script(word_bundle, tmp_path / "work", 0)]
@@ -114,7 +110,7 @@ def test_everything_runs_without_a_network(word_bundle, tmp_path, home):
     assert done.stdout.endswith("everything ran\n")
 
 
-def test_no_socket_no_file_is_opened(word_bundle, tmp_path, home):
+def test_no_socket_no_file_is_opened(word_bundle: Path, tmp_path: Path, home: Path) -> None:
     """Traced below Python: onnxruntime's own uploader is native code."""
     trace = tmp_path / "trace"
     strace = ["strace", "-f", "-o", str(trace), "-e", "trace=%network,%file"]
@@ -136,7 +132,7 @@ def test_no_socket_no_file_is_opened(word_bundle, tmp_path, home):
     assert list(home.iterdir()) == []
 
 
-def test_there_is_an_uploader_to_keep_off(home):
+def test_there_is_an_uploader_to_keep_off(home: Path) -> None:
     """The control: what onnxruntime does on its own. Where it no longer does, :mod:`tokmarg.engine.ort` can go."""
     import onnxruntime
 
@@ -148,7 +144,7 @@ def test_there_is_an_uploader_to_keep_off(home):
     assert list(home.rglob("*.db")) != []
 
 
-def test_only_a_policy_of_the_users_own_is_cached(word_bundle, tmp_path, home):
+def test_only_a_policy_of_the_users_own_is_cached(word_bundle: Path, tmp_path: Path, home: Path) -> None:
     code = (
         "import sys\nfrom tokmarg import Guard\n"
         "g = Guard.load(sys.argv[1], device='cpu', threads=1, policy={'exclude': ['B']})\ng.score('gun')"

@@ -1,4 +1,4 @@
-"""``tokmarg bundles``: what ``--bundle NAME`` can name."""
+"""``tokmarg bundles``: lists the installed bundles, which ``--bundle NAME`` can name."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["bundles"]
 @click.command(short_help="List the installed bundles.")
 def bundles() -> None:
     """List the installed bundles: name, model, folder. A star marks the one that is used without --bundle."""
-    found = installed_bundles()
+    installed = installed_bundles()
     try:
         default = find_bundle(None)
     except BundleNotFoundError as error:
         default = None
         click.echo(printable(str(error)), err=True)
-    if default is not None and default not in found.values():
-        found = {"$TOKMARG_BUNDLE": default, **found}
-    if not found:
+    if default is not None and default not in installed.values():
+        installed = {"$TOKMARG_BUNDLE": default, **installed}
+    if not installed:
         return
-    models = {name: _model(folder) for name, folder in found.items()}
-    name_width, model_width = max(map(len, found)), max(map(len, models.values()))
-    for name, folder in found.items():
+    models = {name: _model(folder) for name, folder in installed.items()}
+    name_width, model_width = max(map(len, installed)), max(map(len, models.values()))
+    for name, folder in installed.items():
         mark = "*" if folder == default else " "
         row = f"{mark} {pad(printable(name), name_width)}  {pad(models[name], model_width)}  {folder}"
         echo(row)

@@ -1,24 +1,27 @@
-"""``tokmarg calibrate``: probabilities that mean frequencies, and thresholds that mean something."""
+"""``tokmarg calibrate``: fits calibrators and thresholds to labelled data, and writes a calibration or a bundle."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokmarg.cli import options
+from tokmarg.cli.io.isatty import terminal_stderr
 from tokmarg.cli.io.output_checks import check_folder, check_output
 from tokmarg.cli.io.progress import Progress
-from tokmarg.cli.process.stderr_capture import quiet
-from tokmarg.cli.render.terminal import echo, pad, printable
+from tokmarg.cli.process.stderr_capture import capture_stderr
+from tokmarg.cli.render.terminal import echo, printable
 from tokmarg.errors import TokmargError
 from tokmarg.results import CALIBRATIONS
+from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
+    from tokmarg.bundle.bundle import Bundle
     from tokmarg.calibration.document import Calibration
-    from tokmarg.calibration.label_calibration import LabelCalibration
+    from tokmarg.calibration.operating_point import Target
+    from tokmarg.calibration.risk_control import Guarantee
 
 __all__ = ["calibrate"]
 
@@ -56,9 +59,7 @@ __all__ = ["calibrate"]
 )
 @click.option("--simultaneous", is_flag=True, help="The guarantee is about all thresholds at once, not about each.")
 @click.option("--certify", metavar="NAMES", help="Labels, or unsafe, that the guarantee is for. [default: all]")
-@options.tolerance
-@options.max_nodes
-@options.on_overflow
+@options.score_options("tolerance", "max_nodes", "on_overflow")
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N", help="Behind figures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds.")
 @options.device
@@ -78,9 +79,7 @@ def calibrate(
     confidence: float,
     simultaneous: bool,
     certify: str | None,
-    tolerance: float,
-    max_nodes: int,
-    on_overflow: Any,
+    scoring: ScoreOptions,
     folds: int,
     seed: int,
     device: Any,
@@ -95,36 +94,15 @@ def calibrate(
     """
     from tokmarg.bundle.bundle import Bundle
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.calibration.operating_point import Target
-    from tokmarg.calibration.risk_control import Guarantee
-    from tokmarg.documents import to_json
-    from tokmarg.evaluation.calibrate import fit, write_bundle
+    from tokmarg.evaluation.calibrate import fit
     from tokmarg.guard import Guard
 
-    if promise is None and (certify is not None or simultaneous):
-        raise click.UsageError("--certify and --simultaneous belong to --guarantee.")
-    try:
-        aim = None if target is None else Target.parse(target)
-        guarantee = None if promise is None else Guarantee.parse(promise, confidence, simultaneous)
-    except TokmargError as error:
-        raise click.UsageError(f"{error}.") from None
+    aim, guarantee = _parse_aims(target, promise, confidence, simultaneous, certify)
     source = Bundle.open(find_bundle(bundle))
-    alone = output is not None and output.suffix == ".json"
-    if output is not None and not alone and (output.exists() or output.is_symlink()):
-        raise TokmargError(f"{output}: exists already; choose another folder, or a file that ends in .json")
-    if output is not None and alone:
-        check_output("--output", output, {"data": data, "label map": label_map}, anew=True)
-    elif output is not None:
-        check_folder(output)
-    with quiet():
+    _check_output(output, {"data": data, "label map": label_map})
+    with capture_stderr():
         guard = Guard.load(source.path, device=device, threads=threads, calibration=False)
-    progress = Progress(sys.stderr if sys.stderr is not None and sys.stderr.isatty() else None, None)
-
-    def warn(message: str) -> None:
-        progress.clear()
-        click.echo(f"Warning: {printable(message)}", err=True)
-
-    try:
+    with Progress(terminal_stderr(), None) as progress:
         calibration = fit(
             guard,
             data,
@@ -136,17 +114,64 @@ def calibrate(
             role=role,
             text_field=text_field,
             format=input_format,
-            tolerance=tolerance,
-            max_nodes=max_nodes,
-            on_overflow=on_overflow,
+            tolerance=scoring.tolerance,
+            max_nodes=scoring.max_nodes,
+            on_overflow=scoring.on_overflow,
             folds=folds,
             seed=seed,
-            warn=warn,
+            warn=lambda message: _warn(message, progress),
             progress=lambda done, records: progress.update(done, done),
         )
-    finally:
-        progress.clear()
-    if output is not None and alone:
+    _write(calibration, source, output, as_json)
+
+
+def _parse_aims(
+    target: str | None, promise: str | None, confidence: float, simultaneous: bool, certify: str | None
+) -> tuple[Target | None, Guarantee | None]:
+    """The values of --target and --guarantee."""
+    from tokmarg.calibration.operating_point import Target
+    from tokmarg.calibration.risk_control import Guarantee
+
+    if promise is None and (certify is not None or simultaneous):
+        raise click.UsageError("--certify and --simultaneous belong to --guarantee.")
+    try:
+        return (
+            None if target is None else Target.parse(target),
+            None if promise is None else Guarantee.parse(promise, confidence, simultaneous),
+        )
+    except TokmargError as error:
+        raise click.UsageError(f"{error}.") from None
+
+
+def _is_file(output: Path) -> bool:
+    """Whether the output is a calibration file; else it is a folder, a calibrated copy of the bundle."""
+    return output.suffix == ".json"
+
+
+def _check_output(output: Path | None, reads: dict[str, Path | None]) -> None:
+    """Refuses an output that could not be written, and a folder that exists."""
+    if output is None:
+        return
+    if _is_file(output):
+        check_output("--output", output, reads, anew=True)
+        return
+    if output.exists() or output.is_symlink():
+        raise TokmargError(f"{output}: exists already; choose another folder, or a file that ends in .json")
+    check_folder(output)
+
+
+def _warn(message: str, progress: Progress) -> None:
+    progress.clear()
+    click.echo(f"Warning: {printable(message)}", err=True)
+
+
+def _write(calibration: Calibration, source: Bundle, output: Path | None, as_json: bool) -> None:
+    """Writes the calibration, or a copy of the bundle with it, and prints it."""
+    from tokmarg.cli.render.calibration import describe
+    from tokmarg.documents import to_json
+    from tokmarg.evaluation.calibrate import write_bundle
+
+    if output is not None and _is_file(output):
         calibration.write(output)
     elif output is not None:
         write_bundle(source, calibration, output)
@@ -154,63 +179,3 @@ def calibrate(
         echo(line)
     if output is not None:
         click.echo(f"wrote {printable(str(output))}", err=True)
-
-
-def describe(calibration: Calibration) -> list[str]:
-    """The calibration as lines for people."""
-    data, promise = calibration.data, calibration.guarantee
-    lines = [
-        f"{calibration.method}, {data.scored:,} of {data.records:,} records scored, "
-        f"{printable(calibration.origin.model_id)}; figures are out of fold, raw -> calibrated"
-    ]
-    if promise is not None:
-        certified = [e for e in (*calibration.labels.values(), calibration.unsafe) if e.threshold]
-        proofs = sum(e.threshold is not None and e.threshold.certificate is not None for e in certified)
-        scope = f"all {proofs} thresholds together" if promise.simultaneous else "each threshold by itself"
-        lines.append(
-            f"certified (*): {promise.risk} <= {promise.level:g} on unseen records of the same source, with confidence "
-            f"{promise.confidence:g} for {scope}; a record's `flagged` is any of them"
-        )
-    width = max(6, *(len(printable(label)) for label in calibration.labels), 6)
-    lines += [
-        "",
-        f"{'':<{width}}{'positives':>10}{'negatives':>10}{'ECE':>17}{'Brier':>17}{'threshold':>12}{'recall':>8}"
-        f"{'FPR':>8}{'precision':>10}",
-    ]
-    for name, entry in (("unsafe", calibration.unsafe), *calibration.labels.items()):
-        lines.append(pad(printable(name), width) + _row(entry))
-    if calibration.figures["ece"] is not None:
-        lines.append(
-            f"{'labels':<{width}}{'':>20}{_pair(calibration.figures, 'ece')}{_pair(calibration.figures, 'brier')}"
-        )
-    if "recall" in calibration.figures:
-        lines.append(
-            f"{'flagged':<{width}}{'(any threshold reached, on the data themselves)':>66}" + _rates(calibration.figures)
-        )
-    return lines
-
-
-def _row(entry: LabelCalibration) -> str:
-    threshold = ""
-    if entry.threshold is not None:
-        shown = entry.threshold.to_dict(entry.calibrator)["calibrated"]
-        threshold = "never" if shown is None else f"{shown:.4g}"
-        threshold += "*" if entry.threshold.certificate is not None else ""
-    row = (
-        f"{entry.positives:>10,}{entry.negatives:>10,}{_pair(entry.figures, 'ece')}{_pair(entry.figures, 'brier')}"
-        f"{threshold:>12}" + (_rates(entry.figures) if entry.threshold is not None else "")
-    )
-    return row.rstrip() + (
-        "" if entry.fitted_on == "own" else f"  {'pooled' if entry.fitted_on == 'pooled' else 'raw'}"
-    )
-
-
-def _pair(figures: Any, name: str) -> str:
-    pair = figures[name]
-    return f"{'-' if pair is None else f'{pair[0]:.3f} -> {pair[1]:.3f}':>17}"
-
-
-def _rates(figures: Any) -> str:
-    widths = (("recall", 8), ("false_positive_rate", 8), ("precision", 10))
-    values = [(figures.get(name), width) for name, width in widths]
-    return "".join(f"{'-' if value is None else f'{value:.3f}':>{width}}" for value, width in values)

@@ -1,23 +1,25 @@
-"""``tokmarg evaluate``: how good a bundle's scores are on labelled data."""
+"""``tokmarg evaluate``: measures a bundle's scores on labelled data."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from tokmarg.cli import options
+from tokmarg.cli.io.isatty import terminal_stderr
 from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.progress import Progress
-from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.cli.render.terminal import echo, printable
 from tokmarg.results import METHODS, Method
+from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
+    from tokmarg.evaluation.evaluate import Evaluation
     from tokmarg.guard import Guard
 
 __all__ = ["evaluate"]
@@ -48,9 +50,7 @@ __all__ = ["evaluate"]
     metavar="X",
     help="A label is predicted where its score reaches this; 0.2 is the paper's.",
 )
-@options.tolerance
-@options.max_nodes
-@options.on_overflow
+@options.score_options("tolerance", "max_nodes", "on_overflow")
 @click.option(
     "--bootstrap",
     "samples",
@@ -80,9 +80,7 @@ def evaluate(
     compare: tuple[str, ...],
     methods: str,
     threshold: float,
-    tolerance: float,
-    max_nodes: int,
-    on_overflow: Any,
+    scoring: ScoreOptions,
     samples: int,
     device: Any,
     threads: int | None,
@@ -105,34 +103,37 @@ def evaluate(
     if report is not None:
         check_output("--report", report, {"data": data, "label map": label_map})
 
-    from tokmarg.cli.render.evaluation import describe
     from tokmarg.evaluation.dataset import read_label_map, read_labelled
     from tokmarg.evaluation.evaluate import check_methods
     from tokmarg.evaluation.evaluate import evaluate as measure
 
-    with quiet():
+    with capture_stderr():
         guards = _guards(bundle, compare, calibration_file, device, threads)
     check_methods(guards, names)
     labels = list(dict.fromkeys(label for guard in guards.values() for label in guard.labels))
     mapping = None if label_map is None else read_label_map(label_map, labels)
     examples = read_labelled(data, labels, mapping, role=role, text_field=text_field, format=input_format)
-    _warn_of_seen(guards, data)
-    progress = Progress(sys.stderr if sys.stderr.isatty() else None, len(examples) * len(guards) * len(names))
-    try:
+    _warn_of_fitting_data(guards, data)
+    with Progress(terminal_stderr(), len(examples) * len(guards) * len(names)) as progress:
         evaluation = measure(
             guards,
             examples,
             methods=names,
             threshold=threshold,
             samples=samples,
-            tolerance=tolerance,
-            max_nodes=max_nodes,
-            on_overflow=on_overflow,
+            tolerance=scoring.tolerance,
+            max_nodes=scoring.max_nodes,
+            on_overflow=scoring.on_overflow,
             data=str(data),
             progress=lambda done: progress.update(done, done),
         )
-    finally:
-        progress.clear()
+    _write(evaluation, report, as_json)
+
+
+def _write(evaluation: Evaluation, report: Path | None, as_json: bool) -> None:
+    """Writes the HTML report, if there is to be one, and prints the text or the JSON object."""
+    from tokmarg.cli.render.evaluation import describe
+
     if report is not None:
         evaluation.write_report(report)
         click.echo(f"report: {report}", err=True)
@@ -143,12 +144,12 @@ def evaluate(
 def _methods(names: str) -> list[Method]:
     if names == "all":
         return list(METHODS)
-    found: list[Method] = []
+    methods: list[Method] = []
     for name in (name.strip() for name in names.split(",")):
         if name not in METHODS:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}, all", param_hint="--methods")
-        found.append(name)
-    return found
+        methods.append(name)
+    return methods
 
 
 def _guards(
@@ -157,27 +158,27 @@ def _guards(
     """The guards by name: as short as tells them apart."""
     from tokmarg.guard import Guard
 
-    calibration = options.chosen(calibration_file)
+    calibration = options.calibration_argument(calibration_file)
     first = Guard.load(bundle, device=device, threads=threads, calibration=calibration)
     others: Literal[False] | None = False if calibration is False else None
-    found = [(bundle or str(first.path), first)]
+    given = [(bundle or str(first.path), first)]
     for other in compare:
         if other.lower().endswith((".toml", ".json")):
             guard = Guard.load(bundle, device=device, threads=threads, policy=other, calibration=others)
         else:
             guard = Guard.load(other, device=device, threads=threads, calibration=others)
-        found.append((other, guard))
-    short = [os.path.basename(os.path.normpath(given)) for given, _ in found]
+        given.append((other, guard))
+    short = [os.path.basename(os.path.normpath(path)) for path, _ in given]
     names: dict[str, Guard] = {}
-    for (given, guard), name in zip(found, short, strict=True):
-        name = name if short.count(name) == 1 else given
+    for (path, guard), name in zip(given, short, strict=True):
+        name = name if short.count(name) == 1 else path
         copies = sum(name == known or known.startswith(f"{name} (") for known in names)
         names[f"{name} ({copies + 1})" if copies else name] = guard
     return names
 
 
-def _warn_of_seen(guards: dict[str, Guard], data: Path) -> None:
-    """Warns where a calibration is to be measured on the very file that it was fitted on."""
+def _warn_of_fitting_data(guards: dict[str, Guard], data: Path) -> None:
+    """Warns where a calibration is measured on the file that it was fitted on."""
     calibrated = {name: guard.calibration for name, guard in guards.items() if guard.calibration is not None}
     digest = hashlib.sha256(data.read_bytes()).hexdigest() if calibrated else ""
     for name, calibration in calibrated.items():

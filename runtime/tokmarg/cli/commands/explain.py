@@ -1,4 +1,4 @@
-"""``tokmarg explain``: what the guard would say to one content, and which of its words drive each label."""
+"""``tokmarg explain``: the verdicts that a guard may give on one content, and which words drive each label."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import click
 
 from tokmarg.cli import options
 from tokmarg.cli.io.output_checks import check_output
-from tokmarg.cli.io.output_stream import Sink
+from tokmarg.cli.io.output_stream import OutputStream
 from tokmarg.cli.io.source import STDIN, Source
-from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.errors import ContentError, TokmargError
+from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
+    from tokmarg.explanation.explain import Explanation
     from tokmarg.prompt.messages import Record
 
 __all__ = ["explain"]
@@ -28,8 +30,8 @@ __all__ = ["explain"]
 @options.bundle
 @options.calibration
 @click.option("--input", "path", metavar="FILE|-", help="Take the content from a file, or from stdin (-).")
-@click.option("--input-format", type=click.Choice(["jsonl", "csv", "lines"]), help="[default: the extension's]")
-@click.option("--text-field", metavar="NAME", help="CSV column or JSONL field with the text. [default: text]")
+@options.input_format
+@options.text_field
 @click.option("--record", "number", type=click.IntRange(min=1), metavar="N", help="The input's record N, from 1.")
 @click.option("--id", "wanted", metavar="ID", help="The input's first record with this id.")
 @options.role
@@ -58,8 +60,7 @@ __all__ = ["explain"]
     metavar="X",
     help="Verdicts that begin with less probability are 'other'.",
 )
-@options.tolerance
-@options.max_nodes
+@options.score_options("tolerance", "max_nodes")
 @click.option("--html", metavar="FILE", help="Write a page, too: one file that needs no network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.device
@@ -79,8 +80,7 @@ def explain(
     depth: int,
     max_segments: int,
     least: float,
-    tolerance: float,
-    max_nodes: int,
+    scoring: ScoreOptions,
     html: str | None,
     as_json: bool,
     device: Any,
@@ -93,40 +93,30 @@ def explain(
     Then what each part of the message that is judged adds to a label's probability, found by leaving it out.
     Both are raw; where there is a calibration, the calibrated probabilities stand above them.
     """
-    if number is not None and wanted is not None:
-        raise click.UsageError("--record and --id exclude each other.")
-    if text is not None and (number is not None or wanted is not None):
-        raise click.UsageError("--record and --id go with --input or stdin, not with TEXT.")
+    _check_selection(text, number, wanted)
     source = Source.choose(() if text is None else (text,), path, input_format, text_field)
     if source.is_file(html):
         raise click.UsageError(f"--html: {html}: is the input file.")
     if html is not None:
         check_output("--html", html, {})
 
-    from tokmarg.cli.render.explanation import Explained
     from tokmarg.explanation.explain import explain as explain_content
-    from tokmarg.explanation.html_page import page
     from tokmarg.guard import Guard
 
     with ExitStack() as stack:
         record = _pick(source, stack, role, number, wanted)
-        with quiet():
-            guard = Guard.load(
-                bundle,
-                device=device,
-                threads=threads,
-                verify=not no_verify,
-                calibration=options.chosen(calibration_file),
-            )
-        sink = stack.enter_context(Sink(None))
+        calibration = options.calibration_argument(calibration_file)
+        with capture_stderr():
+            guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify, calibration=calibration)
+        stream = stack.enter_context(OutputStream(None))
         try:
-            found = explain_content(
+            explanation = explain_content(
                 guard,
                 record.content,
                 id=record.id,
                 role=record.role,
-                tolerance=tolerance,
-                max_nodes=max_nodes,
+                tolerance=scoring.tolerance,
+                max_nodes=scoring.max_nodes,
                 least=least,
                 by_words=by_words,
                 depth=depth,
@@ -134,19 +124,21 @@ def explain(
             )
         except ContentError as error:
             raise TokmargError(f"{error.type}: {error}") from None
-        if html is not None:
-            Path(html).write_text(page(found), encoding="utf-8")
-        if as_json:
-            sink.write(found.to_json() + "\n")
-        else:
-            sink.write(Explained(colour=sink.is_terminal and not os.environ.get("NO_COLOR")).render(found))
+        _write(explanation, stream, html, as_json)
+
+
+def _check_selection(text: str | None, number: int | None, wanted: str | None) -> None:
+    if number is not None and wanted is not None:
+        raise click.UsageError("--record and --id exclude each other.")
+    if text is not None and (number is not None or wanted is not None):
+        raise click.UsageError("--record and --id go with --input or stdin, not with TEXT.")
 
 
 def _pick(source: Source, stack: ExitStack, role: Any, number: int | None, wanted: str | None) -> Record:
-    """The one record that is meant.
+    """The record to explain.
 
     Raises:
-        TokmargError: it is not there, cannot be read, or nothing says which one is meant.
+        TokmargError: it is missing or unreadable, or there are several and no option selects one.
     """
     records = source.open(stack, role).records
     where = "stdin" if source.path == STDIN else source.path
@@ -163,3 +155,17 @@ def _pick(source: Source, stack: ExitStack, role: Any, number: int | None, wante
     if isinstance(record, ContentError):
         raise TokmargError(f"{where}: {record.type}: {record}")
     return record
+
+
+def _write(explanation: Explanation, stream: OutputStream, html: str | None, as_json: bool) -> None:
+    """Writes the HTML page, if there is to be one, and the text or the JSON object."""
+    from tokmarg.cli.render.explanation import ExplanationRenderer
+    from tokmarg.explanation.html_page import page
+
+    if html is not None:
+        Path(html).write_text(page(explanation), encoding="utf-8")
+    if as_json:
+        stream.write(explanation.to_json() + "\n")
+    else:
+        colour = stream.is_terminal and not os.environ.get("NO_COLOR")
+        stream.write(ExplanationRenderer(colour=colour).render(explanation))

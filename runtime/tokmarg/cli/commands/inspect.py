@@ -1,4 +1,4 @@
-"""``tokmarg inspect``: what a bundle holds, from its manifest."""
+"""``tokmarg inspect``: shows the contents of a bundle, from its manifest."""
 
 from __future__ import annotations
 

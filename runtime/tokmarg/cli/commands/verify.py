@@ -1,4 +1,4 @@
-"""``tokmarg verify``: is a bundle whole, and does the graph fit its manifest?"""
+"""``tokmarg verify``: checks a bundle's files, and that graph, tokenizer and prefix fit the manifest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.bundle.manifest import MANIFEST
-from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.cli.render.terminal import echo
 
 __all__ = ["verify"]
@@ -29,5 +29,5 @@ def verify(bundle: str) -> None:
 
     from tokmarg.guard import Guard
 
-    with quiet():
+    with capture_stderr():
         Guard.load(opened.path, device="cpu", verify=False)

@@ -1,4 +1,4 @@
-"""Whether an output can be written, found out before a guard is loaded and anything is scored."""
+"""Checks that an output can be written, before a guard is loaded and anything is scored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_output(option: str, output: Name, reads: Mapping[str, Name | None], *,
 
     Raises:
         click.UsageError: it is one of the files that are read.
-        TokmargError: it is a folder, or there is no folder, permission or room for it.
+        TokmargError: it is a folder, or there is no folder, permission or space for it.
     """
     name = os.fspath(output)
     for what, other in reads.items():
@@ -59,7 +59,7 @@ def check_folder(folder: Path) -> None:
     """Refuses a new folder that could not be made or written.
 
     Raises:
-        TokmargError: its nearest parent that exists is no folder, or there is no permission or room in it.
+        TokmargError: its nearest parent that exists is no folder, or there is no permission or space in it.
     """
     parent = next(parent for parent in (folder.absolute()).parents if os.path.lexists(parent))
     try:

@@ -1,4 +1,4 @@
-"""Where results go: stdout or a file, as UTF-8 whatever the locale, flushed row by row."""
+"""The output of results: stdout or a file, as UTF-8 whatever the locale, flushed row by row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import BinaryIO
 
 from tokmarg.errors import TokmargError
 
-__all__ = ["Sink"]
+from .isatty import is_terminal
+
+__all__ = ["OutputStream"]
 
 
-class Sink:
-    """Opened output; a context manager.
+class OutputStream:
+    """The opened output; a context manager.
 
     Args:
         path: a file, replaced if it exists; None for stdout.
@@ -27,7 +29,7 @@ class Sink:
     def __init__(self, path: str | None) -> None:
         self._name = path or "stdout"
         self._owned = path is not None
-        self.is_terminal = path is None and sys.stdout is not None and sys.stdout.isatty()
+        self.is_terminal = path is None and is_terminal(sys.stdout)
         if path is not None:
             self._stream: BinaryIO = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         elif sys.stdout is None:
@@ -35,26 +37,26 @@ class Sink:
         else:
             self._stream = sys.stdout.buffer
 
-    def __enter__(self) -> Sink:
+    def __enter__(self) -> OutputStream:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._owned:
-            with self._named():
+            with self._naming_errors():
                 self._stream.close()
 
     def write(self, text: str, *_: object) -> None:
-        """Writes rows. A reader that waits for them gets them now, and a run that is cut off keeps them."""
-        with self._named():
+        """Writes rows and flushes them: a waiting reader gets them at once, and an interrupted run keeps them."""
+        with self._naming_errors():
             rest = memoryview(text.encode("utf-8", "backslashreplace"))
             while rest:  # python -u makes stdout a raw stream, which may take less than it is given
                 rest = rest[self._stream.write(rest) :]
             self._stream.flush()
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _naming_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""One line on a terminal that says how far a long run has come."""
+"""The progress line of a long run, on a terminal."""
 
 from __future__ import annotations
 
@@ -13,22 +13,28 @@ _INTERVAL = 0.2  # seconds between changes
 
 
 class Progress:
-    """The progress line.
+    """The progress line; a context manager that clears it at the end.
 
     Args:
-        stream: where it goes (stderr); None shows nothing.
+        stream: the terminal; None shows nothing.
         total: size of the input in bytes, None if unknown.
-        clock: seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, stream: TextIO | None, total: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._total, self._clock = stream, total, clock
         self._started = clock()
         self._due = self._started + _DELAY
-        self._width = 0  # of the line that stands on the terminal now
+        self._width = 0  # of the line that is on the terminal now
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
     def update(self, records: int, position: int) -> None:
-        """Says that ``records`` are done, the last of which ends at byte ``position`` of the input."""
+        """Shows that ``records`` are done, the last of which ends at byte ``position`` of the input."""
         if self._stream is None or (now := self._clock()) < self._due:
             return
         self._due = now + _INTERVAL
@@ -38,7 +44,7 @@ class Progress:
         self._write(line)
 
     def clear(self) -> None:
-        """Takes the line away, before something else is printed and at the end."""
+        """Clears the line, before something else is printed and at the end."""
         if self._stream is not None and self._width:
             self._write("")
             self._stream.write("\r")

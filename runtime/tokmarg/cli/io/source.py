@@ -1,4 +1,4 @@
-"""Where records come from: TEXT arguments, a file, or stdin; and in which format."""
+"""The input of records: TEXT arguments, a file, or stdin, and its format."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
+
+from .isatty import is_terminal
 
 if TYPE_CHECKING:
     from tokmarg.errors import ContentError
@@ -25,7 +27,7 @@ STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Opened input: its records, its size in bytes (None if unknown), and how much of it has been read."""
+    """An opened input: its records, its size in bytes (None if unknown), and how much of it has been read."""
 
     records: Iterator[Record | ContentError]
     size: int | None
@@ -43,10 +45,10 @@ class Source:
 
     @classmethod
     def choose(cls, texts: tuple[str, ...], path: str | None, format: Format | None, text_field: str | None) -> Source:
-        """The source that the options mean.
+        """The source for the given options.
 
         Raises:
-            click.UsageError: they contradict each other, or name nothing.
+            click.UsageError: the options contradict each other, or there is no input.
         """
         if texts and path is not None:
             raise click.UsageError("TEXT and --input exclude each other.")
@@ -57,7 +59,7 @@ class Source:
         if texts:
             return cls(texts, None, None, None)
         if path is None:
-            if sys.stdin is None or sys.stdin.isatty():
+            if sys.stdin is None or is_terminal(sys.stdin):
                 raise click.UsageError("Nothing to score: give a TEXT, --input FILE, or pipe lines in.")
             path = STDIN
         format = format or _format_of(path)
@@ -67,7 +69,7 @@ class Source:
 
     @property
     def is_resumable(self) -> bool:
-        """Whether it can be read again from any place: a regular file that was named."""
+        """Whether it can be read again from any position: a regular file that was named."""
         return self.path not in (None, STDIN) and os.path.isfile(str(self.path))
 
     def open(self, stack: ExitStack, role: Role | None) -> Input:
@@ -87,7 +89,7 @@ class Source:
         return self.read(stream, role, START)
 
     def read(self, stream: BinaryIO, role: Role | None, start: Place) -> Input:
-        """The records of opened input from a place on.
+        """The records of an opened input, from ``start`` on.
 
         Raises:
             TokmargError: a CSV file without the text column.
@@ -111,7 +113,7 @@ def _format_of(path: str) -> Format:
     from tokmarg.records import format_of
 
     if path == STDIN:
-        return "lines"  # never sniffed: what a line means may not depend on what it holds
+        return "lines"  # never sniffed: the format may not depend on the data
     format = format_of(path)
     if format is None:
         raise click.UsageError(

@@ -1,4 +1,4 @@
-"""What a run came to: counts, one warning, and the exit code."""
+"""Counts over the records of a run: its summary line, the warning of low coverage, and the exit code."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from tokmarg.cli.process.exit_codes import DONE, FAILED, FLAGGED
 from tokmarg.errors import ERROR_TYPES, ContentError
-from tokmarg.results import MethodResult, Result
+from tokmarg.results import LOW_COVERAGE, MethodResult, Result
 
-__all__ = ["LOW_COVERAGE", "Tally"]
-
-#: Coverage below this counts as low: the model would rather say something that is no verdict at all.
-LOW_COVERAGE = 0.5
-
-DONE, FAILED, FLAGGED = 0, 1, 3
+__all__ = ["Tally"]
 
 
 @dataclass(slots=True)
@@ -40,7 +36,7 @@ class Tally:
         return self.scored + self.failed
 
     def add(self, outcome: Result | MethodResult | ContentError) -> str | None:
-        """Counts a record; returns the warning that the first one with low coverage is due."""
+        """Counts a record; returns a warning for the first one with low coverage."""
         if isinstance(outcome, ContentError):
             self.errors[outcome.type] += 1
             self.first_error = self.first_error or outcome
@@ -72,20 +68,20 @@ class Tally:
         """The counts of :meth:`to_dict`.
 
         Raises:
-            ValueError: they are none.
+            ValueError: the data are no valid counts.
         """
         try:
             first = None if data["first_error"] is None else ContentError(**data["first_error"])
-            found = cls(**{**data, "errors": Counter(dict(data["errors"])), "first_error": first})
+            tally = cls(**{**data, "errors": Counter(dict(data["errors"])), "first_error": first})
         except (TypeError, KeyError) as error:
             raise ValueError(f"no counts: {error}") from None
-        of_scored = (found.flagged, found.low_coverage, found.not_converged)
-        counts = (found.scored, *of_scored, *found.errors.values())
-        if not all(type(n) is int and 0 <= n < 2**63 for n in counts) or max(of_scored) > found.scored:
+        among_scored = (tally.flagged, tally.low_coverage, tally.not_converged)
+        counts = (tally.scored, *among_scored, *tally.errors.values())
+        if not all(type(n) is int and 0 <= n < 2**63 for n in counts) or max(among_scored) > tally.scored:
             raise ValueError("counts that cannot be")
-        if not found.errors.keys() <= ERROR_TYPES.keys() or bool(found.errors) != (first is not None):
+        if not tally.errors.keys() <= ERROR_TYPES.keys() or bool(tally.errors) != (first is not None):
             raise ValueError("counts of errors that cannot be")
-        return found
+        return tally
 
     def summary(self) -> str:
         """The closing line."""

@@ -1,4 +1,4 @@
-"""What libraries print while a bundle is loaded: nobody sees it where an error of one line says the same."""
+"""Captures what native libraries print to stderr while a bundle is loaded: a TokmargError says the same in one line."""
 
 from __future__ import annotations
 
@@ -11,28 +11,21 @@ from typing import BinaryIO
 
 from tokmarg.errors import TokmargError
 
-__all__ = ["quiet", "stderr_now"]
+__all__ = ["capture_stderr", "real_stderr"]
 
-_STDERR = 2
-_MOST = 2**20
-_saved: list[int] = []  # where stderr is while it is held back
+_STDERR = 2  # file descriptor
+_MAX_BYTES = 2**20
+_saved: list[int] = []  # duplicates of the real stderr, one per active capture
 
 
-def stderr_now() -> int:
-    """File descriptor of the real stderr, inside :func:`quiet` too."""
+def real_stderr() -> int:
+    """File descriptor of the real stderr, inside :func:`capture_stderr` too."""
     return _saved[-1] if _saved else _STDERR
 
 
-def _memory() -> BinaryIO:
-    """A file without a name; in memory where the system has that, since scoring writes nothing to disk."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("stderr"), "w+b")
-    return tempfile.TemporaryFile()  # type: ignore[return-value,unused-ignore]
-
-
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2; drops it where a TokmargError ends the block, else prints it.
+def capture_stderr() -> Iterator[None]:
+    """Captures writes to file descriptor 2; drops them if a TokmargError ends the block, else prints them afterwards.
 
     Rust libraries print a panic and its backtrace there themselves, before any Python code hears of it.
     """
@@ -43,8 +36,8 @@ def quiet() -> Iterator[None]:
     except OSError:  # there is no stderr at all
         yield
         return
-    with _memory() as held:
-        os.dup2(held.fileno(), _STDERR)
+    with _anonymous_file() as captured:
+        os.dup2(captured.fileno(), _STDERR)
         _saved.append(saved)
         dropped = False
         try:
@@ -56,6 +49,13 @@ def quiet() -> Iterator[None]:
             os.dup2(saved, _STDERR)
             _saved.pop()
             os.close(saved)
-            held.seek(0)
-            if not dropped and (said := held.read(_MOST)):
-                os.write(_STDERR, said)
+            captured.seek(0)
+            if not dropped and (output := captured.read(_MAX_BYTES)):
+                os.write(_STDERR, output)
+
+
+def _anonymous_file() -> BinaryIO:
+    """A file without a name; in memory where the system has that, since scoring writes nothing to disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    return tempfile.TemporaryFile()  # type: ignore[return-value,unused-ignore]

@@ -1,4 +1,4 @@
-"""An evaluation as lines for people: runs as rows, as in the paper, then the labels of the first run."""
+"""An evaluation as text for people: one row per run, as in the paper, then the labels of the first run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def describe(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _all_notes(runs: tuple[Run, ...], names: Sequence[str]) -> Iterator[str]:
-    """The notes of each run, under its name where there are several; what all say once."""
+    """The notes of each run, under its name where there are several; those that are the same for all only once."""
     notes = [list(_notes(run, runs)) for run in runs]
     missing = [_undefined(run.metrics) for run in runs]
     alike = len(runs) > 1 and all(each == missing[0] for each in missing)
@@ -91,9 +91,10 @@ def _notes(run: Run, runs: tuple[Run, ...]) -> Iterator[str]:
         other = runs[run.reference]
         what = f"{other.bundle}  {other.method}" if other.bundle != run.bundle else other.method
         parts = [
-            f"{_SHOWN[name]} {found.value:+.3f}" + (f" {_range(found.interval)}" if found.interval else "")
+            f"{_SHOWN[name]} {difference.value:+.3f}"
+            + (f" {_range(difference.interval)}" if difference.interval else "")
             for name in _SHOWN
-            if (found := run.differences[name]).value is not None
+            if (difference := run.differences[name]).value is not None
         ]
         yield f"against {printable(what)}: " + (", ".join(parts) or "nothing that both can measure")
     if run.metrics["before_calibration"] is not None:
@@ -124,7 +125,7 @@ def _calibrated(metrics: Mapping[str, Any], before: Mapping[str, float | None]) 
 
 
 def _undefined(metrics: Mapping[str, Any]) -> list[str]:
-    """What has no AUC, and why; labels that nobody looked at are not worth a word."""
+    """The labels without an AUC, by reason; not those without any annotated record."""
     entries = {**metrics["labels"], "unsafe": metrics["unsafe"]}
     reasons: dict[str, list[str]] = {}
     for name, entry in entries.items():
@@ -159,7 +160,7 @@ def _of_labels(run: Run) -> Iterator[str]:
 
 
 def _of_decisions(run: Run) -> Iterator[str]:
-    """What the calibration's thresholds do."""
+    """Counts at the calibration's thresholds, as rates."""
     if not run.decisions:
         return
     yield ""

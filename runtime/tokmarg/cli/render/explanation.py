@@ -1,7 +1,7 @@
-"""An explanation as text for people: readable at 80 columns, plain without colours.
+"""An explanation as text for people: fits 80 columns, and reads the same without colours.
 
-The lines of the tree bear the probability of everything up to there; the effects of a part are signed, and ≈0 where the
-bounds leave open whether there is any.
+Each line of the tree has the probability of everything up to there. The effect of a part is signed; it is ≈0 where the
+bounds do not exclude that there is none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tokmarg.explanation.verdict_tree import VerdictNode
 
 from .terminal import fit, pad, printable
 
-__all__ = ["Explained"]
+__all__ = ["ExplanationRenderer"]
 
 _TEXT, _PART, _NAME = 76, 30, 60  # cells
 _COLUMN, _COLUMNS = 9, 4
@@ -25,7 +25,7 @@ _HESITATIONS = 3
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-class Explained:
+class ExplanationRenderer:
     """Renders explanations.
 
     Args:
@@ -35,65 +35,69 @@ class Explained:
     def __init__(self, colour: bool) -> None:
         self._colour = colour
 
-    def render(self, found: Explanation) -> str:
-        """All of it, with its last newline."""
-        lines = [self._style(fit(printable(found.text.strip()), _TEXT), bold=True), *self._summary(found), ""]
+    def render(self, explanation: Explanation) -> str:
+        """The whole text, with its last newline."""
+        lines = [
+            self._style(fit(printable(explanation.text.strip()), _TEXT), bold=True),
+            *self._summary(explanation),
+            "",
+        ]
         lines.append("What the guard would say, and how likely")
-        for tree in found.trees:
-            lines += self._tree(tree, found)
-        lines += self._hesitations(found)
-        lines += ["", *self._occlusion(found, found.occlusion, "")]
+        for tree in explanation.trees:
+            lines += self._tree(tree, explanation)
+        lines += self._hesitations(explanation)
+        lines += ["", *self._occlusion(explanation, explanation.occlusion, "")]
         return "\n".join(lines) + "\n"
 
-    def _summary(self, found: Explanation) -> Iterator[str]:
-        bounds = found.probabilities["unsafe"]
+    def _summary(self, explanation: Explanation) -> Iterator[str]:
+        bounds = explanation.probabilities["unsafe"]
         coverage = "unknown"
-        if found.coverage is not None:  # low ones matter by their order of magnitude
-            coverage = f"{found.coverage:.3f}" if found.coverage >= 0.001 else f"{found.coverage:.0e}"
+        if explanation.coverage is not None:  # low ones matter by their order of magnitude
+            coverage = f"{explanation.coverage:.3f}" if explanation.coverage >= 0.001 else f"{explanation.coverage:.0e}"
         parts = [f"unsafe {bounds.middle:.3f} [{bounds.lower:.3f}, {bounds.upper:.3f}]", f"coverage {coverage}"]
-        if not found.converged:
+        if not explanation.converged:
             parts.append("not converged")
-        if found.calibrated is None:
+        if explanation.calibrated is None:
             yield "   ".join(parts)
             return
-        marginal = found.calibrated["unsafe"]
+        marginal = explanation.calibrated["unsafe"]
         yield f"calibrated: unsafe {marginal.probability:.3f} [{marginal.lower:.3f}, {marginal.upper:.3f}]" + "".join(
-            f"   {fit(printable(event), _COLUMN - 1)} {found.calibrated[event].probability:.3f}"
-            for event in found.leading_events(_COLUMNS)[1:]
-            if event in found.calibrated
+            f"   {fit(printable(event), _COLUMN - 1)} {explanation.calibrated[event].probability:.3f}"
+            for event in explanation.leading_events(_COLUMNS)[1:]
+            if event in explanation.calibrated
         )
         yield f"raw: {'   '.join(parts)}"
         yield "All below is raw: what the guard itself says, before calibration."
 
     # The tree
 
-    def _tree(self, tree: VerdictTree, found: Explanation) -> Iterator[str]:
+    def _tree(self, tree: VerdictTree, explanation: Explanation) -> Iterator[str]:
         if tree.label is not None:
-            yield f"  {printable(tree.label)}  {printable(found.titles.get(tree.label, ''))}".rstrip()
+            yield f"  {printable(tree.label)}  {printable(explanation.titles.get(tree.label, ''))}".rstrip()
         if tree.root.text:
-            yield from self._node(tree.root, "", "", found)
+            yield from self._node(tree.root, "", "", explanation)
         else:
-            yield from self._children(tree.root, None, found)
+            yield from self._children(tree.root, None, explanation)
 
-    def _node(self, node: VerdictNode, connector: str, below: str | None, found: Explanation) -> Iterator[str]:
-        line = f"  {node.probability:.3f}  {connector}{self._name(node, found)}"
+    def _node(self, node: VerdictNode, connector: str, below: str | None, explanation: Explanation) -> Iterator[str]:
+        line = f"  {node.probability:.3f}  {connector}{self._name(node, explanation)}"
         if node.hesitates:
             line = self._style(f"{line}   ? {_bits(node)}", fg="yellow")
         yield line
-        yield from self._children(node, below, found)
+        yield from self._children(node, below, explanation)
 
-    def _children(self, node: VerdictNode, below: str | None, found: Explanation) -> Iterator[str]:
-        """The lines under a node; ``below`` is what stands in front of their connectors (None: they need none)."""
+    def _children(self, node: VerdictNode, below: str | None, explanation: Explanation) -> Iterator[str]:
+        """The lines under a node; ``below`` is the indentation before their connectors (None: no connectors)."""
         rest = node.other >= 0.0005  # else it would read 0.000
         if not rest and [child.text for child in node.children] == [""]:
             return  # it all but certainly ends here
         for i, child in enumerate(node.children):
             last = i == len(node.children) - 1 and not rest
             if below is None:
-                yield from self._node(child, "", "", found)
+                yield from self._node(child, "", "", explanation)
             else:
                 yield from self._node(
-                    child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), found
+                    child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "), explanation
                 )
         if rest:
             what = "other"
@@ -103,14 +107,14 @@ class Explained:
                 what = f"other, {node.unexplored:.3f} of it not looked into"
             yield self._style(f"  {node.other:.3f}  {'' if below is None else below + '└─ '}{what}", dim=True)
 
-    def _name(self, node: VerdictNode, found: Explanation) -> str:
+    def _name(self, node: VerdictNode, explanation: Explanation) -> str:
         said = verdict_text(node.text)
-        titles = [found.titles[event] for event in node.events if event in found.titles]
+        titles = [explanation.titles[event] for event in node.events if event in explanation.titles]
         new = [title for title in titles if title.lower() not in said.lower()]
         return fit(printable("  ".join([said, *new])), _NAME)
 
-    def _hesitations(self, found: Explanation) -> Iterator[str]:
-        hesitations = found.hesitations()
+    def _hesitations(self, explanation: Explanation) -> Iterator[str]:
+        hesitations = explanation.hesitations()
         for label, text, node in hesitations[:_HESITATIONS]:
             where = f'behind "{fit(printable(verdict_text(text)), 30)}"' if text.strip() else "at the start"
             about = "" if label is None else f"on {printable(label)}, "
@@ -122,8 +126,8 @@ class Explained:
 
     # The parts of the text
 
-    def _occlusion(self, found: Explanation, occlusion: Occlusion, inside: str) -> Iterator[str]:
-        events = found.leading_events(_COLUMNS)
+    def _occlusion(self, explanation: Explanation, occlusion: Occlusion, inside: str) -> Iterator[str]:
+        events = explanation.leading_events(_COLUMNS)
         joined = f" in groups of {occlusion.per_segment}" if occlusion.per_segment > 1 else ""
         parts = f"{occlusion.parts:,} {occlusion.unit_name}{joined}"
         yield f'Inside "{inside}": {parts}' if inside else f"What drives it: P(text) - P(text without a part), {parts}"
@@ -141,7 +145,7 @@ class Explained:
         for segment in occlusion.segments:
             if segment.inner is not None:
                 yield ""
-                yield from self._occlusion(found, segment.inner, fit(printable(segment.text.strip()), _PART))
+                yield from self._occlusion(explanation, segment.inner, fit(printable(segment.text.strip()), _PART))
 
     def _row(self, segment: Segment, events: Sequence[str], width: int) -> str:
         name = pad(printable(segment.text.strip()), width)
@@ -167,7 +171,7 @@ class Explained:
 
 
 def verdict_text(text: str) -> str:
-    """A piece of a verdict on one line; nothing more is said at the end of one.
+    """A piece of a verdict on one line; ``end`` for the end of the verdict.
 
     >>> verdict_text("\\nCategories: PII\\nRefusal: No"), verdict_text("")
     ('Categories: PII / Refusal: No', 'end')

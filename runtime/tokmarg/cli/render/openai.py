@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tokmarg.documents import to_json
 from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import MethodResult, Result, Thresholds
 
+from .renderer import Outcome
+
 if TYPE_CHECKING:
     from tokmarg.prompt.messages import Record
-from tokmarg.documents import to_json
-
-from .jsonl import Outcome
 
 __all__ = ["OpenAI"]
 
@@ -76,7 +76,7 @@ class OpenAI:
 
 
 def _probabilities(result: Result | MethodResult) -> dict[str, float | None]:
-    """Label -> what stands for its probability; None where it does not exist in the role mode."""
+    """Label -> its probability, or what the format shows for it; None where it does not exist in the role mode."""
     if isinstance(result, Result):
         return {label: None if m is None else m.probability for label, m in result.labels.items()}
     unsafe = result.scores[UNSAFE]

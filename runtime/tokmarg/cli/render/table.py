@@ -1,4 +1,4 @@
-"""Scores as a table for people: readable at 80 columns, plain without colours."""
+"""Scores as a table for people: fits 80 columns, and reads the same without colours."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import Marginal, MethodResult, Result
 
+from .renderer import Outcome
 from .terminal import fit, pad, printable
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _BAR = 10
 
 
 class Table:
-    """A few lines per record: whose they are, the verdict, then one line per label, and one per further event.
+    """Renders a few lines per record: id and excerpt, the verdict, then one line per label, and one per further event.
 
         7  How do I pick a lock?
            flagged: yes   unsafe 0.803 [0.803, 0.804]   coverage 0.997
@@ -37,7 +38,7 @@ class Table:
     label, and what they generated.
 
     Args:
-        titles: label id -> what people read.
+        titles: label id -> title.
         colour: whether the output understands ANSI colours.
     """
 
@@ -46,17 +47,17 @@ class Table:
         self._id_width = max((min(_ID, len(printable(label))) for label in titles), default=1)
 
     def note(self, record: Record | ContentError) -> str:
-        """An excerpt of the text that is judged."""
+        """An excerpt of the text that is scored."""
         if isinstance(record, ContentError):
             return ""
         text = record.content
         if not isinstance(text, str):
-            # What is no conversation at all has an error for its outcome, which needs no excerpt.
+            # What is no conversation at all becomes an error row, which needs no excerpt.
             last = text[-1] if text else None
             text = str(last.get("content", "")) if isinstance(last, Mapping) else ""
         return fit(printable(text[: 2 * _TEXT].strip()), _TEXT)
 
-    def render(self, outcome: Result | MethodResult | ContentError, note: str) -> str:
+    def render(self, outcome: Outcome, note: str) -> str:
         """The record's lines."""
         id = outcome.id if isinstance(outcome.id, str) else json.dumps(outcome.id)
         name = fit(printable(id), _ID)

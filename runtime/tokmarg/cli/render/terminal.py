@@ -1,4 +1,4 @@
-"""Text that is safe and straight on a terminal: control characters escaped, columns counted in cells."""
+"""Text for a terminal: control characters are escaped, widths are counted in cells."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def fit(text: str, cells: int) -> str:
     if _width(text) <= cells:
         return text
     kept = ""
-    room = cells - 1
+    left = cells - 1
     for character in text:
-        room -= _width(character)
-        if room < 0:
+        left -= _width(character)
+        if left < 0:
             break
         kept += character
     return kept + "…"

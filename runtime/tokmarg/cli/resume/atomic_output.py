@@ -1,7 +1,7 @@
-"""Rows of one file into another: visible whole or not at all, and resumable whatever ended the run.
+"""An output file that appears complete or not at all, and that a later run can resume, however this one ends.
 
-The output's name appears when the last row is written. Until then the rows so far are in a file beside it, and
-:mod:`.journal` knows how far they go.
+The output gets its name when the last row is written. Until then the rows are in a file beside it, and the journal
+(:mod:`.journal`) records how many of them are valid.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Any, BinaryIO
 
 from tokmarg.errors import TokmargError
 
-from .fingerprint import refusal
+from .fingerprint import mismatch
 from .hashing_reader import digests, prefix_digest
-from .journal import JOURNAL, PART, Journal, Mark, sync_folder, write_all
+from .journal import JOURNAL, PART, Checkpoint, Journal, sync_folder, write_all
 
-__all__ = ["Batch", "takes"]
+__all__ = ["AtomicOutput", "can_be_atomic"]
 
 #: Seconds between forced writes to the disk. A killed process loses nothing by it, a power failure this much work.
 _SYNC = 1.0
 
 
-def takes(output: str) -> bool:
-    """Whether an output can appear at once: a regular file, or nothing yet. Devices and pipes are written directly."""
+def can_be_atomic(output: str) -> bool:
+    """Whether an output is a regular file, or does not exist yet. Devices and pipes are written directly."""
     try:
         return stat.S_ISREG(os.stat(output).st_mode)
     except FileNotFoundError:
         return True
 
 
-class Batch:
-    """An output in the making; a context manager. What is on disk changes from :meth:`begin` on.
+class AtomicOutput:
+    """An unfinished output; a context manager. Nothing on the disk changes before :meth:`begin`.
 
     Args:
-        output: the file; if it is a link, what it leads to.
-        resume: go on where the last run ended, if there is something to go on with.
+        output: the file; if it is a link, its target.
+        resume: continue after the last checkpoint of the last run, if there is one.
 
     Attributes:
-        mark: where the last run ended, once :meth:`recall` has looked for it; None at the start.
+        checkpoint: the last one of the run: after :meth:`recall` that of the run to resume; None at the start.
 
     Raises:
-        TokmargError: the output cannot be written, another process writes it, or there are rows of an unfinished run
-            and they shall not be resumed.
+        TokmargError: the output cannot be written, another process writes it, or an unfinished run has written rows and
+            ``resume`` is false.
     """
 
     def __init__(self, output: str, resume: bool) -> None:
@@ -55,23 +55,23 @@ class Batch:
         self._final = os.path.realpath(output)
         self._part_path = self._final + PART
         self._part: BinaryIO | None = None
-        self._named_already = False  # a run that was cut off behind the renaming
+        self._already_renamed = False  # a run that ended between the renaming and the removal of its journal
         self._synced = time.monotonic()
         self._kept = 0
-        self.mark: Mark | None = None
-        with self._failing():
+        self.checkpoint: Checkpoint | None = None
+        with self._naming_errors():
             if os.path.exists(self._final) and not os.access(self._final, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._journal = Journal(self._final + JOURNAL)
-        if not resume and self._journal.marks and os.path.exists(self._part_path):
-            records = self._journal.marks[-1].records
+        if not resume and self._journal.checkpoints and os.path.exists(self._part_path):
+            records = self._journal.checkpoints[-1].records
             self._journal.close()
             raise TokmargError(
                 f"{output}: an unfinished run has {records:,} rows of it: --resume goes on behind them, or delete "
                 f"{self._part_path} to start anew"
             )
 
-    def __enter__(self) -> Batch:
+    def __enter__(self) -> AtomicOutput:
         return self
 
     def __exit__(
@@ -80,94 +80,94 @@ class Batch:
         with self._journal:
             if self._part is not None:
                 self._part.close()
-                if self._journal.run is None:  # its journal could not be begun
+                if self._journal.run is None:  # the header of its journal could not be written
                     os.unlink(self._part_path)
 
     @property
-    def wanted(self) -> list[int]:
-        """Sizes of beginnings of the input whose sha256 :meth:`recall` needs."""
-        return [mark.read[0] for mark in self._journal.marks] if self._resume else []
+    def input_sizes(self) -> list[int]:
+        """For which n :meth:`recall` needs the sha256 of the first n bytes of the input."""
+        return [checkpoint.read[0] for checkpoint in self._journal.checkpoints] if self._resume else []
 
     def check(self, run: Mapping[str, Any], whole: bool = True) -> None:
-        """Refuses to go on with a run that was another one.
+        """Refuses to resume a run with another fingerprint.
 
         Args:
-            run: what this run is, :func:`tokmarg.cli.resume.fingerprint.identify`, or with ``whole`` false a part of
-            it.
+            run: the fingerprint of this run, :func:`tokmarg.cli.resume.fingerprint.fingerprint`, or with ``whole``
+                false a part of it.
 
         Raises:
-            TokmargError: the last run was another one.
+            TokmargError: the last run has another fingerprint.
         """
         if not self._resume or self._journal.run is None:
             return
-        if reason := refusal(self._journal.run, run, whole):
+        if reason := mismatch(self._journal.run, run, whole):
             way_out = f"delete {self._part_path} and {self._journal.path} to start anew"
             raise TokmargError(f"{self._name}: cannot be resumed: {reason}; {way_out}")
 
     def recall(self, run: Mapping[str, Any], input: Mapping[int, str]) -> None:
-        """Finds out where to go on.
+        """Finds the last valid checkpoint of the run to resume.
 
         Args:
-            run: what this run is, :func:`tokmarg.cli.resume.fingerprint.identify`.
-            input: the sha256 of beginnings of the input, for the sizes :attr:`wanted`.
+            run: the fingerprint of this run, :func:`tokmarg.cli.resume.fingerprint.fingerprint`.
+            input: n -> the sha256 of the first n bytes of the input, for the n in :attr:`input_sizes`.
 
         Raises:
-            TokmargError: the last run was another one.
+            TokmargError: the last run has another fingerprint.
         """
         self._run = run
         if not self._resume or self._journal.run is None:
             return
         self.check(run)
-        marks = self._journal.marks
+        checkpoints = self._journal.checkpoints
         path = self._part_path
-        if marks and marks[-1].done and not os.path.exists(path):
-            path, self._named_already = self._final, True
-        with ExitStack() as stack, self._failing():
+        if checkpoints and checkpoints[-1].done and not os.path.exists(path):
+            path, self._already_renamed = self._final, True
+        with ExitStack() as stack, self._naming_errors():
             try:
                 rows: BinaryIO = stack.enter_context(open(path, "rb"))
             except FileNotFoundError:
                 return
-            _, _, output = digests(rows, [mark.output for mark in marks])
-        for number in range(len(marks), 0, -1):
-            mark = marks[number - 1]
-            if input.get(mark.read[0]) == mark.read[1] and output.get(mark.output) == mark.sha256:
-                self.mark, self._held, self._kept = mark, number, mark.records
+            _, _, output = digests(rows, [checkpoint.output for checkpoint in checkpoints])
+        for number in range(len(checkpoints), 0, -1):
+            last = checkpoints[number - 1]
+            if input.get(last.read[0]) == last.read[1] and output.get(last.output) == last.sha256:
+                self.checkpoint, self._valid, self._kept = last, number, last.records
                 break
-        self._named_already = self._named_already and self.mark is not None and self.mark.done
+        self._already_renamed = self._already_renamed and self.checkpoint is not None and self.checkpoint.done
 
     def begin(self) -> None:
-        """Takes the last run up behind :attr:`mark`, or starts anew; what was there is gone then."""
-        with self._failing():
-            if self.mark is None:
+        """Continues the last run after :attr:`checkpoint`, or starts a new one; deletes what was written otherwise."""
+        with self._naming_errors():
+            if self.checkpoint is None:
                 self._journal.clear()
                 self._part = open(self._part_path, "w+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
                 self._length, self._sha256 = 0, prefix_digest(self._part, 0)
-                with suppress(FileNotFoundError):  # what replaces a file may be read by whom the file could be
+                with suppress(FileNotFoundError):  # a file that replaces another keeps its permissions
                     os.chmod(self._part_path, stat.S_IMODE(os.stat(self._final).st_mode))
                 self._journal.begin(self._run)
             else:
-                self._journal.cut(self._held)
-                if not self._named_already:
+                self._journal.truncate(self._valid)
+                if not self._already_renamed:
                     self._part = open(self._part_path, "r+b", buffering=0)  # noqa: SIM115 (closed by __exit__)
-                    self._length = self.mark.output
+                    self._length = self.checkpoint.output
                     self._sha256 = prefix_digest(self._part, self._length)
                     self._part.truncate(self._length)
                     self._part.seek(self._length)
 
     def write(self, rows: str, *, records: int, input: int, read: tuple[int, str], tally: Mapping[str, Any]) -> None:
-        """Adds the rows of a pack, and marks the place.
+        """Writes the rows of a pack, and a checkpoint.
 
         Args:
             rows: the rows, with their last newline.
-            records, input, read, tally: of :class:`Mark`.
+            records, input, read, tally: of the :class:`Checkpoint`.
         """
         assert self._part is not None
         data = rows.encode("utf-8", "backslashreplace")
-        with self._failing():
+        with self._naming_errors():
             try:
                 write_all(self._part, data)
             except OSError:
-                with suppress(OSError):  # whole rows only
+                with suppress(OSError):  # no partial rows
                     self._part.truncate(self._length)
                 raise
             self._length += len(data)
@@ -175,21 +175,22 @@ class Batch:
             sync = time.monotonic() - self._synced >= _SYNC
             if sync:
                 os.fsync(self._part.fileno())
-            self.mark = Mark(records, input, self._length, self._sha256.hexdigest(), read, tally)
-            self._journal.append(self.mark, sync)
+            self.checkpoint = Checkpoint(records, input, self._length, self._sha256.hexdigest(), read, tally)
+            self._journal.append(self.checkpoint, sync)
             self._kept = records
             if sync:
                 self._synced = time.monotonic()
 
     def finish(self, read: tuple[int, str], tally: Mapping[str, Any]) -> None:
         """Gives the output its name: all rows are written."""
-        with self._failing():
-            if not self._named_already:
+        with self._naming_errors():
+            if not self._already_renamed:
                 assert self._part is not None
                 os.fsync(self._part.fileno())
-                records = self.mark.records if self.mark is not None else 0
+                records = self.checkpoint.records if self.checkpoint is not None else 0
                 digest = self._sha256.hexdigest()
-                self._journal.append(Mark(records, read[0], self._length, digest, read, tally, done=True), sync=True)
+                last = Checkpoint(records, read[0], self._length, digest, read, tally, done=True)
+                self._journal.append(last, sync=True)
                 self._part.close()
                 self._part = None
                 os.replace(self._part_path, self._final)
@@ -197,20 +198,20 @@ class Batch:
             self._journal.remove()
 
     def discard(self) -> None:
-        """Forgets the run, rows and all."""
+        """Deletes the rows and the journal."""
         assert self._part is not None
-        with self._failing():
+        with self._naming_errors():
             self._journal.clear()
             self._part.close()
             self._part = None
             os.unlink(self._part_path)
 
     def kept(self) -> str:
-        """What is left of a run that ends now, for people; empty if nothing is."""
+        """Says, for people, how many rows a run that ends now can be resumed after; empty if none."""
         return f"{self._kept:,} rows are kept, --resume goes on behind them" if self._kept else ""
 
     @contextmanager
-    def _failing(self) -> Iterator[None]:
+    def _naming_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Everything that the bytes of an output depend on, so that a run is gone on with only if nothing of it changed."""
+"""The fingerprint of a run: all that its output depends on. A run is resumed only if its fingerprint is the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from tokmarg.version import installed_version
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokmarg.guard import Guard
     from tokmarg.results import Thresholds
 
-__all__ = ["foresee", "identify", "refusal"]
+__all__ = ["fingerprint", "mismatch", "partial_fingerprint"]
 
 #: Options of ``tokmarg score`` that change no byte of the output, or are recorded by what they mean.
 UNRECORDED = frozenset({
@@ -24,11 +24,11 @@ UNRECORDED = frozenset({
     "bundle", "threshold", "thresholds_file", "input_format", "output_format", "device", "threads",
     "calibration_file",
 })  # fmt: skip
-#: Whose arithmetic and text handling the numbers are.
+#: The libraries whose arithmetic and text handling the scores depend on.
 _LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
 
 
-def identify(
+def fingerprint(
     options: Mapping[str, Any],
     guard: Guard,
     thresholds: Thresholds,
@@ -37,20 +37,20 @@ def identify(
     input_format: str,
     output_format: str,
 ) -> dict[str, Any]:
-    """What a run is, as JSON.
+    """The fingerprint of a run, as JSON.
 
     Args:
         options: all options of the command; those in :data:`UNRECORDED` are left out.
         guard: the loaded guard.
-        thresholds: as they are used, wherever they come from.
+        thresholds: as used, wherever they come from.
         input: size and sha256 of the input.
-        input_format, output_format: as they are used.
+        input_format, output_format: as used.
     """
     from tokmarg.engine.batch_invariant import BatchInvariantEngine
     from tokmarg.engine.packed import PackedEngine
 
     return {
-        **foresee(options, input, input_format, output_format),
+        **partial_fingerprint(options, input, input_format, output_format),
         "bundle": _bundle(guard, options["no_verify"]),
         "--no-verify": options["no_verify"],
         "device": guard.device,
@@ -60,10 +60,10 @@ def identify(
     }
 
 
-def foresee(
+def partial_fingerprint(
     options: Mapping[str, Any], input: tuple[int, str], input_format: str, output_format: str
 ) -> dict[str, Any]:
-    """What of :func:`identify` is known before the guard is loaded."""
+    """The part of :func:`fingerprint` that is known before the guard is loaded."""
     run: dict[str, Any] = {
         "input": list(input),
         "input format": input_format,
@@ -72,12 +72,15 @@ def foresee(
         "threads": options["threads"] or f"one per core of {os.cpu_count()}",
         "versions": {"tokmarg": installed_version(), **_versions()},
     }
-    own = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
-    return run | {f"--{name.replace('_', '-')}": value for name, value in own.items()}
+    recorded = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
+    return run | {f"--{name.replace('_', '-')}": value for name, value in recorded.items()}
 
 
-def refusal(before: Mapping[str, Any], now: Mapping[str, Any], whole: bool = True) -> str | None:
-    """Why a run cannot be gone on with: what differs; None if nothing does. ``now`` may be a part only."""
+def mismatch(before: Mapping[str, Any], now: Mapping[str, Any], whole: bool = True) -> str | None:
+    """The first difference between two fingerprints, for people; None if they are equal.
+
+    With ``whole`` false ``now`` may be a part of a fingerprint.
+    """
     for name in [*now, *(name for name in before if whole and name not in now)]:
         old, new = before.get(name), now.get(name)
         if old != new:
@@ -94,14 +97,14 @@ def _short(value: Any) -> str:
 
 
 def _bundle(guard: Guard, unverified: bool) -> list[Any]:
-    """The sha256 of the manifest, which has those of all other files; if nobody compared them, sizes and times too."""
+    """The sha256 of the manifest, which holds those of all other files; for unverified files sizes and times too."""
     manifest = (guard.path / "manifest.json").read_bytes()
-    known: list[Any] = [hashlib.sha256(manifest).hexdigest()]
+    identity: list[Any] = [hashlib.sha256(manifest).hexdigest()]
     if unverified:
         for name in sorted(guard.manifest.files):
             status = (guard.path / name).stat()
-            known.append([name, status.st_size, status.st_mtime_ns])
-    return known
+            identity.append([name, status.st_size, status.st_mtime_ns])
+    return identity
 
 
 def _calibration(guard: Guard) -> str | None:
@@ -111,12 +114,10 @@ def _calibration(guard: Guard) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError
-
-    found = {}
+    versions = {}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

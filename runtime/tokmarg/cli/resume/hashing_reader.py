@@ -1,4 +1,4 @@
-"""The input file, with a sha256 of what has really been read of it."""
+"""A reader of the input file that computes the sha256 of the bytes it reads, and digests of parts of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, BinaryIO, Protocol
 
-__all__ = ["Digest", "Witness", "count_lines", "digests", "prefix_digest"]
+__all__ = ["Digest", "HashingReader", "count_lines", "digests", "prefix_digest"]
 
 _CHUNK = 1 << 20
 
@@ -22,25 +22,25 @@ class Digest(Protocol):
 
 def digests(stream: BinaryIO, at: Iterable[int]) -> tuple[int, str, dict[int, str]]:
     """Size and sha256 of a whole file, and the sha256 of its first n bytes for every n in ``at`` that it has."""
-    running, wanted, done = hashlib.sha256(), sorted(set(at)), 0
-    found: dict[int, str] = {}
+    running, sizes, done = hashlib.sha256(), sorted(set(at)), 0
+    at_size: dict[int, str] = {}
     stream.seek(0)
     while chunk := stream.read(_CHUNK):
         part = memoryview(chunk)
-        while wanted and wanted[0] <= done + len(part):
-            step = wanted.pop(0) - done
+        while sizes and sizes[0] <= done + len(part):
+            step = sizes.pop(0) - done
             running.update(part[:step])
             part, done = part[step:], done + step
-            found[done] = running.hexdigest()
+            at_size[done] = running.hexdigest()
         running.update(part)
         done += len(part)
-    if wanted and wanted[0] == 0:  # of an empty file
-        found[0] = running.hexdigest()
-    return done, running.hexdigest(), found
+    if sizes and sizes[0] == 0:  # of an empty file
+        at_size[0] = running.hexdigest()
+    return done, running.hexdigest(), at_size
 
 
 def prefix_digest(stream: BinaryIO, size: int) -> Digest:
-    """The running sha256 behind the first ``size`` bytes of a file."""
+    """The running sha256 after the first ``size`` bytes of a file."""
     running = hashlib.sha256()
     stream.seek(0)
     while size and (chunk := stream.read(min(size, _CHUNK))):
@@ -59,21 +59,21 @@ def count_lines(stream: BinaryIO, before: int) -> int:
     return count
 
 
-class Witness(io.RawIOBase):
-    """A raw stream over an open file that hashes its bytes in order, once each, whatever is read twice.
+class HashingReader(io.RawIOBase):
+    """A raw stream over an open file that hashes its bytes in order, each once, even if it is read again.
 
     Args:
         file: the file.
-        known: bytes at the start that are not read again: they are hashed at once.
+        skipped: bytes at the start that will not be read: they are hashed at once.
     """
 
-    def __init__(self, file: BinaryIO, known: int = 0) -> None:
+    def __init__(self, file: BinaryIO, skipped: int = 0) -> None:
         self._file = file
-        self._sha256, self._hashed = prefix_digest(file, known), known
+        self._sha256, self._hashed = prefix_digest(file, skipped), skipped
         file.seek(0)
 
     @property
-    def seen(self) -> tuple[int, str]:
+    def hashed(self) -> tuple[int, str]:
         """How many bytes from the start have been read, and their sha256."""
         return self._hashed, self._sha256.hexdigest()
 

@@ -1,20 +1,19 @@
-"""What a run on files has done so far, on disk beside its output, so that ``--resume`` can go on.
+"""The journal of a run from file to file, on disk beside its output, from which ``--resume`` continues.
 
     scores.jsonl.tokmarg-part     the rows so far; becomes scores.jsonl when the last one is written
     scores.jsonl.tokmarg-run      this journal; removed when the output has its name
 
-The journal is JSON lines: a header, then one *mark* behind every pack of rows.
+The journal is JSON lines: a header, then one *checkpoint* after every pack of rows.
 
-    {"schema_version": 2, "run": {...}, "seal": ...}      everything the output's bytes depend on (:mod:`.identity`)
+    {"schema_version": 2, "run": {...}, "seal": ...}      the run's fingerprint (:mod:`.fingerprint`)
     {"records": 32, "input": 1876, "output": 18211, "sha256": ..., "read": [8192, ...], "tally": {...}, "seal": ...}
 
-The *seal* is the sha256 of the seal before it and the line's bytes up to its own, so that a line that was torn or
-changed, or is another journal's, ends what is read. That shows damage, not bad faith: anybody can make a journal.
+The lines are a hash chain: a line's ``seal`` is the sha256 of the previous line's seal and the line's bytes up to its
+own. A torn or changed line, or one of another journal, ends what is read. That detects damage, not forgery.
 
-A mark is not believed but checked: it holds if the first ``output`` bytes of the rows have its ``sha256``, and the
-first ``read`` bytes of the input, which is what had been read by then, have theirs. So in whatever order a disk or a
-crash lets rows and marks survive, no run goes on behind rows that are not there: it goes on behind the last mark that
-holds.
+A checkpoint is verified before it is used: the first ``output`` bytes of the rows must have its ``sha256``, and the
+first ``read`` bytes of the input, as far as it had been read by then, theirs. So whichever rows and checkpoints survive
+a crash, no run is resumed after rows that are missing: it is resumed after the last valid checkpoint.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from tokmarg.errors import TokmargError
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs that write one output are not told apart there
+except ImportError:  # Windows: two runs that write one output are not detected there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["JOURNAL", "PART", "Journal", "Mark", "sealed"]
+__all__ = ["JOURNAL", "PART", "Checkpoint", "Journal", "encode_line"]
 
 PART, JOURNAL = ".tokmarg-part", ".tokmarg-run"
 SCHEMA_VERSION = 2
 _SEALED = re.compile(rb'(.*), "seal": "([0-9a-f]{64})"\}', re.DOTALL)
-#: What file systems without locks say. An output there is as good as anywhere, as long as one run writes it.
+#: Errors of file systems without locks, where two runs that write one output are not detected either.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """A place between two packs.
+class Checkpoint:
+    """The state of a run between two packs.
 
     Attributes:
-        records: of the input that are done.
+        records: number of records done.
         input: byte of the input where the next record starts.
         output: bytes of the rows so far.
         sha256: of those bytes.
@@ -67,34 +66,37 @@ class Mark:
     done: bool = False
 
     @classmethod
-    def parse(cls, data: Any) -> Mark | None:
-        """Reads an entry of the journal; None for one that is no mark."""
+    def parse(cls, data: Any) -> Checkpoint | None:
+        """Reads an entry of the journal; None for one that is no checkpoint."""
         try:
             size, sha256 = data["read"]
-            mark = cls(**{**data, "read": (size, sha256)})
+            checkpoint = cls(**{**data, "read": (size, sha256)})
         except (ValueError, TypeError, KeyError):
             return None
-        whole = (
-            all(type(n) is int and 0 <= n < 2**63 for n in (mark.records, mark.input, mark.output, size))
-            and mark.input <= size
-            and type(mark.sha256) is type(sha256) is str
-            and isinstance(mark.tally, dict)
-            and type(mark.done) is bool
+        valid = (
+            all(
+                type(n) is int and 0 <= n < 2**63
+                for n in (checkpoint.records, checkpoint.input, checkpoint.output, size)
+            )
+            and checkpoint.input <= size
+            and type(checkpoint.sha256) is type(sha256) is str
+            and isinstance(checkpoint.tally, dict)
+            and type(checkpoint.done) is bool
         )
-        return mark if whole else None
+        return checkpoint if valid else None
 
 
-def sealed(entry: Mapping[str, Any], before: str) -> tuple[bytes, str]:
-    """An entry as a line of the journal, and its seal; ``before`` is the seal of the line before it."""
+def encode_line(entry: Mapping[str, Any], previous_seal: str) -> tuple[bytes, str]:
+    """An entry as a line of the journal, and the line's seal."""
     body = json.dumps(entry).encode()[:-1]
-    seal = hashlib.sha256(before.encode() + body).hexdigest()
+    seal = hashlib.sha256(previous_seal.encode() + body).hexdigest()
     return body + f', "seal": "{seal}"}}\n'.encode(), seal
 
 
-def opened(line: bytes, before: str) -> tuple[Any, str] | None:
-    """The entry of a line, without its newline, and its seal; None if the seal is not the one that belongs there."""
+def decode_line(line: bytes, previous_seal: str) -> tuple[Any, str] | None:
+    """The entry of a line, which comes without its newline, and the line's seal; None if the seal is wrong."""
     match = _SEALED.fullmatch(line)
-    if match is None or hashlib.sha256(before.encode() + match[1]).hexdigest() != match[2].decode():
+    if match is None or hashlib.sha256(previous_seal.encode() + match[1]).hexdigest() != match[2].decode():
         return None
     try:
         return json.loads(match[1] + b"}"), match[2].decode()
@@ -103,23 +105,23 @@ def opened(line: bytes, before: str) -> tuple[Any, str] | None:
 
 
 class Journal:
-    """The opened journal of an output file; no other process has it open meanwhile.
+    """The open journal of an output file, locked against other processes.
 
     Args:
-        path: the file, made if it is missing.
+        path: the file, created if it is missing.
 
     Raises:
-        OSError: it cannot be opened or made.
-        TokmargError: another process has it, or it is no journal of this tokmarg.
+        OSError: it cannot be opened or created.
+        TokmargError: another process has locked it, or it is no journal that this version can read.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stream = _locked(path)
-        self.run: Mapping[str, Any] | None = None  # None: nothing was begun
-        self.marks: list[Mark] = []
-        self._ends: list[int] = []  # byte behind the header, and behind each mark
-        self._seals: list[str] = []  # theirs
+        self._stream = _open_locked(path)
+        self.run: Mapping[str, Any] | None = None  # None: no run was started
+        self.checkpoints: list[Checkpoint] = []
+        self._ends: list[int] = []  # byte after the header, and after each checkpoint
+        self._seals: list[str] = []  # of the header, and of each checkpoint
         try:
             self._read()
         except BaseException:
@@ -130,7 +132,7 @@ class Journal:
         *lines, _ = self._stream.read().split(b"\n")  # what follows the last newline was not written whole
         if not lines:
             return
-        header, seal = opened(lines[0], "") or ({}, "")
+        header, seal = decode_line(lines[0], "") or ({}, "")
         run = header.get("run") if isinstance(header, dict) and header.get("schema_version") == SCHEMA_VERSION else None
         if not isinstance(run, dict):
             raise TokmargError(
@@ -140,38 +142,38 @@ class Journal:
         self._ends.append(len(lines[0]) + 1)
         self._seals.append(seal)
         for line in lines[1:]:
-            entry, seal = opened(line, seal) or (None, "")
-            mark = Mark.parse(entry)
-            if mark is None:
+            entry, seal = decode_line(line, seal) or (None, "")
+            checkpoint = Checkpoint.parse(entry)
+            if checkpoint is None:
                 return
-            self.marks.append(mark)
+            self.checkpoints.append(checkpoint)
             self._ends.append(self._ends[-1] + len(line) + 1)
             self._seals.append(seal)
 
     def clear(self) -> None:
-        """Forgets everything; until :meth:`begin` there is nothing to resume."""
+        """Deletes all entries; until :meth:`begin` there is nothing to resume."""
         self._stream.truncate(0)
         os.fsync(self._stream.fileno())
-        self.run, self.marks, self._ends, self._seals = None, [], [], []
+        self.run, self.checkpoints, self._ends, self._seals = None, [], [], []
 
     def begin(self, run: Mapping[str, Any]) -> None:
-        """Writes the header of a new run."""
+        """Writes the header of a new run, its fingerprint."""
         self._stream.seek(0)
         self._write({"schema_version": SCHEMA_VERSION, "run": run})
         os.fsync(self._stream.fileno())
         sync_folder(self.path)
         self.run = run
 
-    def cut(self, marks: int) -> None:
-        """Forgets all but the first ``marks`` marks."""
-        del self.marks[marks:]
-        del self._seals[marks + 1 :]
-        self._stream.truncate(self._ends[marks])
-        self._stream.seek(self._ends[marks])
+    def truncate(self, checkpoints: int) -> None:
+        """Deletes all but the first ``checkpoints`` checkpoints."""
+        del self.checkpoints[checkpoints:]
+        del self._seals[checkpoints + 1 :]
+        self._stream.truncate(self._ends[checkpoints])
+        self._stream.seek(self._ends[checkpoints])
 
-    def append(self, mark: Mark, sync: bool) -> None:
-        """Adds a mark, with ``sync`` all the way to the disk."""
-        self._write(asdict(mark))
+    def append(self, checkpoint: Checkpoint, sync: bool) -> None:
+        """Adds a checkpoint; with ``sync`` it is on the disk on return."""
+        self._write(asdict(checkpoint))
         if sync:
             os.fsync(self._stream.fileno())
 
@@ -182,7 +184,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Lets go of it. A journal of nothing is removed."""
+        """Closes and unlocks the file, and removes it if no run was started."""
         if self._stream.closed:
             return
         if self.run is not None:
@@ -190,18 +192,18 @@ class Journal:
         elif os.name == "nt":  # open files cannot be removed there
             self._stream.close()
             os.unlink(self.path)
-        else:  # while it is locked: the next process that opens it would lose it
+        else:  # before it is unlocked: another process may open it then
             with self._stream:
                 os.unlink(self.path)
 
     def remove(self) -> None:
-        """Removes it: the output is whole."""
+        """Removes the file: the output is complete."""
         self.run = None
         self.close()
         sync_folder(self.path)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        line, seal = sealed(entry, self._seals[-1] if self._seals else "")
+        line, seal = encode_line(entry, self._seals[-1] if self._seals else "")
         write_all(self._stream, line)
         self._seals.append(seal)
 
@@ -214,7 +216,7 @@ def write_all(stream: BinaryIO, data: bytes) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Makes the names in a file's folder last; where folders cannot be opened, they do so by themselves."""
+    """Writes the folder of a file to the disk, so that its names survive a crash. Windows needs no such thing."""
     if os.name == "nt":
         return
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
@@ -224,14 +226,15 @@ def sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def _locked(path: str) -> BinaryIO:
+def _open_locked(path: str) -> BinaryIO:
+    """Opens a file, created if it is missing, and locks it where the system can."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         stream = os.fdopen(file, "r+b", buffering=0)
         try:
             if fcntl is not None:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The process that had it until now may have removed it.
+            # The process that had locked it until now may have removed it.
             if os.path.samestat(os.fstat(stream.fileno()), os.stat(path)):
                 return stream
         except BlockingIOError:

@@ -1,14 +1,20 @@
 """``tokmarg bench``: what it says, not how fast anything is."""
 
+from __future__ import annotations
+
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.support.command_line import Run
 
 SHORT = ("--seconds", 0.01, "--threads", 1)
 
 
 @pytest.fixture(scope="module")
-def found(word_bundle):
+def found(word_bundle: Path) -> Any:
     """The figures of the word guard, by the command in a process of its own, as users run it."""
     import subprocess
     import sys
@@ -20,7 +26,7 @@ def found(word_bundle):
     return json.loads(done.stdout)
 
 
-def test_json_has_every_figure(found, word_bundle):
+def test_json_has_every_figure(found: dict[str, Any], word_bundle: Path) -> None:
     assert found["schema_version"] == 1
     assert found["bundle"] == {
         "path": str(word_bundle),
@@ -41,11 +47,11 @@ def test_json_has_every_figure(found, word_bundle):
     assert found["matrix"]["operator"] == "MatMul"
 
 
-def test_p_unsafe_alone_needs_the_decision_only(found):
+def test_p_unsafe_alone_needs_the_decision_only(found: dict[str, Any]) -> None:
     assert found["unsafe"]["max_nodes"] == 1
 
 
-def test_table(tokmarg):
+def test_table(tokmarg: Run) -> None:
     result = tokmarg("bench", *SHORT)
     assert result.exit_code == 0
     names = [line[:24].strip() for line in result.stdout.splitlines()]
@@ -58,7 +64,7 @@ def test_table(tokmarg):
     assert all(len(line) < 110 for line in result.stdout.splitlines()[2:])
 
 
-def test_a_missing_bundle_is_one_line(tokmarg, tmp_path):
+def test_a_missing_bundle_is_one_line(tokmarg: Run, tmp_path: Path) -> None:
     result = tokmarg("bench", "--bundle", tmp_path / "none")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
@@ -66,5 +72,5 @@ def test_a_missing_bundle_is_one_line(tokmarg, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--seconds", "0"], ["--threads", "0"], ["TEXT"]])
-def test_wrong_usage(tokmarg, arguments):
+def test_wrong_usage(tokmarg: Run, arguments: list[str]) -> None:
     assert tokmarg("bench", *arguments).exit_code == 2

@@ -1,22 +1,28 @@
 """``tokmarg bundles``, ``inspect`` and ``verify``."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import word_guard
+from tests.support.command_line import Run
 
 
 @pytest.fixture
-def copy(word_bundle, tmp_path):
+def copy(word_bundle: Path, tmp_path: Path) -> Path:
     """A bundle that may be broken."""
     return shutil.copytree(word_bundle, tmp_path / "copy")
 
 
 @pytest.fixture
-def installed(word_bundle, tmp_path, monkeypatch):
+def installed(word_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The bundle as an installed package, under the name `words`."""
     shutil.copytree(word_bundle, tmp_path / "words_guard")
     metadata = tmp_path / "words_guard-1.0.dist-info"
@@ -32,7 +38,7 @@ def installed(word_bundle, tmp_path, monkeypatch):
     return tmp_path / "words_guard"
 
 
-def test_bundles_lists_what_is_installed(tokmarg, installed, word_bundle):
+def test_bundles_lists_what_is_installed(tokmarg: Run, installed: Path, word_bundle: Path) -> None:
     result = tokmarg("bundles")
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
@@ -42,13 +48,13 @@ def test_bundles_lists_what_is_installed(tokmarg, installed, word_bundle):
     ]
 
 
-def test_bundles_marks_the_default(tokmarg, installed, monkeypatch):
+def test_bundles_marks_the_default(tokmarg: Run, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKMARG_BUNDLE", "words")
     result = tokmarg("bundles")
     assert [line.split() for line in result.stdout.splitlines()] == [["*", "words", "tests/words", str(installed)]]
 
 
-def test_bundles_says_how_to_get_one_where_there_is_none(tokmarg, monkeypatch):
+def test_bundles_says_how_to_get_one_where_there_is_none(tokmarg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKMARG_BUNDLE")
     monkeypatch.setattr("tokmarg.bundle.installed.entry_points", lambda group: [])
     result = tokmarg("bundles")
@@ -56,18 +62,18 @@ def test_bundles_says_how_to_get_one_where_there_is_none(tokmarg, monkeypatch):
     assert "tokmarg-export" in result.stderr
 
 
-def test_bundles_lists_a_broken_one(tokmarg, installed):
+def test_bundles_lists_a_broken_one(tokmarg: Run, installed: Path) -> None:
     (installed / "manifest.json").write_text("{")
     result = tokmarg("bundles")
     assert result.exit_code == 0
     assert "broken: " in result.stdout
 
 
-def test_score_takes_a_bundle_by_name(tokmarg, installed):
+def test_score_takes_a_bundle_by_name(tokmarg: Run, installed: Path) -> None:
     assert tokmarg("score", "gun", "--bundle", "words").exit_code == 0
 
 
-def test_inspect(tokmarg, word_bundle):
+def test_inspect(tokmarg: Run, word_bundle: Path) -> None:
     result = tokmarg("inspect", word_bundle)
     assert result.exit_code == 0
     for part in ["tests/words", "MIT", "fp32", "160 tokens", "full vocabulary", "Weapons", "model.onnx"]:
@@ -75,7 +81,7 @@ def test_inspect(tokmarg, word_bundle):
     assert "  C  Refusals  (assistant only)" in result.stdout.splitlines()
 
 
-def test_inspect_json(tokmarg, word_bundle):
+def test_inspect_json(tokmarg: Run, word_bundle: Path) -> None:
     summary = json.loads(tokmarg("inspect", word_bundle, "--json").stdout)
     assert summary["model"] == {"id": "tests/words", "revision": None, "licence": "MIT", "architecture": "Words"}
     assert summary["spec"]["labels"][2] == {"id": "C", "title": "Refusals", "roles": ["assistant"]}
@@ -85,7 +91,7 @@ def test_inspect_json(tokmarg, word_bundle):
     assert summary["parity"] == {"max_abs_logit_difference": 0.0}
 
 
-def test_inspect_shows_a_verdict_head_by_its_size(tokmarg, copy):
+def test_inspect_shows_a_verdict_head_by_its_size(tokmarg: Run, copy: Path) -> None:
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["graph"] |= {"head": "verdict", "head_token_ids": [1, 2, 3]}
@@ -94,7 +100,7 @@ def test_inspect_shows_a_verdict_head_by_its_size(tokmarg, copy):
     assert json.loads(tokmarg("inspect", copy, "--json").stdout)["graph"]["head_tokens"] == 3
 
 
-def test_inspect_shows_no_control_characters(tokmarg, copy):
+def test_inspect_shows_no_control_characters(tokmarg: Run, copy: Path) -> None:
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["model"]["id"] = manifest["spec"]["policy"]["labels"][0]["title"] = "\x1b[2Jü"
@@ -107,7 +113,7 @@ def test_inspect_shows_no_control_characters(tokmarg, copy):
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_missing_bundle(tokmarg, tmp_path, command):
+def test_missing_bundle(tokmarg: Run, tmp_path: Path, command: str) -> None:
     result = tokmarg(command, tmp_path / "none")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
@@ -116,14 +122,14 @@ def test_missing_bundle(tokmarg, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify"])
-def test_broken_manifest_is_named(tokmarg, copy, command):
+def test_broken_manifest_is_named(tokmarg: Run, copy: Path, command: str) -> None:
     (copy / "manifest.json").write_text('{"schema_version": 1}')
     result = tokmarg(command, copy)
     assert result.exit_code == 1
     assert str(copy / "manifest.json") in result.stderr
 
 
-def test_verify(tokmarg, word_bundle):
+def test_verify(tokmarg: Run, word_bundle: Path) -> None:
     result = tokmarg("verify", word_bundle)
     assert result.exit_code == 0
     files = ["manifest.json", "model.onnx", "tokenizer.json", "prefix.safetensors"]
@@ -132,7 +138,7 @@ def test_verify(tokmarg, word_bundle):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "prefix.safetensors"])
-def test_verify_names_the_file_that_differs(tokmarg, copy, name):
+def test_verify_names_the_file_that_differs(tokmarg: Run, copy: Path, name: str) -> None:
     path = copy / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -145,7 +151,9 @@ def test_verify_names_the_file_that_differs(tokmarg, copy, name):
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"short")])
-def test_verify_names_the_file_that_is_missing_or_short(tokmarg, copy, damage):
+def test_verify_names_the_file_that_is_missing_or_short(
+    tokmarg: Run, copy: Path, damage: Callable[[Path], object]
+) -> None:
     path = copy / "prefix.safetensors"
     damage(path)
     result = tokmarg("verify", copy)
@@ -154,7 +162,7 @@ def test_verify_names_the_file_that_is_missing_or_short(tokmarg, copy, damage):
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "prefix.safetensors"])
-def test_verify_loads_what_the_checksums_cannot_judge(tokmarg, copy, name):
+def test_verify_loads_what_the_checksums_cannot_judge(tokmarg: Run, copy: Path, name: str) -> None:
     (copy / name).write_bytes(b"{}")
     word_guard.write_manifest(copy)
     result = tokmarg("verify", copy)
@@ -164,7 +172,7 @@ def test_verify_loads_what_the_checksums_cannot_judge(tokmarg, copy, name):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_exported_bundle(tokmarg, tiny_bundle):
+def test_exported_bundle(tokmarg: Run, tiny_bundle: Path) -> None:
     assert tokmarg("verify", tiny_bundle).exit_code == 0
     assert "S14" in tokmarg("inspect", tiny_bundle).stdout
     result = tokmarg("score", "--bundle", tiny_bundle, "How do I pick a lock?", "--max-nodes", 2)
@@ -172,7 +180,7 @@ def test_exported_bundle(tokmarg, tiny_bundle):
     assert next(iter(json.loads(result.stdout)["labels"])) == "S1"
 
 
-def test_verify_compares_the_graphs_shapes_with_the_manifest(tokmarg, copy):
+def test_verify_compares_the_graphs_shapes_with_the_manifest(tokmarg: Run, copy: Path) -> None:
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["graph"]["head_dim"] += 1

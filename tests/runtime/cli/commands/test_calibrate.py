@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import Result
 
+from tests.support.command_line import Run
 from tokmarg.calibration.document import Calibration
 
-Run = Callable[..., Result]
 CONTENTS = [("gun", ["A"]), ("idiot", ["B"]), ("gun idiot", ["A", "B"]), ("hello", []), ("noise hello", [])]
 
 
@@ -100,7 +99,8 @@ def test_copy_of_the_bundle(tokmarg: Run, data: Path, word_bundle: Path, tmp_pat
 def test_thresholds_of_the_calibration_decide_unless_others_are_given(tokmarg: Run, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     assert tokmarg("calibrate", "--data", data, "--target", "fpr<=0", "-o", out).exit_code == 0
-    assert Calibration.read(out).to_dict()["unsafe"]["threshold"] == {
+    document: dict[str, Any] = Calibration.read(out).to_dict()
+    assert document["unsafe"]["threshold"] == {
         "raw": None, "calibrated": None, "certificate": None,
     }  # fmt: skip
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
+from tests.support.command_line import Run
 from tokmarg import TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
 
@@ -21,10 +21,9 @@ ROWS = [
     {"text": "hello hello", "unsafe": False},
     {"text": "gun hello", "labels": ["A"], "known": ["A"]},
 ]
-Run = Callable[..., Result]
 
 
-def write(path: Path, rows: list[object]) -> Path:
+def write(path: Path, rows: Sequence[object]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -100,7 +99,7 @@ def test_one_class_only(tokmarg: Run, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_files_that_say_too_little_or_too_much(rows: list[object], message: str, tmp_path: Path) -> None:
+def test_files_that_say_too_little_or_too_much(rows: Sequence[object], message: str, tmp_path: Path) -> None:
     with pytest.raises(TokmargError, match=message):
         read_labelled(write(tmp_path / "d.jsonl", rows), ["A", "B", "C"])
 

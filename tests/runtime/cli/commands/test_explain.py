@@ -1,12 +1,16 @@
 """``tokmarg explain``: which record, and what it prints."""
 
+from __future__ import annotations
+
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.runtime.cli.process.test_exit_codes import environment, on_terminal  # noqa: F401 (a fixture)
-from tokmarg.cli.render.explanation import Explained, verdict_text
+from tests.support.command_line import Run, on_terminal
+from tokmarg.cli.render.explanation import ExplanationRenderer, verdict_text
 from tokmarg.explanation.explain import explain
 from tokmarg.guard import Guard
 
@@ -17,13 +21,13 @@ BYTES = (
 
 
 @pytest.fixture
-def records(tmp_path):
+def records(tmp_path: Path) -> Path:
     path = tmp_path / "records.jsonl"
     path.write_text(BYTES)
     return path
 
 
-def test_a_text(tokmarg):
+def test_a_text(tokmarg: Run) -> None:
     result = tokmarg("explain", "hello gun")
     assert result.exit_code == 0
     assert result.stderr == ""
@@ -47,7 +51,7 @@ def test_a_text(tokmarg):
     ]
 
 
-def test_hesitation_is_said(tokmarg):
+def test_hesitation_is_said(tokmarg: Run) -> None:
     shown = tokmarg("explain", "gun idiot").stdout
     assert "unsafe   ? 1.0 bits" in shown
     assert 'hesitates behind "unsafe": A 0.50, B 0.50 (1.0 bits)' in shown
@@ -55,16 +59,23 @@ def test_hesitation_is_said(tokmarg):
     assert 'hesitates behind "unsafe": many things, none of them likely (1.0 bits)' in scattered
 
 
-def test_json_is_the_librarys(tokmarg, word_bundle):
+def test_json_is_the_librarys(tokmarg: Run, word_bundle: Path) -> None:
     guard = Guard.load(word_bundle, device="cpu")
-    options = {"least": 0.2, "depth": 3, "most_segments": 2, "max_nodes": 9, "tolerance": 0.1, "by_words": True}
+    options: dict[str, Any] = {
+        "least": 0.2,
+        "depth": 3,
+        "most_segments": 2,
+        "max_nodes": 9,
+        "tolerance": 0.1,
+        "by_words": True,
+    }
     expected = explain(guard, "hello. gun idiot", id=1, role="assistant", **options).to_dict()
     arguments = ["--least", 0.2, "--depth", 3, "--max-segments", 2, "--max-nodes", 9, "--tolerance", 0.1, "--words"]
     result = tokmarg("explain", "hello. gun idiot", "--role", "assistant", *arguments, "--json")
     assert json.loads(result.stdout) == json.loads(json.dumps(expected))
 
 
-def test_a_record_of_a_file(tokmarg, records):
+def test_a_record_of_a_file(tokmarg: Run, records: Path) -> None:
     assert json.loads(tokmarg("explain", "--input", records, "--record", 1, "--json").stdout)["id"] == 1
     for pick in (["--record", 2], ["--id", "b"]):
         found = json.loads(tokmarg("explain", "--input", records, *pick, "--json").stdout)
@@ -73,7 +84,7 @@ def test_a_record_of_a_file(tokmarg, records):
         assert "C" in found["probabilities"]
 
 
-def test_stdin(tokmarg):
+def test_stdin(tokmarg: Run) -> None:
     assert json.loads(tokmarg("explain", "--json", input="hello gun\n").stdout)["messages"][0]["content"] == "hello gun"
     second = tokmarg("explain", "--record", 2, "--json", input="hello\ngun\n")
     assert json.loads(second.stdout)["messages"][0]["content"] == "gun"
@@ -92,7 +103,7 @@ def test_stdin(tokmarg):
         (["gun", "--html", "/no/such/folder/x.html"], "", "Error: /no/such/folder/x.html: No such file or directory\n"),
     ],
 )
-def test_failures_are_one_line(tokmarg, records, arguments, input, message):
+def test_failures_are_one_line(tokmarg: Run, records: Path, arguments: list[str], input: str, message: str) -> None:
     result = tokmarg("explain", *[str(records) if a == "FILE" else a for a in arguments], input=input)
     assert result.exit_code == 1
     assert message in result.stderr.replace("\\\\x1b", "\\x1b")
@@ -111,27 +122,27 @@ def test_failures_are_one_line(tokmarg, records, arguments, input, message):
         ["gun", "--least", "1"],
     ],
 )
-def test_wrong_usage(tokmarg, arguments):
+def test_wrong_usage(tokmarg: Run, arguments: list[str]) -> None:
     assert tokmarg("explain", *arguments).exit_code == 2
 
 
-def test_the_page_does_not_replace_the_input(tokmarg, records):
+def test_the_page_does_not_replace_the_input(tokmarg: Run, records: Path) -> None:
     result = tokmarg("explain", "--input", records, "--record", 1, "--html", records)
     assert result.exit_code == 2
     assert records.read_text() == BYTES
 
 
-def test_the_page_is_written_beside_the_output(tokmarg, tmp_path):
+def test_the_page_is_written_beside_the_output(tokmarg: Run, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     result = tokmarg("explain", "hello <b>gun</b>", "--html", path)
     assert result.stdout.startswith("hello <b>gun</b>\n")
     assert "hello &lt;b&gt;" in path.read_text(encoding="utf-8")
 
 
-def test_control_characters_are_made_printable(word_bundle):
+def test_control_characters_are_made_printable(word_bundle: Path) -> None:
     found = explain(Guard.load(word_bundle, device="cpu"), "hello \x1b]0;x\x07 gun\u202e. Hello. Hello \x9b gun")
     for colour in (False, True):
-        shown = Explained(colour).render(found)
+        shown = ExplanationRenderer(colour).render(found)
         plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", plain)
         assert r"\x1b]0;x\x07" in plain
@@ -139,10 +150,10 @@ def test_control_characters_are_made_printable(word_bundle):
         assert max(map(len, plain.splitlines())) <= 80
 
 
-def test_many_parts_are_cut_down_to_the_influential_ones(word_bundle):
+def test_many_parts_are_cut_down_to_the_influential_ones(word_bundle: Path) -> None:
     text = " ".join(["hello"] * 25 + ["gun"] + ["hello"] * 14)
     found = explain(Guard.load(word_bundle, device="cpu"), text)
-    shown = Explained(colour=False).render(found)
+    shown = ExplanationRenderer(colour=False).render(found)
     assert "  gun     +0.964" in shown
     assert "  and 16 more, none with an effect above 0.000\n" in shown
 
@@ -156,12 +167,12 @@ def test_many_parts_are_cut_down_to_the_influential_ones(word_bundle):
         ("Safety: Safe\nCategories: None", "Safety: Safe / Categories: None"),
     ],
 )
-def test_verdict_text(text, expected):
+def test_verdict_text(text: str, expected: str) -> None:
     assert verdict_text(text) == expected
 
 
 @pytest.mark.parametrize("refused", [{}, {"NO_COLOR": "1"}])
-def test_colours_on_a_terminal(environment, refused):  # noqa: F811
+def test_colours_on_a_terminal(environment: dict[str, str], refused: dict[str, str]) -> None:
     code, screen = on_terminal({**environment, **refused}, "explain", "hello gun")
     assert code == 0
     assert ("\x1b[31m   +0.964\x1b[0m" in screen) is not bool(refused)
@@ -169,7 +180,7 @@ def test_colours_on_a_terminal(environment, refused):  # noqa: F811
 
 
 @pytest.fixture
-def calibration(tokmarg, tmp_path):
+def calibration(tokmarg: Run, tmp_path: Path) -> Path:
     """A calibration of the word guard, which is always sure, on records where it is wrong every fourth time."""
     contents = [("gun", ["A"]), ("idiot", ["B"]), ("hello", [])] * 40
     rows = [{"text": text, "labels": labels if i % 4 else []} for i, (text, labels) in enumerate(contents)]
@@ -180,7 +191,7 @@ def calibration(tokmarg, tmp_path):
     return tmp_path / "c.json"
 
 
-def test_calibrated_probabilities_stand_beside_the_raw_ones(tokmarg, calibration, tmp_path):
+def test_calibrated_probabilities_stand_beside_the_raw_ones(tokmarg: Run, calibration: Path, tmp_path: Path) -> None:
     score = json.loads(tokmarg("score", "--format", "jsonl", "--calibration", calibration, "hello gun").stdout)
     found = json.loads(tokmarg("explain", "--json", "--calibration", calibration, "hello gun").stdout)
     raw = json.loads(tokmarg("explain", "--json", "hello gun").stdout)
@@ -208,7 +219,9 @@ def test_calibrated_probabilities_stand_beside_the_raw_ones(tokmarg, calibration
     assert f'<td class="number">{unsafe["probability"]:.3f}</td>' in page.read_text(encoding="utf-8")
 
 
-def test_a_calibrated_bundle_explains_itself_so_too(tokmarg, calibration, word_bundle, tmp_path):
+def test_a_calibrated_bundle_explains_itself_so_too(
+    tokmarg: Run, calibration: Path, word_bundle: Path, tmp_path: Path
+) -> None:
     bundle = tmp_path / "calibrated"
     assert tokmarg("calibrate", "--data", tmp_path / "d.jsonl", "-o", bundle).exit_code == 0
     found = tokmarg("explain", "--bundle", bundle, "gun").stdout

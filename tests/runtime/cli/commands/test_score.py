@@ -1,28 +1,34 @@
 """``tokmarg score`` in this process, on the guard that counts words."""
 
+from __future__ import annotations
+
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 
+from tests.support.command_line import Run
 from tokmarg.errors import BundleError
 from tokmarg.guard import Guard
 
 
-def rows(result):
+def rows(result: Result) -> list[Any]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def kinds(result):
+def kinds(result: Result) -> list[Any]:
     """Per row: the error's type, else whether it was flagged."""
     return [row["error"]["type"] if "error" in row else row["flagged"] for row in rows(result)]
 
 
-def summary(result):
+def summary(result: Result) -> str:
     return result.stderr.splitlines()[-1]
 
 
-def write(folder, name, data):
+def write(folder: Path, name: str, data: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(data.encode() if isinstance(data, str) else data)
     return path
@@ -31,7 +37,7 @@ def write(folder, name, data):
 # What is scored
 
 
-def test_texts(tokmarg):
+def test_texts(tokmarg: Run) -> None:
     result = tokmarg("score", "hello", "hello gun")
     assert result.exit_code == 0
     assert [row["id"] for row in rows(result)] == [1, 2]
@@ -39,7 +45,7 @@ def test_texts(tokmarg):
     assert rows(result)[0]["model"] == "tests/words"
 
 
-def test_scores_are_those_of_the_library(tokmarg, word_bundle):
+def test_scores_are_those_of_the_library(tokmarg: Run, word_bundle: Path) -> None:
     guard = Guard.load(word_bundle, device="cpu")
     expected = guard.score("gun idiot", id=1, role="assistant", tolerance=0.1, max_nodes=2).to_dict()
     result = tokmarg("score", "gun idiot", "--role", "assistant", "--tolerance", 0.1, "--max-nodes", 2)
@@ -47,13 +53,13 @@ def test_scores_are_those_of_the_library(tokmarg, word_bundle):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--input", "-"]])
-def test_stdin_is_plain_lines(tokmarg, arguments):
+def test_stdin_is_plain_lines(tokmarg: Run, arguments: list[str]) -> None:
     result = tokmarg("score", *arguments, input='{"text": "gun"}\ngun\n')
     assert len(rows(result)) == 2
     assert summary(result).startswith("2 scored")
 
 
-def test_stdin_in_another_format(tokmarg):
+def test_stdin_in_another_format(tokmarg: Run) -> None:
     result = tokmarg("score", "--input-format", "jsonl", input='{"text": "gun", "id": "x"}\n')
     assert [row["id"] for row in rows(result)] == ["x"]
 
@@ -67,18 +73,18 @@ def test_stdin_in_another_format(tokmarg):
         ("a.txt", "hello\ngun"),
     ],
 )
-def test_file_in_the_format_of_its_extension(tokmarg, tmp_path, name, data):
+def test_file_in_the_format_of_its_extension(tokmarg: Run, tmp_path: Path, name: str, data: str | bytes) -> None:
     result = tokmarg("score", "--input", write(tmp_path, name, data))
     assert kinds(result) == [False, True]
 
 
-def test_input_format_outweighs_the_extension(tokmarg, tmp_path):
+def test_input_format_outweighs_the_extension(tokmarg: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "body\ngun\n")
     result = tokmarg("score", "--input", path, "--input-format", "csv", "--text-field", "body")
     assert kinds(result) == [True]
 
 
-def test_every_record_keeps_its_place(tokmarg, tmp_path):
+def test_every_record_keeps_its_place(tokmarg: Run, tmp_path: Path) -> None:
     lines = [
         b'{"text": "gun", "id": "first"}',
         b"",
@@ -100,36 +106,36 @@ def test_every_record_keeps_its_place(tokmarg, tmp_path):
     assert "3 scored, 2 flagged, 6 failed (1 content_too_long, 1 empty_text, " in result.stderr
 
 
-def test_order_holds_over_many_packs(tokmarg):
+def test_order_holds_over_many_packs(tokmarg: Run) -> None:
     words = ["gun" if i % 7 == 0 else "" if i % 5 == 0 else "hello" for i in range(300)]
     result = tokmarg("score", input="\n".join(words))
     assert kinds(result) == [{"gun": True, "": "empty_text", "hello": False}[word] for word in words]
     assert [row["id"] for row in rows(result)] == list(range(1, 301))
 
 
-def test_megabyte_text_is_an_error_row(tokmarg):
+def test_megabyte_text_is_an_error_row(tokmarg: Run) -> None:
     result = tokmarg("score", input="gun " * 300_000 + "\nhello\n")
     assert kinds(result) == ["content_too_long", False]
 
 
-def test_window_finds_what_stands_at_the_end(tokmarg):
+def test_window_finds_what_stands_at_the_end(tokmarg: Run) -> None:
     result = tokmarg("score", "--on-overflow", "window", input="hello " * 200 + "gun\n")
     (row,) = rows(result)
     assert (row["flagged"], row["truncated"]) == (True, True)
 
 
-def test_role(tokmarg):
+def test_role(tokmarg: Run) -> None:
     assert rows(tokmarg("score", "gun", "--role", "assistant"))[0]["labels"]["C"] is not None
     assert rows(tokmarg("score", "gun", "--role", "user"))[0]["labels"]["C"] is None
 
 
-def test_role_beside_messages_is_an_error_row(tokmarg):
+def test_role_beside_messages_is_an_error_row(tokmarg: Run) -> None:
     lines = ['{"messages": [{"role": "user", "content": "gun"}]}', '{"text": "gun"}']
     result = tokmarg("score", "--role", "user", "--input-format", "jsonl", input="\n".join(lines))
     assert kinds(result) == ["invalid_record", True]
 
 
-def test_texts_that_are_not_unicode_are_error_rows(tokmarg):
+def test_texts_that_are_not_unicode_are_error_rows(tokmarg: Run) -> None:
     # What the interpreter makes of arguments that are not UTF-8.
     assert kinds(tokmarg("score", "\udcff", "hello")) == ["invalid_encoding", False]
 
@@ -137,24 +143,24 @@ def test_texts_that_are_not_unicode_are_error_rows(tokmarg):
 # Thresholds
 
 
-def test_threshold(tokmarg):
+def test_threshold(tokmarg: Run) -> None:
     assert kinds(tokmarg("score", "hello", "gun", "--threshold", 0)) == [True, True]
     assert kinds(tokmarg("score", "hello", "gun", "--threshold", 0.99)) == [False, False]
 
 
-def test_thresholds_file(tokmarg, tmp_path):
+def test_thresholds_file(tokmarg: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "limits.toml", "unsafe = 1.0\n[labels]\nB = 0.5\n")
     assert kinds(tokmarg("score", "hello", "gun", "idiot", "--thresholds", path)) == [False, False, True]
 
 
-def test_threshold_and_thresholds_exclude_each_other(tokmarg, tmp_path):
+def test_threshold_and_thresholds_exclude_each_other(tokmarg: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "limits.toml", "")
     result = tokmarg("score", "hello", "--threshold", 0.5, "--thresholds", path)
     assert result.exit_code == 2
     assert "exclude each other" in result.stderr
 
 
-def test_thresholds_for_an_unknown_label_leave_the_output_alone(tokmarg, tmp_path):
+def test_thresholds_for_an_unknown_label_leave_the_output_alone(tokmarg: Run, tmp_path: Path) -> None:
     limits = write(tmp_path, "limits.toml", "[labels]\nS1 = 0.5\n")
     output = write(tmp_path, "out.jsonl", "old")
     result = tokmarg("score", "hello", "--thresholds", limits, "--output", output)
@@ -191,14 +197,14 @@ def test_thresholds_for_an_unknown_label_leave_the_output_alone(tokmarg, tmp_pat
         (["hello", "--method", "best"], "--method"),
     ],
 )
-def test_wrong_usage(tokmarg, arguments, message):
+def test_wrong_usage(tokmarg: Run, arguments: list[str], message: str) -> None:
     result = tokmarg("score", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
 
 
-def test_output_may_not_be_the_input(tokmarg, tmp_path):
+def test_output_may_not_be_the_input(tokmarg: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "hello")
     result = tokmarg("score", "--input", path, "--output", os.path.join(tmp_path, ".", "a.txt"))
     assert result.exit_code == 2
@@ -208,20 +214,20 @@ def test_output_may_not_be_the_input(tokmarg, tmp_path):
 # Output
 
 
-def test_output_file(tokmarg, tmp_path):
+def test_output_file(tokmarg: Run, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     result = tokmarg("score", "hello", "--output", output)
     assert result.stdout == ""
     assert [json.loads(line)["id"] for line in output.read_text().splitlines()] == [1]
 
 
-def test_missing_bundle_leaves_the_output_alone(tokmarg, tmp_path):
+def test_missing_bundle_leaves_the_output_alone(tokmarg: Run, tmp_path: Path) -> None:
     output = write(tmp_path, "out.jsonl", "old")
     assert tokmarg("score", "hello", "--bundle", tmp_path / "none", "--output", output).exit_code == 1
     assert output.read_text() == "old"
 
 
-def test_table(tokmarg):
+def test_table(tokmarg: Run) -> None:
     result = tokmarg("score", "--format", "table", "hello gun", "")
     assert result.stdout.splitlines() == [
         "1  hello gun",
@@ -235,7 +241,7 @@ def test_table(tokmarg):
     ]
 
 
-def test_openai_answers_texts_with_one_response(tokmarg):
+def test_openai_answers_texts_with_one_response(tokmarg: Run) -> None:
     result = tokmarg("score", "--format", "openai", "hello", "gun")
     (response,) = rows(result)
     assert [r["flagged"] for r in response["results"]] == [False, True]
@@ -244,7 +250,7 @@ def test_openai_answers_texts_with_one_response(tokmarg):
     assert rows(tokmarg("score", "--format", "openai", "hello", "guns"))[0]["id"] != response["id"]
 
 
-def test_openai_has_no_place_for_the_error_of_a_text(tokmarg):
+def test_openai_has_no_place_for_the_error_of_a_text(tokmarg: Run) -> None:
     result = tokmarg("score", "--format", "openai", "hello", " ")
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -252,7 +258,7 @@ def test_openai_has_no_place_for_the_error_of_a_text(tokmarg):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_openai_answers_records_one_by_one(tokmarg):
+def test_openai_answers_records_one_by_one(tokmarg: Run) -> None:
     result = tokmarg("score", "--format", "openai", input="hello\n\ngun\n")
     first, second, third = rows(result)
     assert [len(first["results"]), len(third["results"])] == [1, 1]
@@ -260,7 +266,7 @@ def test_openai_answers_records_one_by_one(tokmarg):
     assert first["id"] != third["id"]
 
 
-def test_openai_uses_the_labels_own_thresholds(tokmarg, tmp_path):
+def test_openai_uses_the_labels_own_thresholds(tokmarg: Run, tmp_path: Path) -> None:
     path = write(tmp_path, "limits.json", '{"unsafe": 0.99, "labels": {"B": 0.1}}')
     (response,) = rows(tokmarg("score", "gun", "--format", "openai", "--thresholds", path))
     assert response["results"][0]["categories"] == {"A": False, "B": True, "C": False}
@@ -283,21 +289,21 @@ def test_openai_uses_the_labels_own_thresholds(tokmarg, tmp_path):
         ("gun idiot\n", ["--max-nodes", 1], 0, "1 not converged"),
     ],
 )
-def test_exit_code_and_summary(tokmarg, lines, options, code, counts):
+def test_exit_code_and_summary(tokmarg: Run, lines: str, options: list[str], code: int, counts: str) -> None:
     result = tokmarg("score", *options, input=lines)
     assert result.exit_code == code
     assert counts in summary(result)
 
 
 @pytest.mark.parametrize("options", [[], ["--fail-on-flagged"]])
-def test_nothing_could_be_scored(tokmarg, options):
+def test_nothing_could_be_scored(tokmarg: Run, options: list[str]) -> None:
     result = tokmarg("score", *options, input="\n\n")
     assert result.exit_code == 1
     assert kinds(result) == ["empty_text", "empty_text"]
     assert "Error: none of the 2 records could be scored; the first: empty_text" in result.stderr
 
 
-def test_low_coverage_warns_once(tokmarg):
+def test_low_coverage_warns_once(tokmarg: Run) -> None:
     result = tokmarg("score", input="hello\nnoise\nnoise\n")
     assert result.exit_code == 0
     assert result.stderr.count("Warning:") == 1
@@ -309,7 +315,7 @@ def test_low_coverage_warns_once(tokmarg):
 # Failures
 
 
-def test_missing_bundle(tokmarg, tmp_path):
+def test_missing_bundle(tokmarg: Run, tmp_path: Path) -> None:
     result = tokmarg("score", "hello", "--bundle", tmp_path / "none")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
@@ -318,7 +324,7 @@ def test_missing_bundle(tokmarg, tmp_path):
 
 
 @pytest.mark.parametrize("verify", [True, False])
-def test_no_verify_skips_the_checksums(tokmarg, word_bundle, tmp_path, verify):
+def test_no_verify_skips_the_checksums(tokmarg: Run, word_bundle: Path, tmp_path: Path, verify: bool) -> None:
     for path in word_bundle.iterdir():
         write(tmp_path, path.name, path.read_bytes())
     tokenizer = tmp_path / "tokenizer.json"
@@ -328,27 +334,27 @@ def test_no_verify_skips_the_checksums(tokmarg, word_bundle, tmp_path, verify):
     assert ("tokenizer.json" in result.stderr) == verify
 
 
-def test_missing_input(tokmarg, tmp_path):
+def test_missing_input(tokmarg: Run, tmp_path: Path) -> None:
     path = tmp_path / "none.txt"
     result = tokmarg("score", "--input", path)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {path}: No such file or directory\n"
 
 
-def test_folder_as_input(tokmarg, tmp_path):
+def test_folder_as_input(tokmarg: Run, tmp_path: Path) -> None:
     result = tokmarg("score", "--input", tmp_path, "--input-format", "lines")
     assert result.exit_code == 1
     assert result.stderr == f"Error: {tmp_path}: Is a directory\n"
 
 
-def test_output_in_a_missing_folder(tokmarg, tmp_path):
+def test_output_in_a_missing_folder(tokmarg: Run, tmp_path: Path) -> None:
     path = tmp_path / "none" / "out.jsonl"
     result = tokmarg("score", "hello", "--output", path)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {path}: No such file or directory\n"
 
 
-def test_csv_without_the_text_column(tokmarg, tmp_path):
+def test_csv_without_the_text_column(tokmarg: Run, tmp_path: Path) -> None:
     output = write(tmp_path, "out.jsonl", "old")
     result = tokmarg("score", "--input", write(tmp_path, "a.csv", "id,body\n1,gun\n"), "--output", output)
     assert result.exit_code == 1
@@ -356,17 +362,17 @@ def test_csv_without_the_text_column(tokmarg, tmp_path):
     assert output.read_text() == "old"
 
 
-def test_cuda_where_there_is_none(tokmarg, monkeypatch):
+def test_cuda_where_there_is_none(tokmarg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     result = tokmarg("score", "hello", "--device", "cuda")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: CUDA was asked for")
 
 
-def test_options_reach_the_loader(tokmarg, monkeypatch, tmp_path):
+def test_options_reach_the_loader(tokmarg: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
-    def load(bundle, **options):
+    def load(bundle: str | None, **options: Any) -> None:
         seen.append((bundle, options))
         raise BundleError("broken\nbundle \x1b[31m")
 
@@ -376,8 +382,8 @@ def test_options_reach_the_loader(tokmarg, monkeypatch, tmp_path):
     assert result.stderr == "Error: broken\\nbundle \\x1b[31m\n"  # on one line, and it cannot drive the terminal
 
 
-def test_unexpected_failure_is_one_line(tokmarg, monkeypatch):
-    def load(bundle, **options):
+def test_unexpected_failure_is_one_line(tokmarg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(bundle: str | None, **options: Any) -> None:
         raise KeyError("gone")
 
     monkeypatch.setattr(Guard, "load", load)
@@ -387,8 +393,8 @@ def test_unexpected_failure_is_one_line(tokmarg, monkeypatch):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_interrupt(tokmarg, monkeypatch):
-    def load(bundle, **options):
+def test_interrupt(tokmarg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(bundle: str | None, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Guard, "load", load)

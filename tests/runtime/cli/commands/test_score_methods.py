@@ -1,22 +1,28 @@
 """``tokmarg score --method``: options, rows, table and OpenAI's format."""
 
+from __future__ import annotations
+
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 
+from tests.support.command_line import Run
 from tokmarg import MethodResult, Thresholds
 from tokmarg.cli.render.openai import OpenAI
 from tokmarg.cli.render.table import Table
 from tokmarg.guard import Guard
-from tokmarg.results import METHODS
+from tokmarg.results import METHODS, Method
 
 
-def rows(result):
+def rows(result: Result) -> list[Any]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def scored(**changes):
+def scored(**changes: Any) -> MethodResult:
     fields = {
         "id": "r1",
         "flagged": True,
@@ -29,7 +35,7 @@ def scored(**changes):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_are_those_of_the_library(tokmarg, word_bundle, method):
+def test_rows_are_those_of_the_library(tokmarg: Run, word_bundle: Path, method: Method) -> None:
     expected = Guard.load(word_bundle, device="cpu").score("gun idiot", id=1, method=method, max_depth=6).to_dict()
     result = tokmarg("score", "gun idiot", "--method", method, "--max-depth", 6)
     assert result.exit_code == 0
@@ -38,13 +44,15 @@ def test_rows_are_those_of_the_library(tokmarg, word_bundle, method):
     assert result.stderr.startswith("1 scored, ")
 
 
-def test_settings_reach_the_method(tokmarg, word_bundle):
+def test_settings_reach_the_method(tokmarg: Run, word_bundle: Path) -> None:
     guard = Guard.load(word_bundle, device="cpu")
 
-    def scores(**settings):
+    def scores(**settings: Any) -> Any:
         options = [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", value)]
         (row,) = rows(tokmarg("score", "gun idiot", "--method", "any-place", *options))
-        assert row["scores"] == guard.score("gun idiot", method="any-place", **settings).scores
+        result = guard.score("gun idiot", method="any-place", **settings)
+        assert isinstance(result, MethodResult)
+        assert row["scores"] == result.scores
         return row["scores"]
 
     few = {"top_p": 0.5, "eps": 0.3, "max_depth": 2}
@@ -63,11 +71,11 @@ def test_settings_reach_the_method(tokmarg, word_bundle):
         ["--max-depth", 65],
     ],
 )
-def test_wrong_usage(tokmarg, arguments):
+def test_wrong_usage(tokmarg: Run, arguments: list[str]) -> None:
     assert tokmarg("score", "hello", *arguments).exit_code == 2
 
 
-def test_refusal_leaves_an_older_output_as_it_was(tokmarg, word_bundle, tmp_path):
+def test_refusal_leaves_an_older_output_as_it_was(tokmarg: Run, word_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(word_bundle, bundle)
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -82,7 +90,7 @@ def test_refusal_leaves_an_older_output_as_it_was(tokmarg, word_bundle, tmp_path
     assert tokmarg("score", "hello", "--bundle", bundle, "--method", "logtoku").exit_code == 0
 
 
-def test_table():
+def test_table() -> None:
     table = Table({"S1": "Violent Crimes", "S2": "Other", "S9": "Third"}, colour=False)
     assert table.render(scored(), "some text").split("\n") == [
         "r1  some text",
@@ -99,7 +107,7 @@ def test_table():
     assert uncertain[1] == "   flagged: yes   unsafe 0.800   logtoku   uncertainty 0.250"
 
 
-def test_openai_scores_are_cut_to_probabilities():
+def test_openai_scores_are_cut_to_probabilities() -> None:
     format = OpenAI(Thresholds(0.5, {"S1": 0.4}))
     (result,) = json.loads(format.render(scored(), ""))["results"]
     assert result == {
@@ -110,12 +118,12 @@ def test_openai_scores_are_cut_to_probabilities():
     }
 
 
-def test_openai_scores_are_not_conditional():
+def test_openai_scores_are_not_conditional() -> None:
     result = scored(scores={"S2": 0.9, "S1": 0.1, "unsafe": 0.5}, method="logtoku", uncertainty=0.2)
     (row,) = json.loads(OpenAI(Thresholds()).render(result, ""))["results"]
     assert row["category_scores"] == {"S2": 0.45, "S1": 0.05}
     assert row["categories"] == {"S2": False, "S1": False}
 
 
-def test_undefined_uncertainty_is_null():
+def test_undefined_uncertainty_is_null() -> None:
     assert scored(uncertainty=float("nan")).to_dict()["uncertainty"] is None

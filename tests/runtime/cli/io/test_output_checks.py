@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 
-from tests.runtime.contracts.test_offline import permitted
+from tests.support.command_line import Run
+from tests.support.sandbox import permitted
 from tokmarg import Guard
 from tokmarg.cli.resume.journal import JOURNAL, PART
 
-Run = Callable[..., Result]
 #: Every option that names a file to write: the command line up to it.
 WRITERS = {
     "score a text": ["score", "gun", "--output"],

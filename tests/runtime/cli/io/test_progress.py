@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import io
 
 from tokmarg.cli.io.progress import Progress
@@ -6,16 +8,16 @@ from tokmarg.cli.io.progress import Progress
 class Clock:
     now = 100.0
 
-    def __call__(self):
+    def __call__(self) -> float:
         return self.now
 
 
-def shown(stream):
+def shown(stream: io.StringIO) -> str:
     """What stands on the terminal's line at the end."""
     return stream.getvalue().rsplit("\r", 1)[-1].rstrip()
 
 
-def test_a_short_run_shows_nothing():
+def test_a_short_run_shows_nothing() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(stream, 1000, clock)
     clock.now += 0.9
@@ -24,7 +26,7 @@ def test_a_short_run_shows_nothing():
     assert stream.getvalue() == ""
 
 
-def test_a_long_run_says_how_far_it_is():
+def test_a_long_run_says_how_far_it_is() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(stream, 2000, clock)
     clock.now += 2
@@ -32,7 +34,7 @@ def test_a_long_run_says_how_far_it_is():
     assert shown(stream) == " 25%  1,000 records, 500.0 per second"
 
 
-def test_input_of_unknown_size_has_no_percentage():
+def test_input_of_unknown_size_has_no_percentage() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(stream, None, clock)
     clock.now += 2
@@ -40,7 +42,7 @@ def test_input_of_unknown_size_has_no_percentage():
     assert shown(stream) == "10 records, 5.0 per second"
 
 
-def test_updates_are_rare_and_a_shorter_line_hides_the_longer():
+def test_updates_are_rare_and_a_shorter_line_hides_the_longer() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(stream, None, clock)
     clock.now += 2
@@ -54,7 +56,7 @@ def test_updates_are_rare_and_a_shorter_line_hides_the_longer():
     assert shown(stream) == ""
 
 
-def test_no_stream_shows_nothing():
+def test_no_stream_shows_nothing() -> None:
     clock = Clock()
     progress = Progress(None, 10, clock)
     clock.now += 5

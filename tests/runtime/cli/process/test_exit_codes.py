@@ -1,80 +1,47 @@
 """The command line as a process: exit codes, pipes, terminals, full disks."""
 
+from __future__ import annotations
+
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import COMMAND, on_terminal, run
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX terminals and signals")
-COMMAND = [sys.executable, "-m", "tokmarg"]
 
 
-@pytest.fixture
-def environment(word_bundle):
-    """No locale, no colours wanted or refused, output buffered as usual."""
-    unset = ("NO_COLOR", "PYTHONUTF8", "PYTHONUNBUFFERED")
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
-    return {**kept, "TOKMARG_BUNDLE": str(word_bundle), "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-
-
-def run(environment, *arguments, **options):
-    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-    return subprocess.run([*COMMAND, *arguments], env=environment, check=False, timeout=60, **options)
-
-
-def on_terminal(environment, *arguments, typed=None, keep=()):
-    """Runs with stdin, stdout and stderr on a terminal, but for the streams in ``keep``: exit code and screen."""
-    master, terminal = pty.openpty()
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal) | dict(keep)
-    process = subprocess.Popen([*COMMAND, *arguments], env=environment, **streams)
-    os.close(terminal)
-    screen = b""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if select.select([master], [], [], 0.1)[0]:
-            try:
-                part = os.read(master, 65536)
-            except OSError:  # Linux: no process has the terminal open any more
-                break
-            if not part:
-                break
-            screen += part
-        elif process.poll() is not None:
-            break
-    os.close(master)
-    return process.wait(10), screen.decode()
-
-
-def test_results_on_stdout_and_the_rest_on_stderr(environment):
+def test_results_on_stdout_and_the_rest_on_stderr(environment: dict[str, str]) -> None:
     done = run(environment, "score", "hello", "gun")
     assert done.returncode == 0
     assert [json.loads(line)["flagged"] for line in done.stdout.splitlines()] == [False, True]
     assert done.stderr == b"2 scored, 1 flagged, 0 failed, 0 low coverage, 0 not converged\n"
 
 
-def test_stdin_that_is_no_terminal_is_read(environment):
+def test_stdin_that_is_no_terminal_is_read(environment: dict[str, str]) -> None:
     done = run(environment, "score", "--fail-on-flagged", stdin=None, input="gun ü\r\n".encode())
     assert done.returncode == 3
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_output_is_utf8_whatever_the_locale(environment):
+def test_output_is_utf8_whatever_the_locale(environment: dict[str, str]) -> None:
     done = run(environment, "score", "--format", "table", "ü 漢")
     assert done.returncode == 0
     assert "ü 漢".encode() in done.stdout
 
 
-def test_rows_come_as_soon_as_they_are_scored(environment):
+def test_rows_come_as_soon_as_they_are_scored(environment: dict[str, str]) -> None:
     # Several packs are fed, then the pipe is left open: rows must have come out before the input ends.
     process = subprocess.Popen(
         [*COMMAND, "score"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(b"hello\n" * 1000)
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["id"] == 1
@@ -82,13 +49,13 @@ def test_rows_come_as_soon_as_they_are_scored(environment):
     assert process.returncode == 0
 
 
-def test_nothing_to_score_on_a_terminal_is_wrong_usage(environment):
+def test_nothing_to_score_on_a_terminal_is_wrong_usage(environment: dict[str, str]) -> None:
     code, screen = on_terminal(environment, "score")
     assert code == 2
     assert "Nothing to score" in screen
 
 
-def test_table_on_a_terminal(environment):
+def test_table_on_a_terminal(environment: dict[str, str]) -> None:
     code, screen = on_terminal(environment, "score", "gun")
     assert code == 0
     assert "Weapons" in screen
@@ -96,14 +63,14 @@ def test_table_on_a_terminal(environment):
     assert '"schema_version"' not in screen
 
 
-def test_no_colours_where_they_are_refused(environment):
+def test_no_colours_where_they_are_refused(environment: dict[str, str]) -> None:
     code, screen = on_terminal({**environment, "NO_COLOR": "1"}, "score", "gun")
     assert code == 0
     assert "Weapons" in screen
     assert "\x1b" not in screen
 
 
-def test_jsonl_where_stdout_is_no_terminal(environment, tmp_path):
+def test_jsonl_where_stdout_is_no_terminal(environment: dict[str, str], tmp_path: Path) -> None:
     with (tmp_path / "out").open("w+b") as out:
         code, screen = on_terminal(environment, "score", "gun", keep=[("stdout", out)])
         out.seek(0)
@@ -113,7 +80,7 @@ def test_jsonl_where_stdout_is_no_terminal(environment, tmp_path):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_reader_that_goes_away_ends_the_run_quietly(environment, unbuffered):
+def test_reader_that_goes_away_ends_the_run_quietly(environment: dict[str, str], unbuffered: str) -> None:
     environment = {**environment, "PYTHONUNBUFFERED": unbuffered}
     read, write = os.pipe()
     os.close(read)
@@ -127,7 +94,7 @@ def test_reader_that_goes_away_ends_the_run_quietly(environment, unbuffered):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["score", "hello"], ["inspect", "BUNDLE"], ["score", "--help"]])
-def test_full_disk_behind_stdout(environment, word_bundle, arguments):
+def test_full_disk_behind_stdout(environment: dict[str, str], word_bundle: Path, arguments: list[str]) -> None:
     arguments = [str(word_bundle) if argument == "BUNDLE" else argument for argument in arguments]
     with open("/dev/full", "wb") as full:
         done = run(environment, *arguments, stdout=full)
@@ -137,18 +104,18 @@ def test_full_disk_behind_stdout(environment, word_bundle, arguments):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_full_disk_behind_the_output_file(environment):
+def test_full_disk_behind_the_output_file(environment: dict[str, str]) -> None:
     done = run(environment, "score", "hello", "--output", "/dev/full")
     assert (done.returncode, done.stderr) == (1, b"Error: /dev/full: No space left on device\n")
 
 
-def impatient(environment, folder):
+def impatient(environment: dict[str, str], folder: Path) -> dict[str, str]:
     """An environment in which progress shows at once."""
     (folder / "sitecustomize.py").write_text("import tokmarg.cli.io.progress as p\np._DELAY = p._INTERVAL = 0\n")
     return {**environment, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
 
 
-def test_progress_on_a_terminal_that_does_not_show_the_rows(environment, tmp_path):
+def test_progress_on_a_terminal_that_does_not_show_the_rows(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("hello\n" * 300)
     arguments = ["score", "--input", str(tmp_path / "in.txt")]
     with (tmp_path / "out").open("w+b") as out:
@@ -162,7 +129,7 @@ def test_progress_on_a_terminal_that_does_not_show_the_rows(environment, tmp_pat
     assert "per second" not in screen
 
 
-def test_no_progress_in_a_pipe(environment, tmp_path):
+def test_no_progress_in_a_pipe(environment: dict[str, str], tmp_path: Path) -> None:
     done = run(impatient(environment, tmp_path), "score", stdin=None, input=b"hello\n" * 300)
     assert done.stderr.startswith(b"300 scored")
 
@@ -170,15 +137,16 @@ def test_no_progress_in_a_pipe(environment, tmp_path):
 @pytest.mark.parametrize(
     ("closed", "code", "message"), [(0, 2, "Nothing to score"), (1, 1, "stdout is closed"), (2, 0, "")]
 )
-def test_closed_streams(environment, closed, code, message):
+def test_closed_streams(environment: dict[str, str], closed: int, code: int, message: str) -> None:
     command = f'exec "$0" -m tokmarg score {"gun" if closed else ""} {closed}>&-'
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    done = subprocess.run(["sh", "-c", command, sys.executable], env=environment, check=False, timeout=60, **pipes)
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], env=environment, capture_output=True, check=False, timeout=60
+    )
     assert done.returncode == code
     assert message in done.stderr.decode()
 
 
-def test_interrupt_while_it_waits_for_input(environment):
+def test_interrupt_while_it_waits_for_input(environment: dict[str, str]) -> None:
     process = subprocess.Popen(
         [*COMMAND, "score", "--input", "-"],
         env=environment,
@@ -186,6 +154,8 @@ def test_interrupt_while_it_waits_for_input(environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(b"hello\n" * 1000)
     process.stdin.flush()
     process.stdout.readline()  # it runs
@@ -196,7 +166,7 @@ def test_interrupt_while_it_waits_for_input(environment):
     assert stderr.endswith(b"Aborted!\n")
 
 
-def test_debug_shows_where_it_went_wrong(environment, tmp_path):
+def test_debug_shows_where_it_went_wrong(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import tokmarg.guard as g\ng.Guard.load = None\n")
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     broken = {**environment, "PYTHONPATH": paths}
@@ -206,12 +176,12 @@ def test_debug_shows_where_it_went_wrong(environment, tmp_path):
     assert b"Traceback" in done.stderr
 
 
-def test_version_and_help(environment):
+def test_version_and_help(environment: dict[str, str]) -> None:
     assert run(environment, "--version").stdout.startswith(b"tokmarg ")
     done = run(environment, "score", "--help")
     assert done.returncode == 0
     assert b"--on-overflow" in done.stdout
 
 
-def test_python_m_names_itself_tokmarg(environment):
+def test_python_m_names_itself_tokmarg(environment: dict[str, str]) -> None:
     assert run(environment, "score", "-").stderr.startswith(b"Usage: tokmarg score ")

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import word_guard
-from tokmarg.cli.process.stderr_capture import quiet
+from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.errors import BundleError
 
 
 @pytest.mark.parametrize("error", [None, BundleError("x"), ValueError("y")])
 def test_only_what_an_error_says_anyway_is_dropped(error: Exception | None, capfd: pytest.CaptureFixture[str]) -> None:
-    with suppress(BundleError, ValueError), quiet():
+    with suppress(BundleError, ValueError), capture_stderr():
         os.write(2, b"said by a library\n")
         if error is not None:
             raise error
@@ -32,7 +32,7 @@ def test_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(9, "Bad file descriptor")
 
     monkeypatch.setattr(os, "dup", refuse)
-    with quiet():
+    with capture_stderr():
         done = True
     assert done
 

@@ -1,14 +1,18 @@
+from __future__ import annotations
+
 import json
+from typing import Any
 
 import pytest
 
 from tokmarg import ContentError, Marginal, Record, Result, Thresholds
 from tokmarg.cli.render.jsonl import JsonLines
 from tokmarg.cli.render.openai import OpenAI
+from tokmarg.cli.render.renderer import Renderer
 from tokmarg.documents import to_json
 
 
-def result(id="r1", **changes):
+def result(id: object = "r1", **changes: Any) -> Result:
     fields = {
         "id": id,
         "flagged": True,
@@ -22,7 +26,7 @@ def result(id="r1", **changes):
     return Result(**{**fields, **changes})
 
 
-def test_jsonl_row():
+def test_jsonl_row() -> None:
     text = JsonLines().render(result(), "")
     assert text.endswith("\n")
     row = json.loads(text)
@@ -44,26 +48,26 @@ def test_jsonl_row():
 
 
 @pytest.mark.parametrize("format", [JsonLines(), OpenAI(Thresholds())])
-def test_error_row(format):
+def test_error_row(format: Renderer) -> None:
     error = ContentError("empty_text", "text is empty", 7)
     expected = {"schema_version": 1, "id": 7, "error": {"type": "empty_text", "message": "text is empty"}}
     assert json.loads(format.render(error, "")) == expected
 
 
 @pytest.mark.parametrize("id", ["a\nb\u2028c\x85d", "\ud800", "\x1b[31m\x9b", "ü", 10**400, [None, {"k": 1.5}]])
-def test_row_is_one_line_whatever_the_id(id):
+def test_row_is_one_line_whatever_the_id(id: Any) -> None:
     text = JsonLines().render(result(id), "")
     assert text.splitlines() == [text[:-1]]
     assert text[:-1].isprintable()
     assert json.loads(text)["id"] == id
 
 
-def test_numbers_that_json_lacks_are_refused():
+def test_numbers_that_json_lacks_are_refused() -> None:
     with pytest.raises(ValueError, match="JSON"):
         to_json({"p": float("nan")})
 
 
-def test_openai_response():
+def test_openai_response() -> None:
     limits = Thresholds(0.5, {"S2": 0.3})
     response = json.loads(OpenAI(limits).response([result(), result("r2", flagged=False)], ["n1", "n2"]))
     first = {
@@ -78,8 +82,8 @@ def test_openai_response():
     assert response["results"] == [first, {**first, "flagged": False}]
 
 
-def test_openai_category_takes_the_general_threshold_where_it_has_none():
-    def categories(limits):
+def test_openai_category_takes_the_general_threshold_where_it_has_none() -> None:
+    def categories(limits: Thresholds) -> Any:
         return json.loads(OpenAI(limits).render(result(), ""))["results"][0]["categories"]
 
     assert categories(Thresholds(0.55)) == {"S2": False, "S1": True, "S9": False}
@@ -87,8 +91,8 @@ def test_openai_category_takes_the_general_threshold_where_it_has_none():
     assert categories(Thresholds(0.0, {"S1": 0.9, "S2": 0.4})) == {"S2": True, "S1": False, "S9": False}
 
 
-def test_openai_id_depends_on_model_ids_and_contents_alone():
-    def response_id(record, **changes):
+def test_openai_id_depends_on_model_ids_and_contents_alone() -> None:
+    def response_id(record: Record, **changes: Any) -> Any:
         format = OpenAI(Thresholds())
         return json.loads(format.render(result(**changes), format.note(record)))["id"]
 
@@ -105,5 +109,5 @@ def test_openai_id_depends_on_model_ids_and_contents_alone():
     assert len({same, *others}) == 1 + len(others)
 
 
-def test_note_of_jsonl_keeps_nothing_of_the_content():
+def test_note_of_jsonl_keeps_nothing_of_the_content() -> None:
     assert JsonLines().note(Record("a" * 1000, 1)) == ""

@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from tokmarg import ContentError, Marginal, Record, Result
@@ -8,7 +12,7 @@ TITLES = {"S1": "Violent Crimes", "S10": "Hate", "S2": "A title of more characte
 PLAIN = Table(TITLES, colour=False)
 
 
-def result(**changes):
+def result(**changes: Any) -> Result:
     fields = {
         "id": "r1",
         "flagged": True,
@@ -22,7 +26,7 @@ def result(**changes):
     return Result(**{**fields, **changes})
 
 
-def test_printable():
+def test_printable() -> None:
     assert printable("ok ü 漢 😀") == "ok ü 漢 😀"
     assert printable("a\r\n\t\x00\x1b]0;x\x07\x9b\x7f") == r"a\r\n\t\x00\x1b]0;x\x07\x9b\x7f"
     assert printable("\u202e\u200b\u2028\ud800\ufeff") == r"\u202e\u200b\u2028\ud800\ufeff"
@@ -38,15 +42,15 @@ def test_printable():
         ("e\u0301" * 3, 3, "e\u0301" * 3),
     ],
 )
-def test_fit_counts_cells(text, cells, expected):
+def test_fit_counts_cells(text: str, cells: int, expected: str) -> None:
     assert fit(text, cells) == expected
 
 
-def test_pad():
+def test_pad() -> None:
     assert [pad("a", 3), pad("漢", 3), pad("abcd", 3)] == ["a  ", "漢 ", "ab…"]
 
 
-def test_record():
+def test_record() -> None:
     lines = PLAIN.render(result(), "some text").split("\n")
     assert lines == [
         "r1  some text",
@@ -59,13 +63,13 @@ def test_record():
     ]
 
 
-def test_what_a_reader_must_know_stands_in_the_verdict():
+def test_what_a_reader_must_know_stands_in_the_verdict() -> None:
     text = PLAIN.render(result(flagged=False, coverage=None, converged=False, truncated=True), "")
     assert "flagged: no" in text
     assert "coverage unknown   not converged   in windows" in text
 
 
-def test_rows_fit_80_columns():
+def test_rows_fit_80_columns() -> None:
     one = Marginal(1.0, 1.0, 1.0, True)
     labels = dict.fromkeys(["S1", "a-very-long-label-id", "S2"], one)
     table = Table(dict.fromkeys(labels, "x" * 99), colour=False)
@@ -73,7 +77,7 @@ def test_rows_fit_80_columns():
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_colours_only_where_wanted():
+def test_colours_only_where_wanted() -> None:
     error = ContentError("empty_text", "empty", 1)
     assert "\x1b" not in PLAIN.render(result(), "") + PLAIN.render(error, "")
     coloured = Table(TITLES, colour=True)
@@ -82,7 +86,7 @@ def test_colours_only_where_wanted():
 
 
 @pytest.mark.parametrize("id", ["a\nb", "\x1b[2J", 5, None, ["\x1b"], {"k": "\u202e"}])
-def test_ids_and_errors_cannot_drive_the_terminal(id):
+def test_ids_and_errors_cannot_drive_the_terminal(id: Any) -> None:
     for text in (PLAIN.render(result(id=id), ""), PLAIN.render(ContentError("empty_text", "a\n\x1b", id), "")):
         assert all(line.isprintable() for line in text.split("\n"))
     assert len(PLAIN.render(ContentError("empty_text", "a\nb", id), "").rstrip("\n").split("\n")) == 1
@@ -101,9 +105,9 @@ def test_ids_and_errors_cannot_drive_the_terminal(id):
         ([{"role": "user", "content": [1]}], "[1]"),
     ],
 )
-def test_note_is_an_excerpt_of_what_is_judged(content, note):
+def test_note_is_an_excerpt_of_what_is_judged(content: Any, note: str) -> None:
     assert PLAIN.note(Record(content)) == note
 
 
-def test_note_of_an_error_is_empty():
+def test_note_of_an_error_is_empty() -> None:
     assert PLAIN.note(ContentError("empty_text", "empty")) == ""
