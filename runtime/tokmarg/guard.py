@@ -23,8 +23,8 @@ from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Role, Spec
 from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.scoring.exact import ExactSearch
-from tokmarg.scoring.first_label import FirstLabel
-from tokmarg.scoring.free_decoding import Reader
+from tokmarg.scoring.first_label import FirstLabelSearch
+from tokmarg.scoring.free_decoding import PathReader
 from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
 from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
 
@@ -32,7 +32,7 @@ from .errors import ContentError, SpecError, TokmargError
 from .loading import build_tries, check_sizes, prompt_builder_of, read_encoder
 from .pipeline import Pipeline
 from .results import MAX_DEPTH, METHODS, Method, MethodResult, Result, Thresholds
-from .score_options import OnOverflow
+from .score_options import OnOverflow, ScoreOptions
 from .tokenizer import Encoder
 
 __all__ = ["Guard", "Record"]
@@ -363,16 +363,21 @@ class Guard:
         self.check_method(method)
         if thresholds and (unknown := sorted(set(thresholds.labels) - set(self.labels))):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {self.spec.name}")
-        way: Scorer[Any] = self._way(
-            method, thresholds, tolerance, max_nodes, top_p=top_p, eps=eps, max_depth=max_depth
+        options = ScoreOptions(
+            method=method, tolerance=tolerance, max_nodes=max_nodes, top_p=top_p, eps=eps, max_depth=max_depth
         )
+        limits = self._limits_of(method, thresholds)
+        scorer = self._scorer(options, limits)
         records = (self._packer.ready(content, on_overflow) for content in contents)
         count = 0
         for pack in self._packer.packs(records):
             outcomes: list[Result | MethodResult | ContentError] = []
-            for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
+            for ready, searches in zip(pack, self._packer.run(pack, scorer.search), strict=True):
                 if isinstance(ready, EncodedRecord) and not isinstance(searches, ContentError):
-                    outcomes.append(way.result(ready, searches))
+                    result = scorer.result(ready, searches)
+                    if self.calibration is not None and isinstance(result, Result):
+                        result = self.calibration.apply(result, limits)
+                    outcomes.append(result)
                 else:
                     outcomes.append(cast(ContentError, searches))
             count += len(pack)
@@ -388,9 +393,10 @@ class Guard:
         Yields:
             for each content its prompts, each with the verdict trie and the search that has expanded it; or the error.
         """
-        way = self._way("exact", Thresholds(), tolerance, max_nodes)
+        options = ScoreOptions(tolerance=tolerance, max_nodes=max_nodes)
+        scorer = self._scorer(options, self._limits_of("exact", Thresholds()))
         for pack in self._packer.packs(self._packer.ready(content, "error") for content in contents):
-            for ready, searches in zip(pack, self._packer.run(pack, way.search), strict=True):
+            for ready, searches in zip(pack, self._packer.run(pack, scorer.search), strict=True):
                 if isinstance(ready, EncodedRecord) and not isinstance(searches, ContentError):
                     found = zip(ready.windows[0], searches[0], strict=True)
                     yield [(prompt, self._tries[prompt.role, prompt.label], search) for prompt, search in found]
@@ -413,32 +419,26 @@ class Guard:
         if method in UNCERTAINTIES:
             for (role, _), reader in self._readers.items():
                 try:
-                    FirstLabel(reader.trie)
+                    FirstLabelSearch(reader.trie)
                 except SpecError as error:
                     raise SpecError(f"{self.path}: method {method}: {error} ({role} messages)") from None
 
-    def _way(
-        self, method: Method, thresholds: Thresholds | None, tolerance: float, max_nodes: int, **settings: Any
-    ) -> ExactScorer | MethodScorer:
+    def _limits_of(self, method: Method, thresholds: Thresholds | None) -> Thresholds:
+        """Thresholds on raw scores."""
         if method != "exact":
-            limits = thresholds or Thresholds(self.spec.threshold)
-            return MethodScorer(self._guarded, self._readers, method, limits, columns=self._columns, **settings)
+            return thresholds or Thresholds(self.spec.threshold)
         if thresholds is None:
-            limits = self._limits
-        else:
-            limits = thresholds if self.calibration is None else self.calibration.raw_thresholds(thresholds)
+            return self._limits
+        return thresholds if self.calibration is None else self.calibration.raw_thresholds(thresholds)
+
+    def _scorer(self, options: ScoreOptions, limits: Thresholds) -> Scorer[Any]:
+        if options.method != "exact":
+            return MethodScorer(self._guarded, self._readers, limits, options, columns=self._columns)
         return ExactScorer(
-            self._guarded,
-            self._tries,
-            limits,
-            tolerance=tolerance,
-            max_nodes=max_nodes,
-            columns=self._columns,
-            calibration=self.calibration,
-            guesses=self._guesses,
+            self._guarded, self._tries, limits, options, columns=self._columns, branch_priors=self._guesses
         )
 
     @cached_property
-    def _readers(self) -> dict[PromptKey, Reader]:
+    def _readers(self) -> dict[PromptKey, PathReader]:
         terminators = self.spec.verdict.terminators
-        return {asked: Reader(trie, self._encoder, terminators) for asked, trie in self._tries.items()}
+        return {asked: PathReader(trie, self._encoder, terminators) for asked, trie in self._tries.items()}

@@ -11,18 +11,18 @@ import pytest
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import EOT, S14, TAIL, build
 from tests.support.published import Published
-from tokmarg.scoring.any_place import AnyPlace
-from tokmarg.scoring.free_decoding import Path, Reader
-from tokmarg.scoring.greedy import Greedy
+from tokmarg.scoring.any_place import AnyPlaceSearch
+from tokmarg.scoring.free_decoding import DecodedPath, PathReader
+from tokmarg.scoring.greedy import GreedySearch
 
 SPLITS = ["gemma3", "qwen3", "smollm2"]
 
 
-def reader_of(family: str, labels: Iterable[str] = S14, **kwargs: object) -> Reader:
-    return Reader(build(family, list(labels), **kwargs), encoder_of(family), (EOT[family],))
+def reader_of(family: str, labels: Iterable[str] = S14, **kwargs: object) -> PathReader:
+    return PathReader(build(family, list(labels), **kwargs), encoder_of(family), (EOT[family],))
 
 
-def follow(reader: Reader, tokens: Iterable[int]) -> list[Path]:
+def follow(reader: PathReader, tokens: Iterable[int]) -> list[DecodedPath]:
     path, found = reader.root(), []
     for token in tokens:
         path = reader.extend(path, token)
@@ -30,7 +30,7 @@ def follow(reader: Reader, tokens: Iterable[int]) -> list[Path]:
     return found
 
 
-def said(reader: Reader, family: str, *texts: str) -> list[str]:
+def said(reader: PathReader, family: str, *texts: str) -> list[str]:
     """What completes along the path of the texts, each encoded on its own, and an end of turn."""
     encoder = encoder_of(family)
     base = encoder.encode_text(TAIL[family])
@@ -110,7 +110,7 @@ class Random:
         return logits
 
 
-def run(search: Greedy | AnyPlace, logits: Random) -> None:
+def run(search: GreedySearch | AnyPlaceSearch, logits: Random) -> None:
     while wanted := search.wanted(7):
         for path in wanted:
             search.feed(path, logits(tuple(path.tokens)))
@@ -125,7 +125,7 @@ def published(family: str, logits: Random, labels: list[str]) -> Published:
 def test_any_place_equals_the_published_search_where_no_label_begins_another(seed: int) -> None:
     labels = ["S1", "S2", "S10"]
     logits = Random("llama3", seed)
-    search = AnyPlace(reader_of("llama3", labels), top_p=0.95, eps=0.01, max_depth=7)
+    search = AnyPlaceSearch(reader_of("llama3", labels), top_p=0.95, eps=0.01, max_depth=7)
     run(search, logits)
     expected = published("llama3", logits, labels).any_place(0.95, 0.01, 7)
     assert search.scores() == pytest.approx(expected, rel=1e-9)
@@ -138,7 +138,7 @@ def test_any_place_does_not_count_the_longer_label_as_the_shorter(family_: str, 
     token, summed over all next tokens but ``0``. (A bar between the tokens makes it match whole ones.)"""
     labels = ["S1", "S2", "S10"]
     logits = Random(family_, seed)
-    search = AnyPlace(reader_of(family_, labels), top_p=0.95, eps=0.002, max_depth=7)
+    search = AnyPlaceSearch(reader_of(family_, labels), top_p=0.95, eps=0.002, max_depth=7)
     run(search, logits)
     ours = search.scores()
     texts = encoder_of(family_).texts
@@ -178,7 +178,7 @@ def test_greedy_scores_of_split_digits(family_: str) -> None:
             return {token: 0.5, zero: 0.2, other: 0.3}  # an end, S10 once more, or S12, which is no label here
         return {token: 0.8, other: 0.2}
 
-    search = Greedy(reader_of(family_, ["S1", "S10"]), 20)
+    search = GreedySearch(reader_of(family_, ["S1", "S10"]), 20)
     while wanted := search.wanted(1):
         (path,) = wanted
         logits = np.full(size, -np.inf, dtype=np.float32)
