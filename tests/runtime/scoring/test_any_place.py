@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.grammar.test_trie import build
-from tests.runtime.scoring.test_free_decoding import Random, reader_of, run
+from tests.support.free_decoding import RandomLogits, reader_of, run
 from tokmarg.grammar.trie import Node
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import DecodedPath, PathReader
@@ -61,7 +61,7 @@ def test_converges_to_the_raw_mass_of_the_verdicts(family: str, monkeypatch: pyt
     """The raw-mass version of ``exact``: for each label, the sum over all verdicts that name it of the product of the
     model's own probabilities, not renormalised."""
     labels = ["S1", "S10", "S2"]
-    logits = Random(family, 5, more=())
+    logits = RandomLogits(family, 5, more=())
     trie = build(family, labels)
 
     def verdicts(node: Node, mass: float) -> dict[str, float]:
@@ -91,7 +91,7 @@ def test_converges_to_the_raw_mass_of_the_verdicts(family: str, monkeypatch: pyt
 
 
 def test_depth_limit_and_order_of_rounds() -> None:
-    logits = Random("llama3", 2)
+    logits = RandomLogits("llama3", 2)
     reader = reader_of("llama3", ["S1", "S2", "S10"])
     results = []
     for limit in (1, 3, 100):

@@ -5,14 +5,14 @@ import pytest
 
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import S14, TAIL, build
-from tests.runtime.scoring.test_exact import Model as AnyModel
-from tests.runtime.scoring.test_free_decoding import SPLITS
+from tests.support.free_decoding import SPLITS
+from tests.support.searches import RandomModel
 from tokmarg.errors import ContentError, SpecError
 from tokmarg.scoring.first_label import FirstLabelSearch
-from tokmarg.scoring.uncertainty import softmax
+from tokmarg.scoring.probabilities import softmax
 
 
-class Model(AnyModel):
+class Model(RandomModel):
     """Made-up logits for every path, over the whole vocabulary of any tokenizer."""
 
     def logits(self, path: tuple[int, ...]) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.grammar.test_trie import build
-from tests.runtime.scoring.test_exact import VOCABULARY, Model
+from tests.support.searches import VOCABULARY, RandomModel
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.speculation import BranchEstimates
 
@@ -46,7 +46,7 @@ def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
-    model = Model(TRIE, seed, 2.0)
+    model = RandomModel(TRIE, seed, 2.0)
     plain = model.run(max_nodes=60)
     shares = np.random.default_rng(chance).random
     tokens = [-1, *TRIE.vocabulary()]
@@ -59,7 +59,7 @@ def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
 
 
 def test_good_guesses_need_fewer_rounds() -> None:
-    model = Model(TRIE, 3, 4.0)
+    model = RandomModel(TRIE, 3, 4.0)
     rounds = []
     known: dict[tuple[int, int, int], float] = {}
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, to
 
 @pytest.mark.parametrize(("seed", "rounds"), [(0, 10), (2, 5), (5, 4)])
 def test_a_threshold_within_a_narrow_interval_is_not_settled_node_by_node(seed: int, rounds: int) -> None:
-    model = Model(TRIE, seed, 2.0)
+    model = RandomModel(TRIE, seed, 2.0)
     plain = model.run(tolerance=0.2)
     event, bounds = max(plain.bounds.items(), key=lambda item: item[1].upper - item[1].lower)
     search = ExactSearch(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
