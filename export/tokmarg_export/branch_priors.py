@@ -24,7 +24,7 @@ def usual_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]
         if isinstance(found, ContentError):
             raise found
         for _, _, search in found:
-            for key, (total, count) in search.habits.totals().items():
+            for key, (total, count) in search.branch_estimates.totals().items():
                 before, times = sums.get(key, (0.0, 0))
                 sums[key] = (before + total, times + count)
     return [[*key, round(total / count, _DIGITS)] for key, (total, count) in sorted(sums.items())]

@@ -22,8 +22,8 @@ from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Message, Record, messages_of
 from tokmarg.prompt.windows import EncodedRecord, longest, windows
 from tokmarg.scoring.exact import ExactSearch
-from tokmarg.scoring.first_label import FirstLabel
-from tokmarg.scoring.free_decoding import Reader
+from tokmarg.scoring.first_label import FirstLabelSearch
+from tokmarg.scoring.free_decoding import PathReader
 from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
 from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
 
@@ -60,16 +60,23 @@ class Pipeline:
         Raises:
             TokmargError: the options do not go with the bundle.
         """
-        return self._results(contents, self.scorer(options), options.on_overflow)
+        self.check_method(options.method)
+        return self._results(contents, self.scorer(options), options)
 
     def _results(
-        self, contents: Contents, scorer: Scorer[Any], on_overflow: OnOverflow
+        self, contents: Contents, scorer: Scorer[Any], options: ScoreOptions
     ) -> Iterator[list[Result | MethodResult | ContentError]]:
-        for pack in self.packs(contents, on_overflow):
-            yield [
-                outcome if isinstance(outcome, ContentError) else scorer.result(*outcome)
-                for outcome in self.run(pack, scorer.search)
-            ]
+        calibration = self._parts.calibration if options.method == "exact" else None
+        thresholds = self._raw_thresholds(options)
+        for pack in self.packs(contents, options.on_overflow):
+            outcomes: list[Result | MethodResult | ContentError] = []
+            for outcome in self.run(pack, scorer.search):
+                if isinstance(outcome, ContentError):
+                    outcomes.append(outcome)
+                else:
+                    result = scorer.result(*outcome)
+                    outcomes.append(result if calibration is None else calibration.apply(result, thresholds))
+            yield outcomes
 
     def unfold(
         self, contents: Iterable[Content | Record], options: ScoreOptions
@@ -91,37 +98,25 @@ class Pipeline:
         Raises:
             TokmargError: the options do not go with the bundle.
         """
-        spec, calibration, thresholds = self._parts.spec, self._parts.calibration, options.thresholds
-        self.check_method(options.method)
+        spec, thresholds = self._parts.spec, options.thresholds
         if thresholds and (unknown := sorted(set(thresholds.labels) - set(self._info.labels))):
             raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {spec.name}")
         if options.method != "exact":
-            return MethodScorer(
-                self._info,
-                self._readers,
-                options.method,
-                thresholds or Thresholds(spec.threshold),
-                columns=self._columns,
-                top_p=options.top_p,
-                eps=options.eps,
-                max_depth=options.max_depth,
-            )
+            default = Thresholds(spec.threshold)
+            return MethodScorer(self._info, self._readers, thresholds or default, options, columns=self._columns)
+        return self._exact_scorer(options, self._raw_thresholds(options))
+
+    def _raw_thresholds(self, options: ScoreOptions) -> Thresholds:
+        """Thresholds on raw probabilities, which are what is searched."""
+        calibration, thresholds = self._parts.calibration, options.thresholds
         if calibration is None:
-            raw = thresholds or Thresholds(spec.threshold)
-        else:  # searches see raw probabilities
-            raw = calibration.thresholds() if thresholds is None else calibration.raw_thresholds(thresholds)
-        return self._exact_scorer(options, raw)
+            return thresholds or Thresholds(self._parts.spec.threshold)
+        return calibration.thresholds() if thresholds is None else calibration.raw_thresholds(thresholds)
 
     def _exact_scorer(self, options: ScoreOptions, thresholds: Thresholds) -> ExactScorer:
+        priors = self._parts.branch_priors
         return ExactScorer(
-            self._info,
-            self._parts.tries,
-            thresholds,
-            tolerance=options.tolerance,
-            max_nodes=options.max_nodes,
-            columns=self._columns,
-            calibration=self._parts.calibration,
-            guesses=self._parts.branch_priors,
+            self._info, self._parts.tries, thresholds, options, columns=self._columns, branch_priors=priors
         )
 
     def check_method(self, method: Method) -> None:
@@ -141,14 +136,14 @@ class Pipeline:
         if method in UNCERTAINTIES:
             for (role, _), reader in self._readers.items():
                 try:
-                    FirstLabel(reader.trie)
+                    FirstLabelSearch(reader.trie)
                 except SpecError as error:
                     raise SpecError(f"{path}: method {method}: {error} ({role} messages)") from None
 
     @cached_property
-    def _readers(self) -> dict[PromptKey, Reader]:
+    def _readers(self) -> dict[PromptKey, PathReader]:
         terminators = self._parts.spec.verdict.terminators
-        return {key: Reader(trie, self._parts.encoder, terminators) for key, trie in self._parts.tries.items()}
+        return {key: PathReader(trie, self._parts.encoder, terminators) for key, trie in self._parts.tries.items()}
 
     def encode(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> EncodedRecord | ContentError:
         """Encodes a record; the error of one that cannot be scored."""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.grammar.test_trie import complete_paths
-from tests.runtime.scoring.test_exact import brute_force
+from tests.support.searches import brute_force
 from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, parts_of, spec_of, trie_of
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar

@@ -19,7 +19,7 @@ from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.messages import Message
-from tokmarg.scoring.aggregation import join_marginals
+from tokmarg.scoring.aggregation import join_label_marginals
 from tokmarg.scoring.exact import Bounds, ExactSearch, Marginals
 
 from .segmentation import Part, Unit, grouped, sentences, words
@@ -124,7 +124,7 @@ Unfolded = Sequence[tuple[Prompt, Trie, ExactSearch]]
 
 def joined(unfolded: Unfolded) -> Marginals:
     """The marginals of a content."""
-    return join_marginals([(prompt.label, search.result()) for prompt, _, search in unfolded], 0.5)
+    return join_label_marginals([(prompt.label, search.result()) for prompt, _, search in unfolded], 0.5)
 
 
 class Occluder:

@@ -1,4 +1,4 @@
-"""Marginals of events, by best-first expansion of the token trie, with certified bounds.
+"""Exact marginals of events: best-first expansion of the token trie, with certified bounds.
 
 The constrained probability of a verdict is the product of q(token | path) = p(token | path) / sum of p over the
 tokens the trie allows there; the marginal of an event is the sum over all verdicts in which it happens. The trie
@@ -13,9 +13,9 @@ A worked example with three labels A, B, C and made-up probabilities:
     unsafe 0.5 ->            B 0.3 -> end 0.5 | ,A 0.5 -> end 1.0       P(A) = 0.5 * (0.6 + 0.3 * 0.5) = 0.375
                              C 0.1 -> end 1.0                           P(B) = 0.5 * 0.3 = 0.15, P(C) = 0.05
 
-A :class:`ExactSearch` does not run the model: it says which nodes it wants evaluated and is fed their logits, so that
-many searches can share one pass. Nodes evaluated beyond the sequential order are ignored until their turn comes,
-therefore what rides along never changes a result.
+An :class:`ExactSearch` does not run the model: it names the nodes to evaluate and is fed their logits, so that many
+searches can share one pass. Nodes evaluated ahead of the sequential order are ignored until their turn comes, so
+speculation (:mod:`tokmarg.scoring.speculation`) never changes a result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ import numpy.typing as npt
 from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.trie import Node, Trie
 
-from .probabilities import allowed_logits, check_logits
+from .probabilities import Floats, allowed_logits, probabilities_within, softmax
 from .speculation import BranchEstimates
 
 __all__ = ["Bounds", "ExactSearch", "Marginals"]
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class ExactSearch:
             the expansion goes on within the budget.
         columns: token id -> column of the logits (None = the full vocabulary, column = token id). With a partial
             head there is no coverage.
-        guesses: of the manifest; decide what is evaluated ahead, and no result.
+        branch_priors: of the manifest; they decide which nodes are evaluated ahead, and change no result.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class ExactSearch:
         max_nodes: int,
         thresholds: Mapping[str, float | tuple[float, ...]],
         columns: Mapping[int, int] | None = None,
-        guesses: BranchPriors | None = None,
+        branch_priors: BranchPriors | None = None,
     ) -> None:
         self._trie, self._tolerance, self._max_nodes = trie, tolerance, max_nodes
         self._columns = columns
@@ -96,14 +94,15 @@ class ExactSearch:
             for value in (values if isinstance(values, tuple) else (values,))
         ]
         self._undecided = trie.undecided(self.root) if columns is None else []
-        self._shares: dict[Node, list[float]] = {}  # constrained probability of each allowed token, until expanded
-        self._raw: dict[Node, dict[int, float]] = {}  # raw probability of each allowed token, at undecided nodes
-        #: Shares of tokens at the nodes seen so far.
-        self.habits = BranchEstimates(guesses or {})
+        self._shares: dict[Node, list[float]] = {}  # constrained probability of each child, until expanded
+        self._raw: dict[Node, dict[int, float]] = {}  # full-vocabulary probability of each child, at undecided nodes
+        #: Mean shares of next tokens at the nodes evaluated so far.
+        self.branch_estimates = BranchEstimates(branch_priors or {})
         self._open: list[tuple[float, tuple[int, ...], Node]] = []  # heap of (-mass, path, node)
         self._closed: list[tuple[float, Node]] = []  # complete verdicts
-        # Of each event: mass of nodes where it is certain, and of those below which it may still happen.
-        self._lower, self._pending = self._masses = np.zeros((2, len(trie.events)))
+        # float64 [2, events]: mass of nodes where the event is certain, and of open ones below which it may happen
+        self._masses: Floats = np.zeros((2, len(trie.events)))
+        self._lower, self._pending = self._masses  # views
         self._expanded = 0
         self._add(self.root, 1.0)
 
@@ -111,10 +110,10 @@ class ExactSearch:
         """Expands as far as the logits at hand allow.
 
         Args:
-            limit: how many nodes to ask for at most (more only where the coverage needs them).
+            limit: most nodes to name (more only where the coverage needs them).
 
         Returns:
-            nodes to evaluate next, the needed one first, then those likely to be needed; empty when done.
+            nodes to evaluate next: the one that is needed, then those that probably will be; empty when done.
         """
         if missing := [u.node for u in self._undecided if u.node not in self._raw]:
             first = [self._open[0][2]] if self._open else [self.root]
@@ -127,72 +126,69 @@ class ExactSearch:
         return []
 
     def _ahead(self, limit: int) -> list[Node]:
-        """The next nodes of the best-first order, by a guess where the model has not been asked yet.
+        """The next nodes of the best-first order, by estimated shares where a node has not been evaluated.
 
-        No more than would settle the search if the guess were right, which saves a part of every last pass.
+        No more than would settle the search if the estimates were right, which saves a part of every last pass.
         """
-        found: list[Node] = []
-        guess = list(self._open)  # a copy of a heap is a heap
-        mass = -sum(negative for negative, _, _ in guess)  # of open nodes: about what the widest interval is wide
-        # Where the intervals are narrow and a threshold lies in one, nobody knows what settles it.
+        nodes: list[Node] = []
+        heap = list(self._open)  # a copy of a heap is a heap
+        mass = -sum(negative for negative, _, _ in heap)  # of open nodes: about the width of the widest interval
+        # Where all intervals are narrow and a threshold lies in one, the nodes that would settle it are unknown.
         enough = self._tolerance if float(self._pending.max()) > self._tolerance else 0.0
-        while guess and len(found) < limit and (mass > enough or not found):
-            negative, _, node = heapq.heappop(guess)
-            node = self._through(node)
+        while heap and len(nodes) < limit and (mass > enough or not nodes):
+            negative, _, node = heapq.heappop(heap)
+            node = self._next_choice(node)
             mass += negative
             if node.complete:
                 continue
-            below = self._trie.children(node)
+            children = self._trie.children(node)
             shares = self._shares.get(node)
             if shares is None:
-                found.append(node)
-                shares = self.habits.shares(node, list(below))
-            for child, share in zip(below.values(), shares, strict=True):
+                nodes.append(node)
+                shares = self.branch_estimates.shares(node, list(children))
+            for child, share in zip(children.values(), shares, strict=True):
                 if not child.complete:
                     mass -= negative * share
-                    heapq.heappush(guess, (negative * share, child.path, child))
-        return found
+                    heapq.heappush(heap, (negative * share, child.path, child))
+        return nodes
 
     def whole(self, node: Node) -> bool:
-        """Whether the coverage needs the whole vocabulary's logits behind a node."""
+        """Whether the coverage needs the whole vocabulary's logits after a node."""
         return any(u.node is node for u in self._undecided)
 
     def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
-        """Takes the logits [columns] float32 that the model gives behind ``node``'s path.
+        """Takes the logits, float32 [columns], of the token after ``node``'s path.
 
         Raises:
             ContentError: ``non_finite_logits``.
         """
         allowed = allowed_logits(self._trie, node, logits, self._columns)
-        self._shares[node] = shares = _softmax(allowed).tolist()
-        self.habits.note(node, self._trie.children(node), shares)
+        self._shares[node] = shares = softmax(allowed).tolist()
+        self.branch_estimates.observe(node, self._trie.children(node), shares)
         if self.whole(node):
-            check_logits(logits)
-            top = float(logits.max())
-            total = float(np.exp(logits.astype(np.float64) - top).sum())
-            self._raw[node] = dict(
-                zip(self._trie.children(node), (np.exp(allowed - top) / total).tolist(), strict=True)
-            )
+            raw = probabilities_within(allowed, logits).tolist()
+            self._raw[node] = dict(zip(self._trie.children(node), raw, strict=True))
 
     def result(self) -> Marginals:
         """Bounds of every event; call when :meth:`wanted` is empty."""
         # Summed afresh and exactly rounded, so that no drift of the running sums enters the certified bounds.
-        masses, nodes = zip(*self.leaves(), strict=True)
-        every = np.array(masses)
-        certain, open = np.array([self._trie.decided(node) for node in nodes], dtype=bool).transpose(1, 2, 0)
+        leaf_masses, nodes = zip(*self.leaves(), strict=True)
+        masses = np.array(leaf_masses)  # [leaves]
+        decided = np.array([self._trie.decided(node) for node in nodes], dtype=bool)  # [leaves, 2, events]
         bounds = {}
-        for event, happened, may in zip(self._trie.events, certain, open, strict=True):
-            lower, upper = (math.fsum(every[which].tolist()) for which in (happened, happened | may))
+        for event, certain, open in zip(self._trie.events, *decided.transpose(1, 2, 0), strict=True):  # [leaves] each
+            lower, upper = (math.fsum(masses[which].tolist()) for which in (certain, certain | open))
             bounds[event] = Bounds(min(1.0, lower), min(1.0, upper))
         narrow = all(b.upper - b.lower <= self._tolerance + 1e-12 for b in bounds.values())
-        decided = not any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds)
-        return Marginals(bounds, self._coverage(), narrow and decided, self._expanded)
+        straddled = any(bounds[e].lower < t < bounds[e].upper for e, t in self._thresholds)
+        return Marginals(bounds, self._coverage(), narrow and not straddled, self._expanded)
 
     def leaves(self) -> list[tuple[float, Node]]:
         """Where the expansion stands: complete verdicts and open nodes with their constrained mass, 1 in all."""
         return self._closed + [(-negative, node) for negative, _, node in self._open]
 
     def _settled(self) -> bool:
+        """Whether every interval is narrow and no threshold lies inside one."""
         if float(self._pending.max()) > self._tolerance:
             return False
         for event, threshold in self._thresholds:
@@ -202,6 +198,7 @@ class ExactSearch:
         return True
 
     def _expand(self) -> None:
+        """Replaces the heaviest open node by its children."""
         negative, _, node = heapq.heappop(self._open)
         self._count(node, negative)
         self._expanded += 1
@@ -209,27 +206,29 @@ class ExactSearch:
             self._add(child, -negative * share)
 
     def _add(self, node: Node, mass: float) -> None:
-        """Opens the node, or the first one below it at which there is a choice; closes a complete verdict."""
-        node = self._through(node)
+        """Opens the node, or the first choice below it; closes a complete verdict."""
+        node = self._next_choice(node)
         self._count(node, mass)
         if node.complete:
             self._closed.append((mass, node))
         else:
             heapq.heappush(self._open, (-mass, node.path, node))
 
-    def _through(self, node: Node) -> Node:
-        """The node, or the first one below it at which there is a choice."""
+    def _next_choice(self, node: Node) -> Node:
+        """The node, or the first one below it with more than one child (or none)."""
         while (child := self._trie.only_child(node)) is not None:
             node = child
         return node
 
     def _count(self, node: Node, mass: float) -> None:
+        """Adds mass to the sums of the events that are certain at a node, or still possible."""
         self._masses += mass * self._trie.decided(node)
 
     def _coverage(self) -> float | None:
+        """Full-vocabulary probability that the first decision of the verdict is one of the grammar's."""
         if not self._undecided:
             return None
-        reach = {self.root: 1.0}
+        reach = {self.root: 1.0}  # full-vocabulary probability of the path to each undecided node
         total = 0.0
         for node, decides, passes in self._undecided:
             raw = self._raw[node]
@@ -237,9 +236,3 @@ class ExactSearch:
             children = self._trie.children(node)
             reach |= {children[token]: reach[node] * raw[token] for token in passes}
         return min(1.0, total)
-
-
-def _softmax(logits: Floats) -> Floats:
-    q = np.exp(logits - logits.max())
-    total: float = q.sum()
-    return np.asarray(q / total)

@@ -1,9 +1,9 @@
-"""The distribution of the verdict's first label, behind the forced ``unsafe``.
+"""Distribution of the verdict's first label, after the forced ``unsafe`` (the baselines of arXiv:2511.22312).
 
-The place is where the grammar first offers several labels: for Llama Guard behind ``unsafe``, newline, ``S``; where
-a lead is optional, on the side of the lead that has more probability. Where every label is one token there, its logit
-is the model's own. Where the tokenizer splits digits, a label's logit is that of its first token plus the
-log-probability of what follows among what the grammar allows,
+It is read at the trie node where the grammar first offers several labels: for Llama Guard after ``unsafe``, newline,
+``S``; where a lead is optional, with or without it, whichever is more probable. Where every label is one token there,
+its logit is the model's own. Where the tokenizer splits digits, a label's logit is that of its first token plus the
+constrained log-probability of the rest,
 
     S1    z("1") + log q(no digit)        S10   z("1") + log q("0")
 
@@ -22,21 +22,21 @@ from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Node, Trie
 
-from .probabilities import allowed_logits
+from .probabilities import Floats, allowed_logits, log_softmax
 
-__all__ = ["FirstLabel"]
+__all__ = ["FirstLabelSearch"]
 
 #: Trie nodes at most; a grammar that needs more has no one place for a first label.
 _MAX_NODES = 256
 
-Open = Callable[[Node], bool]
+NodePredicate = Callable[[Node], bool]
 
 
-class FirstLabel:
-    """Evaluates the decision and the first label of one content; a search of the engine.
+class FirstLabelSearch:
+    """P(unsafe) and the first label of one prompt; implements :class:`tokmarg.engine.sequence.Search`.
 
     Args:
-        trie: the verdict trie of the content's role mode.
+        trie: the verdict trie of the prompt's role mode.
         columns: token id -> column of the logits (None = the full vocabulary).
 
     Raises:
@@ -48,27 +48,29 @@ class FirstLabel:
         self.root = trie.root
         labels, unsafe = (1 << len(trie.grammar.labels)) - 1, trie.grammar.mask(UNSAFE)
         self._labels, self._unsafe_bit = labels, unsafe
-        self._undecided: Open = lambda node: bool(node.possible & ~node.certain & unsafe)
-        self._unlabelled: Open = lambda node: not (node.certain & labels)
+        self._undecided: NodePredicate = lambda node: bool(node.possible & ~node.certain & unsafe)
+        self._unlabelled: NodePredicate = lambda node: not (node.certain & labels)
         places = (self._place(u.node, u.decides) for u in trie.undecided(self.root))
         self._places = [place for place in dict.fromkeys(places) if place is not None]
         if not self._places:
             raise SpecError("the verdict grammar has no place at which it offers several labels")
-        self._logits: dict[Node, npt.NDArray[np.float64]] = {}
-        needed = [node for place in self._places for node in (*_above(place), *self._inner(place, self._unlabelled))]
+        self._logits: dict[Node, Floats] = {}  # of each node's children, [children]
+        needed = [
+            node for place in self._places for node in (*_ancestors(place), *self._inner(place, self._unlabelled))
+        ]
         needed += self._inner(self.root, self._undecided)
         self._needed = [node for node in dict.fromkeys(needed) if trie.only_child(node) is None]
 
     def wanted(self, limit: int) -> list[Node]:
-        """All nodes at once: they are known beforehand, and few."""
+        """All nodes that are not evaluated yet: they are known in advance, and few."""
         return [node for node in self._needed if node not in self._logits]
 
     def whole(self, _: Node) -> bool:
-        """Whether the whole vocabulary's logits matter behind a node: the labels' own are enough."""
+        """Whether the whole vocabulary's logits matter after a node: never, the allowed tokens' are enough."""
         return False
 
     def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
-        """Takes the logits [columns] behind a node.
+        """Takes the logits, float32 [columns], of the token after a node.
 
         Raises:
             ContentError: ``non_finite_logits``.
@@ -85,8 +87,8 @@ class FirstLabel:
         leaves = self._leaves(self.root, self._undecided)
         return min(1.0, math.fsum(math.exp(log) for node, log in leaves if node.certain & self._unsafe_bit))
 
-    def logits(self) -> npt.NDArray[np.float64]:
-        """z [labels] of the first label, in the order of the trie's events."""
+    def logits(self) -> Floats:
+        """Logits z of the first label, float64 [labels], in the order of the trie's events."""
         place = max(self._places, key=self._log_mass)
         z = np.full(len(self._trie.grammar.labels), -np.inf)
         for child, logit in zip(self._trie.children(place).values(), self._logits[place].tolist(), strict=True):
@@ -97,26 +99,32 @@ class FirstLabel:
         return z
 
     def _place(self, node: Node, tokens: tuple[int, ...]) -> Node | None:
-        """The first node behind ``tokens`` of ``node`` at which the way to the labels forks."""
+        """The node at which the grammar offers several labels: the first from ``node`` on that has more than one child
+        from which a label is possible; None where there is none before a label is certain.
+
+        Args:
+            node: where to start.
+            tokens: the children of ``node`` to look at.
+        """
         children = [self._trie.children(node)[token] for token in tokens]
         while True:
-            ways = [child for child in children if child.possible & self._labels]
-            if len(ways) != 1 or not self._unlabelled(node):
-                return node if ways and self._unlabelled(node) else None
-            node = ways[0]
+            branches = [child for child in children if child.possible & self._labels]
+            if len(branches) != 1 or not self._unlabelled(node):
+                return node if branches and self._unlabelled(node) else None
+            node = branches[0]
             children = list(self._trie.children(node).values())
 
-    def _inner(self, start: Node, open: Open) -> list[Node]:
-        """The nodes at and below ``start`` that are open, without those at and behind the first that is not."""
-        found = [start]
-        for node in found:
-            found += [child for child in self._trie.children(node).values() if open(child) and not child.complete]
-            if len(found) > _MAX_NODES:
+    def _inner(self, start: Node, open: NodePredicate) -> list[Node]:
+        """``start``, and the open incomplete nodes below it that it reaches through such nodes."""
+        nodes = [start]
+        for node in nodes:
+            nodes += [child for child in self._trie.children(node).values() if open(child) and not child.complete]
+            if len(nodes) > _MAX_NODES:
                 raise SpecError("the verdict grammar has no one place for a first label: too many ways lead to one")
-        return found
+        return nodes
 
-    def _leaves(self, node: Node, open: Open, log: float = 0.0) -> Iterator[tuple[Node, float]]:
-        """The first nodes at and below ``node`` that are not open, with their log-probabilities."""
+    def _leaves(self, node: Node, open: NodePredicate, log: float = 0.0) -> Iterator[tuple[Node, float]]:
+        """The first nodes at and below ``node`` that are not open, each with ``log`` + its log-probability."""
         if node.complete or not open(node):
             yield node, log
             return
@@ -128,19 +136,18 @@ class FirstLabel:
         parent = child.parent
         if parent is None or self._trie.only_child(parent) is not None:
             return 0.0
-        logits = self._logits[parent]
-        at = list(self._trie.children(parent)).index(child.token)
-        return float(logits[at] - np.logaddexp.reduce(logits))
+        i = list(self._trie.children(parent)).index(child.token)
+        return float(log_softmax(self._logits[parent])[i])
 
     def _log_mass(self, node: Node) -> float:
-        """Log-probability of the path to a node."""
-        return math.fsum(self._log_q(other) for other in [*_above(node), node])
+        """Constrained log-probability of the path to a node."""
+        return math.fsum(self._log_q(other) for other in [*_ancestors(node), node])
 
 
-def _above(node: Node) -> list[Node]:
-    """The nodes before ``node``, from the root."""
-    found: list[Node] = []
+def _ancestors(node: Node) -> list[Node]:
+    """The ancestors of ``node``, from the root."""
+    ancestors: list[Node] = []
     while node.parent is not None:
         node = node.parent
-        found.append(node)
-    return found[::-1]
+        ancestors.append(node)
+    return ancestors[::-1]

@@ -1,17 +1,22 @@
-"""What a freely generated token path says: which labels it spells, and which token completes each.
+"""Free (unconstrained) decoding: which labels a generated token path spells, and which token completes each.
 
-Greedy and nucleus decoding may leave the verdict grammar. A :class:`Path` therefore carries the grammar's trie node
-as long as there is one, and its text:
+Greedy and nucleus decoding may leave the verdict grammar. A :class:`DecodedPath` therefore carries the grammar's trie
+node as long as there is one, and its text:
 
 on the grammar   an event is complete where its text stands in full and the trie is certain of it
 off the grammar  a label is complete where the text ends with it, as in the published code of arXiv:2511.22312; the
-                 longest one, where several end there. Off the grammar is everything behind the first token that the
-                 grammar does not allow, a repeated label included.
+                 longest one, where several end there. A path is off the grammar from the first token on that the
+                 grammar does not allow; a repeated label is one.
 
-Where the tokenizer spells one label by going on from another (``S``, ``1`` and ``S``, ``1``, ``0``), the shorter one
-stays *open* until the token that shows it is not the longer one, on the grammar and off it. A suffix match alone
-would count the mass of ``S10`` as mass of ``S1``, too; and so would the trie, where ``S10`` has been named before and
-only ``S1`` may follow.
+Where the tokenizer spells one label by extending another, the shorter one stays *open* until the token that shows that
+it is not the longer one, on the grammar and off it:
+
+    S 1      open: S1
+    S 1 0    completes S10
+    S 1 ,    completes S1
+
+A suffix match alone would count the mass of ``S10`` as mass of ``S1``, too; and so would the trie, where ``S10`` has
+been named before and only ``S1`` may follow.
 """
 
 from __future__ import annotations
@@ -23,21 +28,21 @@ from tokmarg.grammar.grammar import UNSAFE, Grammar, Part, State
 from tokmarg.grammar.trie import Node, Trie
 from tokmarg.tokenizer import Encoder
 
-__all__ = ["Path", "Reader"]
+__all__ = ["DecodedPath", "PathReader"]
 
 
-class Path:
-    """A token path; known by identity.
+class DecodedPath:
+    """A generated token path with the events that it completes; compared by identity.
 
     Attributes:
         token: last token (-1 at the root).
-        parent: the path before it.
+        parent: the path without its last token; None at the root.
         depth: number of tokens.
-        node: where the path stands in the verdict trie; None off the grammar.
-        text: what the path reads.
+        node: of the verdict trie; None off the grammar.
+        text: the tokens' text.
         completed: bit set of the events that the last token completes.
         open: bit set of the labels that are spelt, but may still be the beginning of another.
-        spelt: bit set of the events whose text stands on the path, as long as it is on the grammar.
+        spelt: bit set of the events whose text stands in full on the path, as long as it is on the grammar.
     """
 
     __slots__ = ("completed", "depth", "node", "open", "parent", "spelt", "text", "token")
@@ -45,7 +50,7 @@ class Path:
     def __init__(
         self,
         token: int,
-        parent: Path | None,
+        parent: DecodedPath | None,
         node: Node | None,
         text: str,
         completed: int = 0,
@@ -59,23 +64,24 @@ class Path:
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens from the root."""
-        found, path = [], self
+        """Token ids from the root."""
+        tokens, path = [], self
         while path.parent is not None:
-            found.append(path.token)
+            tokens.append(path.token)
             path = path.parent
-        return found[::-1]
+        return tokens[::-1]
 
 
-class Reader:
-    """Extends paths by tokens and says what they complete. Safe to share between threads.
+class PathReader:
+    """Extends paths by tokens and tracks the events that they complete. Safe to share between threads.
 
     Args:
         trie: the verdict trie of a role mode.
         encoder: the bundle's tokenizer.
-        terminators: what ends a verdict; the special tokens among them end a path on and off the grammar.
+        terminators: of the verdict; the special tokens among them end a path on and off the grammar.
 
     Attributes:
+        events: names of the events; bit i of every bit set is event i.
         ends: token ids that end every path.
         counted: bit set of the events that are reported: the labels and ``unsafe``.
     """
@@ -88,15 +94,15 @@ class Reader:
         self._phrases = _phrases(trie.grammar)
         self._longest_first = sorted(self._phrases, key=lambda text: (-len(text), text))
         self._longer = {text: _longer(text, self._longest_first, encoder) for text in self._phrases}
-        self._growing = sum({bit for text, bit in self._phrases.items() if self._longer[text]})
-        self._begins: dict[str, set[int]] = {}
+        self._extensible = sum({bit for text, bit in self._phrases.items() if self._longer[text]})
+        self._compatible_tokens: dict[str, set[int]] = {}  # cache of :meth:`_compatible`
 
-    def root(self) -> Path:
+    def root(self) -> DecodedPath:
         """The empty path of a new search."""
-        return Path(-1, None, self.trie.root, "")
+        return DecodedPath(-1, None, self.trie.root, "")
 
-    def extend(self, path: Path, token: int) -> Path:
-        """The path one token further."""
+    def extend(self, path: DecodedPath, token: int) -> DecodedPath:
+        """The path with one more token."""
         texts = self._encoder.texts
         piece = texts[token] if token < len(texts) else ""  # a graph may have more columns than there are tokens
         text = path.text + piece
@@ -107,33 +113,33 @@ class Reader:
             open, bit = open | bit, 0
         node = None if path.node is None else self.trie.children(path.node).get(token)
         if path.node is None or node is None:
-            return Path(token, path, None, text, completed | bit, open)
+            return DecodedPath(token, path, None, text, completed | bit, open)
         spelt = self.trie.spelt(node, path.spelt)
         certain = node.certain & spelt & ~(path.node.certain & path.spelt)
-        return Path(token, path, node, text, completed | certain & self.counted & ~self._growing, open, spelt)
+        return DecodedPath(token, path, node, text, completed | certain & self.counted & ~self._extensible, open, spelt)
 
-    def ended(self, path: Path) -> bool:
-        """Whether nothing follows: an end of turn, or a complete verdict."""
+    def ended(self, path: DecodedPath) -> bool:
+        """Whether the path ends here: with an end of turn, or a complete verdict."""
         return path.token in self.ends or (path.node is not None and path.node.complete)
 
-    def text(self, path: Path) -> str:
-        """What the path reads, without an end of turn."""
+    def text(self, path: DecodedPath) -> str:
+        """The path's text as the tokenizer decodes it, without an end of turn."""
         tokens = path.tokens
         return self._encoder.decode(tokens[:-1] if path.token in self.ends else tokens)
 
-    def completions(self, path: Path) -> tuple[dict[int, int], int]:
-        """What each next token completes.
+    def completions(self, path: DecodedPath) -> tuple[dict[int, int], int]:
+        """The events that each next token completes.
 
         Returns:
-            token -> bit set of the events it completes, and the bit set that every token not listed completes: it
-            shows that an open label is not the beginning of another.
+            token -> bit set of the events it completes, and the bit set that every other token completes: those open
+            labels that it shows to be no beginning of another.
         """
         tokens = set(() if path.node is None else self.trie.children(path.node))
-        for before, tokens_ in self._finishing.items():
+        for before, finishing in self._finishing.items():
             if path.text.endswith(before):
-                tokens |= tokens_
+                tokens |= finishing
         others = 0
-        for phrase, bit, tail in self._open(path):
+        for phrase, bit, tail in self._open_phrases(path):
             others |= bit
             for rest in self._longer[phrase]:
                 if rest.startswith(tail):
@@ -141,15 +147,15 @@ class Reader:
         return {token: self.extend(path, token).completed for token in tokens}, others
 
     def continues(self, open: int, bit: int) -> bool:
-        """Whether the label of ``bit`` is spelt by going on from one of the labels ``open``."""
+        """Whether the label of ``bit`` is spelt by extending one of the labels ``open`` (a bit set)."""
         shorter = [phrase for phrase, other in self._phrases.items() if open & other]
         longer = [phrase for phrase, other in self._phrases.items() if bit & other]
         return any(b[len(a) :] in self._longer[a] for a in shorter for b in longer if b.startswith(a))
 
-    def _settle(self, path: Path, piece: str) -> tuple[int, int]:
-        """Which open labels the next token's text completes, and which it leaves open."""
+    def _settle(self, path: DecodedPath, piece: str) -> tuple[int, int]:
+        """Bit sets of the open labels that the next token's text completes, and of those that it leaves open."""
         completed, open = 0, 0
-        for phrase, bit, tail in self._open(path):
+        for phrase, bit, tail in self._open_phrases(path):
             tail += piece
             if any(rest != tail and rest.startswith(tail) for rest in self._longer[phrase]):
                 open |= bit
@@ -157,44 +163,45 @@ class Reader:
                 completed |= bit
         return completed, open
 
-    def _open(self, path: Path) -> Iterator[tuple[str, int, str]]:
-        """Phrase, bit, and the text behind it, of the open labels."""
+    def _open_phrases(self, path: DecodedPath) -> Iterator[tuple[str, int, str]]:
+        """The open labels: phrase, bit, and the text after it."""
         if path.open:
             for phrase, bit in self._phrases.items():
-                at = path.text.rfind(phrase)
-                if path.open & bit and at >= 0:
-                    yield phrase, bit, path.text[at + len(phrase) :]
+                start = path.text.rfind(phrase)
+                if path.open & bit and start >= 0:
+                    yield phrase, bit, path.text[start + len(phrase) :]
 
     @cached_property
     def _finishing(self) -> dict[str, set[int]]:
-        """Text before -> tokens that complete a phrase behind it ("" = wherever they stand)."""
+        """Text before -> tokens that complete a phrase after it ("" = after any text)."""
         by_text: dict[str, set[int]] = {}
-        found: dict[str, set[int]] = {"": set()}
+        finishing: dict[str, set[int]] = {"": set()}
         phrases = tuple(self._phrases)
         for token, text in enumerate(self._encoder.texts):
             by_text.setdefault(text, set()).add(token)
             if text.endswith(phrases):
-                found[""].add(token)
+                finishing[""].add(token)
         for phrase in phrases:
             for i in range(1, len(phrase)):
                 if tokens := by_text.get(phrase[i:]):
-                    found.setdefault(phrase[:i], set()).update(tokens)
-        return found
+                    finishing.setdefault(phrase[:i], set()).update(tokens)
+        return finishing
 
     def _compatible(self, rest: str) -> set[int]:
-        """Tokens that may stand where ``rest`` stands: those that begin it, and those that begin with it."""
-        found = self._begins.get(rest)
-        if found is None:
+        """Tokens that a text may begin with where ``rest`` begins it: one of the two is a prefix of the other."""
+        tokens = self._compatible_tokens.get(rest)
+        if tokens is None:
             texts = enumerate(self._encoder.texts)
-            found = self._begins[rest] = {i for i, text in texts if text.startswith(rest) or rest.startswith(text)}
-        return found
+            tokens = {i for i, text in texts if text.startswith(rest) or rest.startswith(text)}
+            self._compatible_tokens[rest] = tokens
+        return tokens
 
 
 def _phrases(grammar: Grammar) -> dict[str, int]:
-    """The text of each reported event, off the grammar -> its bit. What reads like another part is left out."""
+    """Text by which each reported event is known off the grammar -> its bit; ambiguous texts are left out."""
     labels = {1 << i: label for i, label in enumerate(grammar.labels)}
     reported = (1 << len(labels)) - 1 | grammar.mask(UNSAFE)
-    found: dict[str, set[int]] = {}
+    by_text: dict[str, set[int]] = {}  # text -> bit sets of the moves that it may be
     seen: set[tuple[Part, ...]] = set()
     pending = [grammar.start.parts]
     while pending:
@@ -205,15 +212,15 @@ def _phrases(grammar: Grammar) -> dict[str, int]:
         for move in grammar.moves(State(parts, 0)):
             events = move.events & reported  # an option may bring others, too
             texts = [text for text in labels.get(events, ()) if move.text.endswith(text)]
-            found.setdefault(max(texts, key=len, default=move.text.strip()), set()).add(events)
+            by_text.setdefault(max(texts, key=len, default=move.text.strip()), set()).add(events)
             if move.state is not None:
                 pending.append(move.state.parts)
-    one = {*labels, grammar.mask(UNSAFE)}
-    return {text: bit for text, bits in found.items() if text and len(bits) == 1 for bit in bits & one}
+    single = {*labels, grammar.mask(UNSAFE)}
+    return {text: bit for text, bits in by_text.items() if text and len(bits) == 1 for bit in bits & single}
 
 
 def _longer(text: str, phrases: list[str], encoder: Encoder) -> tuple[str, ...]:
-    """What other phrases add to ``text`` where the tokenizer spells them by going on from its tokens."""
+    """What other phrases add to ``text``, where the tokenizer spells them with the tokens of ``text`` first."""
     ids = encoder.encode_text(text)
     longer = [phrase for phrase in phrases if phrase.startswith(text) and phrase != text]
     return tuple(phrase[len(text) :] for phrase in longer if encoder.encode_text(phrase)[: len(ids)] == ids)

@@ -1,11 +1,11 @@
 """Greedy decoding, and the two scores of arXiv:2511.22312 along its path.
 
-``greedy`` says which labels the generated verdict names. ``token`` and ``fixed-place`` are the paper's methods 1 and
-2: the probability of the token that completes a label, and the running product of those probabilities, the verdict
+``greedy`` gives the labels that the generated verdict names. ``token`` and ``fixed-place`` are the paper's methods 1
+and 2: the probability of the token that completes a label, and the running product of those probabilities, the verdict
 ``unsafe`` being the first factor. A label that is named twice keeps its last score, and both times are factors.
 
 Where the tokenizer splits a label's digits, the tokens from the first that spells a label to the one that settles
-which stand for one:
+which label it is count as one:
 
     S 1 0      p("1") p("0")
     S 1 ,      p("1") times the probability of all tokens that do not go on to another label
@@ -16,17 +16,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .free_decoding import Path, Reader
-from .probabilities import probabilities
+from .free_decoding import DecodedPath, PathReader
+from .probabilities import full_vocabulary_probabilities
 
-__all__ = ["Greedy"]
+__all__ = ["GreedySearch"]
 
 
-class Greedy:
-    """The greedy decode of one content; a search of the engine.
+class GreedySearch:
+    """Greedy decoding of one prompt; implements :class:`tokmarg.engine.sequence.Search`.
 
     Args:
-        reader: of the content's role mode.
+        reader: of the prompt's role mode.
         max_depth: most tokens to generate.
 
     Attributes:
@@ -34,17 +34,17 @@ class Greedy:
         token_scores, fixed_place_scores: event -> score, of the events that the path completes.
     """
 
-    def __init__(self, reader: Reader, max_depth: int) -> None:
+    def __init__(self, reader: PathReader, max_depth: int) -> None:
         self._reader, self._max_depth = reader, max_depth
         self.root = self.path = reader.root()
         self.token_scores: dict[str, float] = {}
         self.fixed_place_scores: dict[str, float] = {}
         self._running = 1.0
-        self._spelt = 1.0  # product of the probabilities of the tokens from which a label has been open
+        self._open_product = 1.0  # of the probabilities of the tokens since a label has been open
 
     @property
     def ended(self) -> bool:
-        """Whether the verdict came to its end, rather than to the depth limit."""
+        """Whether the verdict has ended, rather than reached the depth limit."""
         return self._reader.ended(self.path)
 
     @property
@@ -52,41 +52,43 @@ class Greedy:
         """The generated text, without the end of turn."""
         return self._reader.text(self.path)
 
-    def wanted(self, limit: int) -> list[Path]:
+    def wanted(self, limit: int) -> list[DecodedPath]:
         """The path so far, until it ends."""
         return [] if self.ended or self.path.depth == self._max_depth else [self.path]
 
-    def whole(self, _: Path) -> bool:
-        """Whether the whole vocabulary's logits matter behind a path: they do behind all."""
+    def whole(self, _: DecodedPath) -> bool:
+        """Whether the whole vocabulary's logits matter after a path: after all of them."""
         return True
 
-    def feed(self, path: Path, logits: npt.NDArray[np.float32]) -> None:
-        """Takes the logits [V] behind the path and goes on with the most probable token (ties: the lowest id).
+    def feed(self, path: DecodedPath, logits: npt.NDArray[np.float32]) -> None:
+        """Takes the logits, float32 [V], of the token after the path, and appends the most probable one (ties: the
+        lowest id).
 
         Raises:
             ContentError: ``non_finite_logits``.
         """
-        p = probabilities(logits)
+        p = full_vocabulary_probabilities(logits)
         token = int(np.argmax(p))
         self.path = self._reader.extend(path, token)
-        settled = self.path.completed & path.open
+        settled = self.path.completed & path.open  # labels that were open, and turn out to be no longer label
         if settled:
-            completes, others = self._reader.completions(path)
+            completions, others = self._reader.completions(path)
             for i, event in enumerate(self._reader.events):
                 bit = 1 << i
                 if settled & bit:
-                    listed = sum(p[t] for t, mask in completes.items() if mask & bit)
-                    unlisted = 1.0 - sum(p[t] for t in completes) if others & bit else 0.0
-                    self._score(event, self._spelt * float(listed + max(0.0, unlisted)))
+                    listed = sum(p[t] for t, mask in completions.items() if mask & bit)
+                    unlisted = 1.0 - sum(p[t] for t in completions) if others & bit else 0.0
+                    self._score(event, self._open_product * float(listed + max(0.0, unlisted)))
         for i, event in enumerate(self._reader.events):
             bit = 1 << i
             if self.path.completed & ~settled & bit:
-                before = self._spelt if self._reader.continues(path.open, bit) else 1.0
+                before = self._open_product if self._reader.continues(path.open, bit) else 1.0
                 self._score(event, before * float(p[token]))
         if self.path.open:
-            self._spelt = (self._spelt if path.open else 1.0) * float(p[token])
+            self._open_product = (self._open_product if path.open else 1.0) * float(p[token])
 
     def _score(self, event: str, probability: float) -> None:
+        """Sets both scores of an event that the path completes."""
         self._running *= probability
         self.token_scores[event] = probability
         self.fixed_place_scores[event] = self._running

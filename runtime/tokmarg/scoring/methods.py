@@ -1,31 +1,34 @@
-"""The scoring methods beside ``exact``: which search each runs, and the numbers that come out of it.
+"""Scoring methods other than ``exact``: the search that each runs, and the scores that it gives.
 
-    greedy                   1 for what the generated verdict names, else 0
+    greedy                   1 for each event that the generated verdict names, else 0
     token                    probability of the token that completes a label of the generated verdict
     fixed-place              running product of those probabilities
     any-place                mass of all nucleus paths at the places where they complete a label
-    probability-uncertainty  probabilities of the first label behind the forced ``unsafe``, and an uncertainty that
-    entropy-uncertainty      says, at a cut fitted on data (:func:`tokmarg.scoring.uncertainty.fit_cut`), whether one
-    label logtoku                  or two are predicted
+    probability-uncertainty  probabilities of the first label after the forced ``unsafe``, and an uncertainty; at a cut
+    entropy-uncertainty      fitted on data (:func:`tokmarg.scoring.uncertainty.fit_cut`) it decides whether one label
+    logtoku                  or two are predicted
 
-The first four read the whole vocabulary, so they need the ``full`` head. Sources: arXiv:2511.22312; Ma et al. 2025.
+The first four read the whole vocabulary, so they need the ``full`` head. Sources: arXiv:2511.22312 (``token``,
+``fixed-place`` and ``any-place`` are its methods 1, 2 and 3); Ma et al. 2025 (``logtoku``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import Method
+from tokmarg.score_options import ScoreOptions
 
-from .any_place import AnyPlace
-from .first_label import FirstLabel
-from .free_decoding import Reader
-from .greedy import Greedy
-from .uncertainty import entropy_uncertainty, logtoku, probability_uncertainty, softmax
+from .any_place import AnyPlaceSearch
+from .first_label import FirstLabelSearch
+from .free_decoding import PathReader
+from .greedy import GreedySearch
+from .probabilities import softmax
+from .uncertainty import entropy_uncertainty, logtoku, probability_uncertainty
 
-__all__ = ["UNCERTAINTIES", "WHOLE_VOCABULARY", "Scores", "Scoring", "join"]
+__all__ = ["UNCERTAINTIES", "WHOLE_VOCABULARY", "MethodScores", "MethodSearch", "ScoringMethod"]
 
 #: Methods that read every token's probability.
 WHOLE_VOCABULARY: tuple[Method, ...] = ("token", "fixed-place", "any-place", "greedy")
@@ -35,10 +38,12 @@ UNCERTAINTIES: Mapping[Method, Callable[..., float]] = {
     "logtoku": logtoku,
 }
 
+MethodSearch = GreedySearch | AnyPlaceSearch | FirstLabelSearch
+
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What a method says of one content.
+class MethodScores:
+    """Scores of one prompt, or of one content.
 
     Attributes:
         values: every label of the role mode, and ``unsafe`` -> score.
@@ -55,63 +60,44 @@ class Scores:
     uncertainty: float | None = None
 
 
-class Scoring:
-    """One method with its settings, for one role mode.
+class ScoringMethod:
+    """One method with its options, for one role mode: makes searches, and reads scores from those that have ended.
 
     Args:
-        method: not ``exact``, which is :class:`tokmarg.scoring.exact.ExactSearch`.
         reader: of the role mode.
+        options: ``method`` (not ``exact``, which is :class:`tokmarg.scoring.exact.ExactSearch`), ``top_p``, ``eps`` and
+            ``max_depth``.
         columns: token id -> column of the logits (None = the full vocabulary).
-        top_p, eps, max_depth: see :class:`AnyPlace` and :class:`Greedy`.
     """
 
-    def __init__(
-        self,
-        method: Method,
-        reader: Reader,
-        *,
-        columns: Mapping[int, int] | None,
-        top_p: float,
-        eps: float,
-        max_depth: int,
-    ) -> None:
-        self._method, self._reader, self._columns = method, reader, columns
-        self._top_p, self._eps, self._max_depth = top_p, eps, max_depth
+    def __init__(self, reader: PathReader, options: ScoreOptions, columns: Mapping[int, int] | None) -> None:
+        self._reader, self._options, self._columns = reader, options, columns
 
-    def search(self) -> Greedy | AnyPlace | FirstLabel:
-        """The search for a new content.
+    def search(self) -> MethodSearch:
+        """The search for a new prompt.
 
         Raises:
             SpecError: the verdict grammar has no place for the method.
         """
-        if self._method in UNCERTAINTIES:
-            return FirstLabel(self._reader.trie, self._columns)
-        if self._method == "any-place":
-            return AnyPlace(self._reader, top_p=self._top_p, eps=self._eps, max_depth=self._max_depth)
-        return Greedy(self._reader, self._max_depth)
+        options = self._options
+        if options.method in UNCERTAINTIES:
+            return FirstLabelSearch(self._reader.trie, self._columns)
+        if options.method == "any-place":
+            return AnyPlaceSearch(self._reader, top_p=options.top_p, eps=options.eps, max_depth=options.max_depth)
+        return GreedySearch(self._reader, options.max_depth)
 
-    def scores(self, search: Greedy | AnyPlace | FirstLabel) -> Scores:
+    def scores(self, search: MethodSearch) -> MethodScores:
         """The scores of a search that has ended."""
+        method = self._options.method
         labels = [label for label, _ in self._reader.trie.grammar.labels]
-        if isinstance(search, FirstLabel):
+        if isinstance(search, FirstLabelSearch):
             z = search.logits()
             values = dict(zip(labels, softmax(z).tolist(), strict=True)) | {UNSAFE: search.unsafe()}
-            return Scores(values, True, search.evaluated, uncertainty=UNCERTAINTIES[self._method](z))
+            return MethodScores(values, True, search.evaluated, uncertainty=UNCERTAINTIES[method](z))
         zeros = dict.fromkeys([*labels, UNSAFE], 0.0)
-        if isinstance(search, AnyPlace):
-            return Scores(zeros | search.scores(), not search.exhausted, search.evaluated)
-        found = search.fixed_place_scores if self._method == "fixed-place" else search.token_scores
-        if self._method == "greedy":
-            found = dict.fromkeys(found, 1.0)
-        return Scores(zeros | found, search.ended, search.path.depth, verdict=search.text)
-
-
-def join(parts: Sequence[Scores]) -> Scores:
-    """The scores of a content in windows: the highest of each label; verdict and uncertainty are those of the window
-    whose ``unsafe`` is highest, and so are the labels of a method with an uncertainty (they are conditional on it)."""
-    top = max(parts, key=lambda part: part.values[UNSAFE])
-    values = top.values
-    if top.uncertainty is None:
-        values = {event: max(part.values[event] for part in parts) for event in values}
-    evaluated = sum(part.evaluated for part in parts)
-    return replace(top, values=values, complete=all(part.complete for part in parts), evaluated=evaluated)
+        if isinstance(search, AnyPlaceSearch):
+            return MethodScores(zeros | search.scores(), not search.exhausted, search.evaluated)
+        completed = search.fixed_place_scores if method == "fixed-place" else search.token_scores
+        if method == "greedy":
+            completed = dict.fromkeys(completed, 1.0)
+        return MethodScores(zeros | completed, search.ended, search.path.depth, verdict=search.text)

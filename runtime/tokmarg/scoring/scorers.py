@@ -1,4 +1,11 @@
-"""The ways a call can score: which search each prompt gets, and what result a record's searches make."""
+"""Scorers: the search that each prompt of a content gets, and the result that a content's searches make.
+
+    Scorer          the protocol that the guard and its pipeline use
+    ExactScorer     marginals with certified bounds -> Result
+    MethodScorer    the other methods -> MethodResult
+
+Results are raw: a calibration, where a guard has one, is applied by the guard.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +13,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from tokmarg.calibration.document import Calibration
 from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.windows import EncodedRecord
-from tokmarg.results import Marginal, Method, MethodResult, Result, Thresholds
+from tokmarg.results import Marginal, MethodResult, Result, Thresholds
+from tokmarg.score_options import ScoreOptions
 
-from . import aggregation, methods
+from .aggregation import join_label_marginals, join_label_scores, join_window_marginals, join_window_scores
 from .exact import Bounds, ExactSearch
-from .free_decoding import Reader
-from .methods import Scoring
+from .free_decoding import PathReader
+from .methods import MethodSearch, ScoringMethod
 
 __all__ = ["ExactScorer", "GuardInfo", "MethodScorer", "PromptKey", "Scorer"]
 
-#: What a prompt asks for: a role mode, and the label where each has a prompt of its own.
+#: Role mode of a prompt, and its label (None: the prompt has all labels). Prompts of one key share a verdict trie.
 PromptKey = tuple[Role, str | None]
 R = TypeVar("R", Result, MethodResult, covariant=True)
 
 
 class Scorer(Protocol, Generic[R]):
-    """How one call scores."""
+    """Scoring by one method, with the options of one call."""
 
     def search(self, prompt: Prompt) -> Any:
         """A search for the prompt, see :class:`tokmarg.engine.sequence.Search`."""
 
-    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[Any]]) -> R:
-        """The result of a record, given its searches by window and prompt."""
+    def result(self, record: EncodedRecord, searches: Sequence[Sequence[Any]]) -> R:
+        """The raw result of a record, given its searches by window and prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class GuardInfo:
-    """What every result says of the guard: its labels and other events, by name, and the model's name."""
+    """Facts about the guard that every result repeats.
+
+    Attributes:
+        labels: label ids, in the policy's order.
+        events: names of the other events, without ``unsafe``.
+        model: the model's name.
+    """
 
     labels: tuple[str, ...]
     events: tuple[str, ...]
@@ -50,69 +63,68 @@ class ExactScorer:
     """Marginals with certified bounds.
 
     Args:
-        guarded: the guard.
+        guard: labels, events and model.
         tries: verdict tries.
-        limits: when a content counts as flagged; on raw probabilities, which are what is searched.
-        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.ExactSearch`.
+        thresholds: when a content counts as flagged, on raw probabilities; those of ``options`` are not read, as they
+            may be meant for calibrated ones.
+        options: ``tolerance`` and ``max_nodes``, see :class:`tokmarg.scoring.exact.ExactSearch`.
         columns: token id -> column of the logits (None = the full vocabulary).
-        calibration: what results go through.
-        guesses: see :class:`tokmarg.scoring.exact.ExactSearch`.
+        branch_priors: see :class:`tokmarg.scoring.exact.ExactSearch`.
     """
 
     def __init__(
         self,
-        guarded: GuardInfo,
+        guard: GuardInfo,
         tries: Mapping[PromptKey, Trie],
-        limits: Thresholds,
+        thresholds: Thresholds,
+        options: ScoreOptions,
         *,
-        tolerance: float,
-        max_nodes: int,
         columns: Mapping[int, int] | None,
-        calibration: Calibration | None = None,
-        guesses: BranchPriors | None = None,
+        branch_priors: BranchPriors | None = None,
     ) -> None:
-        self._guarded, self._tries, self._limits, self._calibration = guarded, tries, limits, calibration
-        self._tolerance, self._max_nodes, self._columns, self._guesses = tolerance, max_nodes, columns, guesses
+        self._guard, self._tries, self._thresholds, self._options = guard, tries, thresholds, options
+        self._columns, self._branch_priors = columns, branch_priors
 
     def search(self, prompt: Prompt) -> ExactSearch:
-        own = self._limits.labels
-        thresholds: dict[str, float | tuple[float, ...]] = {**own, UNSAFE: self._limits.unsafe}
-        if prompt.label is not None:  # `unsafe` is that label there, and the highest label is the content's `unsafe`
-            thresholds = {UNSAFE: (self._limits.unsafe, own.get(prompt.label, self._limits.unsafe))}
+        unsafe, labels = self._thresholds.unsafe, self._thresholds.labels
+        thresholds: dict[str, float | tuple[float, ...]] = {**labels, UNSAFE: unsafe}
+        if prompt.label is not None:  # its `unsafe` is the label, and the highest label is the content's `unsafe`
+            thresholds = {UNSAFE: (unsafe, labels.get(prompt.label, unsafe))}
         return ExactSearch(
             self._tries[prompt.role, prompt.label],
-            tolerance=self._tolerance,
-            max_nodes=self._max_nodes,
+            tolerance=self._options.tolerance,
+            max_nodes=self._options.max_nodes,
             thresholds=thresholds,
             columns=self._columns,
-            guesses=self._guesses,
+            branch_priors=self._branch_priors,
         )
 
-    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[ExactSearch]]) -> Result:
-        parts = []
-        for prompts, found in zip(ready.windows, searches, strict=True):
-            of_prompts = [(prompt.label, search.result()) for prompt, search in zip(prompts, found, strict=True)]
-            parts.append(aggregation.join_marginals(of_prompts, self._limits.unsafe))
-        marginals = aggregation.join_windows(parts)
-        bounds, limits = marginals.bounds, self._limits
-        unsafe = _marginal(bounds[UNSAFE], limits.unsafe)
-        labels = {k: _marginal(bounds[k], limits.labels.get(k)) if k in bounds else None for k in self._guarded.labels}
-        events = {k: _marginal(bounds[k], None) if k in bounds else None for k in self._guarded.events}
-        result = Result(
-            id=ready.id,
+    def result(self, record: EncodedRecord, searches: Sequence[Sequence[ExactSearch]]) -> Result:
+        thresholds, windows = self._thresholds, []
+        for prompts, of_window in zip(record.windows, searches, strict=True):
+            by_label = [(prompt.label, search.result()) for prompt, search in zip(prompts, of_window, strict=True)]
+            windows.append(join_label_marginals(by_label, thresholds.unsafe))
+        marginals = join_window_marginals(windows)
+        bounds = marginals.bounds
+        unsafe = _marginal(bounds[UNSAFE], thresholds.unsafe)
+        labels = {
+            label: _marginal(bounds[label], thresholds.labels.get(label)) if label in bounds else None
+            for label in self._guard.labels
+        }
+        return Result(
+            id=record.id,
             flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
             unsafe=unsafe,
             labels=labels,
             coverage=marginals.coverage,
             converged=marginals.converged,
             method="exact",
-            model=self._guarded.model,
-            truncated=ready.truncated,
+            model=self._guard.model,
+            truncated=record.truncated,
             evaluated_nodes=marginals.evaluated,
-            events=events,
-            suspicious=ready.suspicious,
+            events={k: _marginal(bounds[k], None) if k in bounds else None for k in self._guard.events},
+            suspicious=record.suspicious,
         )
-        return result if self._calibration is None else self._calibration.apply(result, limits)
 
 
 def _marginal(bounds: Bounds, threshold: float | None) -> Marginal:
@@ -124,53 +136,50 @@ class MethodScorer:
     """A method of :mod:`tokmarg.scoring.methods`.
 
     Args:
-        guarded: the guard.
+        guard: labels and model.
         readers: read the paths of each trie.
-        method: which.
-        limits: when a content counts as flagged.
+        thresholds: when a content counts as flagged, on the method's scores; those of ``options`` are not read.
+        options: see :class:`tokmarg.scoring.methods.ScoringMethod`.
         columns: token id -> column of the logits (None = the full vocabulary).
-        settings: of :class:`tokmarg.scoring.methods.Scoring`.
     """
 
     def __init__(
         self,
-        guarded: GuardInfo,
-        readers: Mapping[PromptKey, Reader],
-        method: Method,
-        limits: Thresholds,
+        guard: GuardInfo,
+        readers: Mapping[PromptKey, PathReader],
+        thresholds: Thresholds,
+        options: ScoreOptions,
         *,
         columns: Mapping[int, int] | None,
-        **settings: Any,
     ) -> None:
-        self._guarded, self._method, self._limits = guarded, method, limits
-        self._scorings = {
-            asked: Scoring(method, reader, columns=columns, **settings) for asked, reader in readers.items()
-        }
+        self._guard, self._thresholds, self._method = guard, thresholds, options.method
+        self._methods = {key: ScoringMethod(reader, options, columns) for key, reader in readers.items()}
 
-    def search(self, prompt: Prompt) -> Any:
-        return self._scorings[prompt.role, prompt.label].search()
+    def search(self, prompt: Prompt) -> MethodSearch:
+        return self._methods[prompt.role, prompt.label].search()
 
-    def result(self, ready: EncodedRecord, searches: Sequence[Sequence[Any]]) -> MethodResult:
-        parts = []
-        for prompts, found in zip(ready.windows, searches, strict=True):
-            of_prompts = [
-                (prompt.label, self._scorings[prompt.role, prompt.label].scores(search))
-                for prompt, search in zip(prompts, found, strict=True)
+    def result(self, record: EncodedRecord, searches: Sequence[Sequence[MethodSearch]]) -> MethodResult:
+        windows = []
+        for prompts, of_window in zip(record.windows, searches, strict=True):
+            by_label = [
+                (prompt.label, self._methods[prompt.role, prompt.label].scores(search))
+                for prompt, search in zip(prompts, of_window, strict=True)
             ]
-            parts.append(aggregation.join_scores(of_prompts))
-        scores = methods.join(parts)
-        own = {} if scores.uncertainty is not None else self._limits.labels
+            windows.append(join_label_scores(by_label))
+        scores = join_window_scores(windows)
+        # Label scores of a method with an uncertainty are conditional on `unsafe` and flag nothing.
+        label_thresholds = {} if scores.uncertainty is not None else self._thresholds.labels
         return MethodResult(
-            id=ready.id,
-            flagged=scores.values[UNSAFE] >= self._limits.unsafe
-            or any(scores.values.get(label, -1.0) >= limit for label, limit in own.items()),
-            scores={event: scores.values.get(event) for event in (*self._guarded.labels, UNSAFE)},
+            id=record.id,
+            flagged=scores.values[UNSAFE] >= self._thresholds.unsafe
+            or any(scores.values.get(label, -1.0) >= limit for label, limit in label_thresholds.items()),
+            scores={event: scores.values.get(event) for event in (*self._guard.labels, UNSAFE)},
             converged=scores.complete,
             method=self._method,
-            model=self._guarded.model,
-            truncated=ready.truncated,
+            model=self._guard.model,
+            truncated=record.truncated,
             verdict=scores.verdict,
             uncertainty=scores.uncertainty,
             evaluated_nodes=scores.evaluated,
-            suspicious=ready.suspicious,
+            suspicious=record.suspicious,
         )

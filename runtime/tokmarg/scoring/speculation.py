@@ -1,12 +1,15 @@
-"""Which share of the probability verdict tokens usually have: what is worth evaluating before it is known to be needed.
+"""Speculation: estimates of the probability shares of next tokens, which decide the trie nodes to evaluate ahead.
 
-A guess never enters a result. It is right more often the more alike the places are at which tokens are compared: a
-label's first token behind as many labels, say. So shares are kept by
+An estimate never enters a result. It is the better, the more alike the nodes are over which shares are averaged (a
+label's first token after the same number of labels, say), so shares are kept by
 
-    events that are certain so far, the token before, the token
+    number of events that are certain, the token before, the token
 
-The exporter finds them on typical texts and writes them into the manifest (``guesses``); a search goes on from there
-with what its own content shows.
+The exporter measures mean shares on typical texts, the branch priors (``guesses`` in the manifest); a search updates
+them with the nodes of its own content. A prior counts like two nodes:
+
+    prior 0.9, no node seen            0.9
+    prior 0.9, one node with 0.3       (2 * 0.9 + 0.3) / 3 = 0.7
 """
 
 from __future__ import annotations
@@ -21,41 +24,41 @@ if TYPE_CHECKING:
 
 __all__ = ["BranchEstimates"]
 
-#: How many of a content's own nodes a guess of the manifest counts for.
+#: Number of the content's own nodes that a prior counts for.
 _WEIGHT = 2.0
 
 
 class BranchEstimates:
-    """Mean shares of tokens at the nodes of one content.
+    """Mean shares of next tokens: of the branch priors and of one content's own nodes.
 
     Args:
-        guesses: what is known before.
+        branch_priors: of the manifest; may be empty.
     """
 
-    def __init__(self, guesses: BranchPriors) -> None:
-        self._guesses = guesses
-        self._seen: dict[tuple[int, int, int], tuple[float, int]] = {}  # sum of the shares, and how many
+    def __init__(self, branch_priors: BranchPriors) -> None:
+        self._branch_priors = branch_priors
+        self._seen: dict[tuple[int, int, int], tuple[float, int]] = {}  # key -> sum of the shares, their number
 
-    def note(self, node: Node, tokens: Iterable[int], shares: Iterable[float]) -> None:
-        """Takes the shares of the tokens behind a node."""
+    def observe(self, node: Node, tokens: Iterable[int], shares: Iterable[float]) -> None:
+        """Takes the shares of the tokens after a node that was evaluated."""
         for token, share in zip(tokens, shares, strict=True):
             key = (node.certain.bit_count(), node.token, token)
             total, count = self._seen.get(key, (0.0, 0))
             self._seen[key] = (total + share, count + 1)
 
     def shares(self, node: Node, tokens: Sequence[int]) -> list[float]:
-        """A guess of the shares behind a node, 1 in all; even where nothing is known."""
+        """Estimated shares of the tokens after a node, 1 in all; equal ones where nothing is known."""
         certain, means = node.certain.bit_count(), []
         for token in tokens:
             key = (certain, node.token, token)
-            guess, (total, count) = self._guesses.get(key), self._seen.get(key, (0.0, 0))
-            if guess is not None:
-                means.append((total + guess * _WEIGHT) / (count + _WEIGHT))
+            prior, (total, count) = self._branch_priors.get(key), self._seen.get(key, (0.0, 0))
+            if prior is not None:
+                means.append((total + prior * _WEIGHT) / (count + _WEIGHT))
             else:
                 means.append(total / count if count else 1 / len(tokens))
-        whole = sum(means)
-        return [mean / whole for mean in means] if whole else [1 / len(tokens)] * len(tokens)
+        norm = sum(means)
+        return [mean / norm for mean in means] if norm else [1 / len(tokens)] * len(tokens)
 
     def totals(self) -> dict[tuple[int, int, int], tuple[float, int]]:
-        """What was noted: the sum of the shares, and how many there were."""
+        """Key -> sum of the shares observed, and their number; without the priors."""
         return dict(self._seen)

@@ -1,6 +1,6 @@
 """One label or two? Uncertainties over the logits of the first label, and the cut that decides.
 
-The baselines of arXiv:2511.22312. Behind the forced ``unsafe`` the model gives each label a logit z; an uncertainty
+The baselines of arXiv:2511.22312. After the forced ``unsafe`` the model gives each label a logit z; an uncertainty
 u(z) decides whether the most probable label or the two most probable ones are predicted:
 
     u <= cut   two labels        u > cut   one label
@@ -23,6 +23,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from .probabilities import Floats, softmax
+
 __all__ = [
     "digamma",
     "entropy_uncertainty",
@@ -31,28 +33,19 @@ __all__ = [
     "one_or_two",
     "predict",
     "probability_uncertainty",
-    "softmax",
 ]
 
-Floats = npt.NDArray[np.float64]
-#: What a label's place in the ranking was worth: "first" only, "second" too, or neither.
+#: Which of a content's two most probable labels are right: the "first" only, the "second", or neither.
 Right = Literal["first", "second", "neither"]
 
 
-def softmax(z: npt.ArrayLike) -> Floats:
-    """Probabilities [labels] of logits [labels]; a logit may be -inf."""
-    z = np.asarray(z, dtype=np.float64)
-    p = np.exp(z - z.max())
-    return np.asarray(p / p.sum())
-
-
 def probability_uncertainty(z: npt.ArrayLike) -> float:
-    """1 / (highest probability + 1), between 0.5 and 1."""
+    """1 / (highest probability + 1), between 0.5 and 1, of label logits [labels]."""
     return float(1 / (softmax(z).max() + 1))
 
 
 def entropy_uncertainty(z: npt.ArrayLike) -> float:
-    """Shannon entropy of the label probabilities, in nats."""
+    """Shannon entropy of the label probabilities, in nats, of label logits [labels]."""
     p = softmax(z)
     p = p[p > 0]
     return float(-(p * np.log(p)).sum())
@@ -62,6 +55,10 @@ def logtoku(z: npt.ArrayLike, k: int = 2) -> float:
     """LogTokU (Ma et al. 2025): epistemic over aleatoric uncertainty of the k highest logits as Dirichlet evidence a.
 
         (k / (sum max(0, a) + k)) / sum -(a / a0) (digamma(a + 1) - digamma(a0 + 1)),   a0 = sum a
+
+    Args:
+        z: logits [labels].
+        k: number of logits that count as evidence.
 
     Returns:
         the ratio; NaN where the formula has no value (evidence that is infinite, sums to zero, or meets a pole).
@@ -145,7 +142,7 @@ def predict(z: npt.ArrayLike, uncertainty: float, cut: float) -> tuple[int, ...]
 
 
 def one_or_two(scores: Floats, uncertainties: Floats, truth: Floats) -> tuple[npt.NDArray[np.bool_], float]:
-    """The predictions for labelled contents, at the cut that is fitted on the same contents, as the paper does it.
+    """Predictions for labelled contents, at the cut fitted on the same contents, as arXiv:2511.22312 does it.
 
     Args:
         scores: of the labels, float64 [contents, labels]; NaN where there is none.
@@ -153,14 +150,15 @@ def one_or_two(scores: Floats, uncertainties: Floats, truth: Floats) -> tuple[np
         truth: 1, 0, or NaN where unknown, float64 [contents, labels].
 
     Returns:
-        what is predicted, bool [contents, labels], nothing where a content has no scores; and the cut.
+        predictions, bool [contents, labels], all false where a content has no scores; and the cut.
     """
     ranked = np.where(np.isnan(scores), -np.inf, scores)
-    best = np.argsort(-ranked, axis=1, kind="stable")[:, :2]
-    of_best = np.take_along_axis(truth, best, axis=1)
-    usable = np.isfinite(uncertainties) & ~np.isnan(of_best).any(axis=1)
+    best = np.argsort(-ranked, axis=1, kind="stable")[:, :2]  # [contents, 2]
+    truth_of_best = np.take_along_axis(truth, best, axis=1)  # [contents, 2]
+    usable = np.isfinite(uncertainties) & ~np.isnan(truth_of_best).any(axis=1)
     right: list[Right] = [
-        "second" if row[1:] == [1.0] else "first" if row[0] == 1 else "neither" for row in of_best[usable].tolist()
+        "second" if row[1:] == [1.0] else "first" if row[0] == 1 else "neither"
+        for row in truth_of_best[usable].tolist()
     ]
     cut = fit_cut(uncertainties[usable].tolist(), right)
     predicted = np.zeros(scores.shape, dtype=bool)

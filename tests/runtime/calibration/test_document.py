@@ -29,6 +29,7 @@ from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.results import Marginal
+from tokmarg.score_options import ScoreOptions
 from tokmarg.scoring.scorers import ExactScorer, GuardInfo
 from tokmarg.tokenizer import Encoder
 
@@ -307,12 +308,11 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     trie = Trie(grammar, encoder, "<|verdict|>", [""], ["<|end|>"])
     prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
     guarded, tries = GuardInfo(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
-    way = ExactScorer(
-        guarded, tries, CALIBRATION.thresholds(), tolerance=1.0, max_nodes=8, columns=None, calibration=CALIBRATION
-    )
+    limits = CALIBRATION.thresholds()
+    scorer = ExactScorer(guarded, tries, limits, ScoreOptions(tolerance=1.0, max_nodes=8), columns=None)
     searches = []
     for prompt, unsafe in zip(prompts, (0.9, 0.3), strict=True):
-        search = way.search(prompt)
+        search = scorer.search(prompt)
         assert search.wanted(1)
         while wanted := search.wanted(1):  # A's own threshold is never; that of `unsafe` is searched for all the same
             for node in wanted:
@@ -322,7 +322,7 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
                 search.feed(node, logits)
         assert search.result().evaluated == 1
         searches.append(search)
-    found = way.result(EncodedRecord(1, (prompts,), False), [searches])
+    found = CALIBRATION.apply(scorer.result(EncodedRecord(1, (prompts,), False), [searches]), limits)
     assert found.raw is not None
     assert found.raw.unsafe.probability == pytest.approx(0.9)
     assert found.unsafe.probability == pytest.approx(27 / 28)  # odds 9 times 3

@@ -13,14 +13,14 @@ from tests.families.test_grammars import verdicts as language_of
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_grammar import language
 from tests.runtime.grammar.test_trie import EOT, TAIL, build
-from tests.runtime.scoring.test_exact import VOCABULARY, Model
+from tests.support.searches import VOCABULARY, RandomModel
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
 from tokmarg.explanation.verdict_tree import HESITATION, verdict_tree, verdicts
 from tokmarg.grammar.trie import Trie
 from tokmarg.scoring.exact import ExactSearch
 
 
-def searched(model: Model, **changes: object) -> ExactSearch:
+def searched(model: RandomModel, **changes: object) -> ExactSearch:
     search = ExactSearch(model.trie, **{"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes})
     while wanted := search.wanted(8):
         for node in wanted:
@@ -28,7 +28,7 @@ def searched(model: Model, **changes: object) -> ExactSearch:
     return search
 
 
-def probability(model: Model, path: list[int], known: dict[tuple[int, ...], dict[int, float]]) -> float:
+def probability(model: RandomModel, path: list[int], known: dict[tuple[int, ...], dict[int, float]]) -> float:
     """Of one token path, straight from the definition; ``known`` keeps the distributions."""
     node, mass = model.trie.root, 1.0
     for token in path:
@@ -128,7 +128,7 @@ def check_seen(trie: Trie, search: ExactSearch, expected: dict[str, float]) -> N
 def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: int) -> None:
     """One tokenizer knows whole numbers, the other splits S10 into digits."""
     trie = build(family_, ["S1", "S10", "S2"][:n])
-    model = Model(trie, seed, spread)
+    model = RandomModel(trie, seed, spread)
     encoder = encoder_of(family_)
     base, end = len(encoder.encode_text(TAIL[family_])), encoder.token_id(EOT[family_])
     known: dict[tuple[int, ...], dict[int, float]] = {}
@@ -167,7 +167,7 @@ def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), budget=st.integers(1, 12))
 def test_what_was_not_looked_into_is_said(seed: int, budget: int) -> None:
-    model = Model(build("smollm2", ["S1", "S10", "S2", "S14"]), seed, 0.5)
+    model = RandomModel(build("smollm2", ["S1", "S10", "S2", "S14"]), seed, 0.5)
     search = searched(model, max_nodes=budget)
     root = verdict_tree(model.trie, search, least=0.0)
     check_sums(root)
@@ -191,7 +191,7 @@ def test_families(name: str, role) -> None:
     """Several fields, alternative spellings, optional leads, several terminators: a text is the sum of its paths."""
     labels = labels_of(name, role)[:2]
     trie = trie_of(name, role, NATIVE[name], labels)
-    model = Model(trie, 7, 1.0)
+    model = RandomModel(trie, 7, 1.0)
     model.logits = _sized(model, max(trie.vocabulary()) + 1)
     paths = expected(name, role, NATIVE[name], labels, trie)
     events: Counter[str] = Counter()
@@ -214,7 +214,7 @@ def test_families(name: str, role) -> None:
     assert dict(found) == pytest.approx(dict(events), abs=1e-9)
 
 
-def _sized(model: Model, size: int):
+def _sized(model: RandomModel, size: int):
     vocabulary = list(model.trie.vocabulary())
 
     def logits(path: tuple[int, ...]) -> np.ndarray:
@@ -232,6 +232,6 @@ def test_hesitation_is_odds_of_three_to_one() -> None:
 
 def test_spellings_that_differ_in_white_space_are_one() -> None:
     trie = trie_of("llama-guard-3-8b", "user", "llama3", [("S1", "a"), ("S2", "b")])
-    root = verdict_tree(trie, searched(Model(trie, 3, 1.0)), least=0.0)
+    root = verdict_tree(trie, searched(RandomModel(trie, 3, 1.0)), least=0.0)
     texts = [squeezed(text) for text, node in root.walk() if node.complete]
     assert sorted(texts) == sorted(["safe", "unsafeS1", "unsafeS2", "unsafeS1,S2", "unsafeS2,S1"])

@@ -16,7 +16,7 @@ from tokmarg import ContentError, Guard, Record, Result
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.windows import windows
-from tokmarg.scoring.aggregation import join_windows
+from tokmarg.scoring.aggregation import join_window_marginals
 from tokmarg.scoring.exact import Bounds, Marginals
 from tokmarg.tokenizer import Encoder
 
@@ -199,10 +199,10 @@ def test_join() -> None:
     a = Marginals({"unsafe": Bounds(0.2, 0.5), "A": Bounds(0.1, 0.3)}, 0.9, True, 3)
     b = Marginals({"unsafe": Bounds(0.3, 0.4), "A": Bounds(0.0, 0.1)}, 0.7, False, 5)
     joined = Marginals({"unsafe": Bounds(0.3, 0.5), "A": Bounds(0.1, 0.3)}, 0.7, False, 8)
-    assert join_windows([a, b]) == join_windows([b, a]) == joined
-    assert join_windows([a]) == a
+    assert join_window_marginals([a, b]) == join_window_marginals([b, a]) == joined
+    assert join_window_marginals([a]) == a
     without = Marginals(a.bounds, None, True, 1)
-    assert join_windows([without, without]).coverage is None
+    assert join_window_marginals([without, without]).coverage is None
 
 
 def test_windows_end_where_characters_do() -> None:

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from tests.runtime.grammar.test_trie import build
-from tests.runtime.scoring.test_free_decoding import Random, reader_of, run
+from tests.support.free_decoding import RandomLogits, reader_of, run
 from tokmarg.grammar.trie import Node
-from tokmarg.scoring.any_place import AnyPlace
-from tokmarg.scoring.free_decoding import Path, Reader
+from tokmarg.scoring.any_place import AnyPlaceSearch
+from tokmarg.scoring.free_decoding import DecodedPath, PathReader
 
 A, B, C, D, END = range(5)
 
 
 def cut(*children: tuple[int, float]) -> tuple[int, int]:
     """Children seen and followed, of a nucleus."""
-    search = AnyPlace(reader_of("llama3", ["S1"]), top_p=0.99, eps=0.01, max_depth=20)
+    search = AnyPlaceSearch(reader_of("llama3", ["S1"]), top_p=0.99, eps=0.01, max_depth=20)
     search._ends = np.array([END])
     ids, p = zip(*children, strict=True)
     return search._cut(np.array(ids), np.array(p))
@@ -30,28 +30,28 @@ def test_cuts() -> None:
     assert cut((A, 1.0)) == (1, 1)
 
 
-class Restricted(AnyPlace):
+class Restricted(AnyPlaceSearch):
     """Without the two cuts, on the grammar only, and with labels counted at the end of the verdict."""
 
-    def __init__(self, reader: Reader, **settings: float) -> None:
+    def __init__(self, reader: PathReader, **settings: float) -> None:
         super().__init__(AtTerminator(reader), **settings)
 
     def _cut(self, ids: np.ndarray, p: np.ndarray) -> tuple[int, int]:
         return len(ids), len(ids)
 
 
-class AtTerminator(Reader):
-    def __init__(self, reader: Reader) -> None:
+class AtTerminator(PathReader):
+    def __init__(self, reader: PathReader) -> None:
         self.__dict__ = dict(reader.__dict__)
 
-    def extend(self, path: Path, token: int) -> Path:
+    def extend(self, path: DecodedPath, token: int) -> DecodedPath:
         node = None if path.node is None else self.trie.children(path.node).get(token)
-        return Path(token, path, node, "", node.certain & self.counted if node and node.complete else 0)
+        return DecodedPath(token, path, node, "", node.certain & self.counted if node and node.complete else 0)
 
-    def ended(self, path: Path) -> bool:
+    def ended(self, path: DecodedPath) -> bool:
         return path.node is None or path.node.complete
 
-    def completions(self, path: Path) -> tuple[dict[int, int], int]:
+    def completions(self, path: DecodedPath) -> tuple[dict[int, int], int]:
         assert path.node is not None
         return {token: self.extend(path, token).completed for token in self.trie.children(path.node)}, 0
 
@@ -61,7 +61,7 @@ def test_converges_to_the_raw_mass_of_the_verdicts(family: str, monkeypatch: pyt
     """The raw-mass version of ``exact``: for each label, the sum over all verdicts that name it of the product of the
     model's own probabilities, not renormalised."""
     labels = ["S1", "S10", "S2"]
-    logits = Random(family, 5, more=())
+    logits = RandomLogits(family, 5, more=())
     trie = build(family, labels)
 
     def verdicts(node: Node, mass: float) -> dict[str, float]:
@@ -91,11 +91,11 @@ def test_converges_to_the_raw_mass_of_the_verdicts(family: str, monkeypatch: pyt
 
 
 def test_depth_limit_and_order_of_rounds() -> None:
-    logits = Random("llama3", 2)
+    logits = RandomLogits("llama3", 2)
     reader = reader_of("llama3", ["S1", "S2", "S10"])
     results = []
     for limit in (1, 3, 100):
-        search = AnyPlace(reader, top_p=0.95, eps=0.01, max_depth=3)
+        search = AnyPlaceSearch(reader, top_p=0.95, eps=0.01, max_depth=3)
         deepest = 0
         while wanted := search.wanted(limit):
             for path in wanted:

@@ -9,62 +9,16 @@ from hypothesis import strategies as st
 
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import build
+from tests.support.searches import VOCABULARY, RandomModel, brute_force
 from tokmarg.errors import ContentError
-from tokmarg.grammar.trie import Node, Trie
-from tokmarg.scoring.exact import ExactSearch, Marginals
-
-VOCABULARY = 128_256
-
-
-class Model:
-    """Made-up logits for every path: reproducible, different at each."""
-
-    def __init__(self, trie: Trie, seed: int, spread: float) -> None:
-        self.trie, self.seed, self.spread = trie, seed, spread
-        self.calls: list[tuple[int, ...]] = []
-
-    def logits(self, path: tuple[int, ...]) -> np.ndarray:
-        self.calls.append(path)
-        rng = np.random.default_rng([self.seed, *path])
-        logits = np.full(VOCABULARY, -4.0, dtype=np.float32)
-        vocabulary = list(self.trie.vocabulary())
-        logits[vocabulary] = rng.normal(0, self.spread, len(vocabulary))
-        return logits
-
-    def run(self, limit: int = 1, **settings_: object) -> Marginals:
-        search = ExactSearch(self.trie, **{"tolerance": 1e-3, "max_nodes": 256, "thresholds": {}, **settings_})
-        while wanted := search.wanted(limit):
-            for node in wanted:
-                search.feed(node, self.logits(node.path))
-        return search.result()
-
-
-def brute_force(model: Model) -> tuple[dict[str, float], float]:
-    """Marginals by summing over every verdict, and the coverage, straight from the definitions."""
-    trie = model.trie
-    marginals = dict.fromkeys(trie.events, 0.0)
-
-    def walk(node: Node, mass: float) -> None:
-        if node.complete:
-            for event in trie.grammar.names(node.certain):
-                marginals[event] += mass
-            return
-        logits = model.logits(node.path).astype(float)
-        children = trie.children(node)
-        total = sum(math.exp(logits[t]) for t in children)
-        for token, child in children.items():
-            walk(child, mass * math.exp(logits[token]) / total)
-
-    walk(trie.root, 1.0)
-    logits = model.logits(()).astype(float)
-    raw = np.exp(logits - np.logaddexp.reduce(logits))
-    return marginals, sum(raw[t] for t in trie.children(trie.root))
+from tokmarg.grammar.trie import Node
+from tokmarg.scoring.exact import ExactSearch
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), n=st.integers(1, 4))
 def test_equals_brute_force(seed: int, spread: float, n: int) -> None:
-    model = Model(build("smollm2", ["S1", "S10", "S2", "S14"][:n]), seed, spread)
+    model = RandomModel(build("smollm2", ["S1", "S10", "S2", "S14"][:n]), seed, spread)
     exact, coverage = brute_force(model)
     result = model.run(tolerance=1e-9, max_nodes=10_000)
     assert result.converged
@@ -76,7 +30,7 @@ def test_equals_brute_force(seed: int, spread: float, n: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), budget=st.integers(1, 40))
 def test_bounds_hold_at_any_budget(seed: int, spread: float, budget: int) -> None:
-    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), seed, spread)
+    model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), seed, spread)
     exact, _ = brute_force(model)
     result = model.run(max_nodes=budget)
     assert result.evaluated <= budget
@@ -91,7 +45,7 @@ def test_bounds_hold_at_any_budget(seed: int, spread: float, budget: int) -> Non
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), limit=st.integers(2, 40))
 def test_what_rides_along_changes_nothing(seed: int, limit: int) -> None:
-    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), seed, 2.0)
+    model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), seed, 2.0)
     assert model.run(limit=limit, max_nodes=30) == model.run(limit=1, max_nodes=30)
 
 
@@ -145,7 +99,7 @@ def test_benign_content_needs_one_node() -> None:
 
 
 def test_threshold_inside_an_interval_keeps_the_search_going() -> None:
-    model = Model(build("llama3", ["S1", "S2", "S3", "S10"]), 3, 1.0)
+    model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), 3, 1.0)
     coarse = model.run(tolerance=0.3)
     inside = coarse.bounds["S1"].middle
     assert coarse.bounds["S1"].lower < inside < coarse.bounds["S1"].upper
@@ -156,7 +110,7 @@ def test_threshold_inside_an_interval_keeps_the_search_going() -> None:
 
 def test_coverage_sums_over_leads_and_forced_tokens() -> None:
     trie = build("llama3", ["S1"], leads=("", "\n\n"))
-    model = Model(trie, 5, 1.0)
+    model = RandomModel(trie, 5, 1.0)
     (lead,) = encoder_of("llama3").encode_text("\n\n")
 
     def raw(path: tuple[int, ...]) -> np.ndarray:
@@ -170,7 +124,7 @@ def test_coverage_sums_over_leads_and_forced_tokens() -> None:
 
 def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
     trie = build("llama3", ["S1", "S2", "S3"])
-    model = Model(trie, 11, 2.0)
+    model = RandomModel(trie, 11, 2.0)
     tokens = trie.vocabulary()
     full = model.run()
     search = ExactSearch(

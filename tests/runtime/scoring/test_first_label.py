@@ -5,14 +5,14 @@ import pytest
 
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import S14, TAIL, build
-from tests.runtime.scoring.test_exact import Model as AnyModel
-from tests.runtime.scoring.test_free_decoding import SPLITS
+from tests.support.free_decoding import SPLITS
+from tests.support.searches import RandomModel
 from tokmarg.errors import ContentError, SpecError
-from tokmarg.scoring.first_label import FirstLabel
-from tokmarg.scoring.uncertainty import softmax
+from tokmarg.scoring.first_label import FirstLabelSearch
+from tokmarg.scoring.probabilities import softmax
 
 
-class Model(AnyModel):
+class Model(RandomModel):
     """Made-up logits for every path, over the whole vocabulary of any tokenizer."""
 
     def logits(self, path: tuple[int, ...]) -> np.ndarray:
@@ -20,8 +20,8 @@ class Model(AnyModel):
         return rng.normal(0, self.spread, 270_000).astype(np.float32)
 
 
-def run(model: Model) -> FirstLabel:
-    search = FirstLabel(model.trie)
+def run(model: Model) -> FirstLabelSearch:
+    search = FirstLabelSearch(model.trie)
     while wanted := search.wanted(1):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -69,7 +69,7 @@ def test_partial_head_gives_the_same() -> None:
     trie = build("llama3", ["S1", "S2", "S3"])
     model = Model(trie, 4, 2.0)
     tokens = trie.vocabulary()
-    search = FirstLabel(trie, {t: i for i, t in enumerate(tokens)})
+    search = FirstLabelSearch(trie, {t: i for i, t in enumerate(tokens)})
     while wanted := search.wanted(1):
         for node in wanted:
             search.feed(node, model.logits(node.path)[list(tokens)])
@@ -93,8 +93,8 @@ def test_labels_that_decide_unsafe_by_themselves() -> None:
 def test_refusals() -> None:
     parts = [{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}]
     with pytest.raises(SpecError, match="no place at which it offers several labels"):
-        FirstLabel(build("llama3", ["S1", "S2"], parts=parts))
-    search = FirstLabel(build("llama3", ["S1", "S2"]))
+        FirstLabelSearch(build("llama3", ["S1", "S2"], parts=parts))
+    search = FirstLabelSearch(build("llama3", ["S1", "S2"]))
     bad = np.full(128_256, np.nan, dtype=np.float32)
     with pytest.raises(ContentError, match="NaN"):
         search.feed(search.root, bad)

@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 
 from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import EOT, S14, TAIL, build
+from tests.runtime.grammar.test_trie import EOT, TAIL
+from tests.support.free_decoding import SPLITS, RandomLogits, reader_of, run
 from tests.support.published import Published
-from tokmarg.scoring.any_place import AnyPlace
-from tokmarg.scoring.free_decoding import Path, Reader
-from tokmarg.scoring.greedy import Greedy
-
-SPLITS = ["gemma3", "qwen3", "smollm2"]
+from tokmarg.scoring.any_place import AnyPlaceSearch
+from tokmarg.scoring.free_decoding import DecodedPath, PathReader
+from tokmarg.scoring.greedy import GreedySearch
 
 
-def reader_of(family: str, labels: Iterable[str] = S14, **kwargs: object) -> Reader:
-    return Reader(build(family, list(labels), **kwargs), encoder_of(family), (EOT[family],))
-
-
-def follow(reader: Reader, tokens: Iterable[int]) -> list[Path]:
+def follow(reader: PathReader, tokens: Iterable[int]) -> list[DecodedPath]:
     path, found = reader.root(), []
     for token in tokens:
         path = reader.extend(path, token)
@@ -30,7 +25,7 @@ def follow(reader: Reader, tokens: Iterable[int]) -> list[Path]:
     return found
 
 
-def said(reader: Reader, family: str, *texts: str) -> list[str]:
+def said(reader: PathReader, family: str, *texts: str) -> list[str]:
     """What completes along the path of the texts, each encoded on its own, and an end of turn."""
     encoder = encoder_of(family)
     base = encoder.encode_text(TAIL[family])
@@ -93,30 +88,7 @@ def test_names_that_begin_each_other(family: str) -> None:
     assert said(reader, family, "Well: Sex Crimes; Sex") == ["Sex Crimes", "Sex"]
 
 
-class Random:
-    """Made-up logits for every path, over a few tokens that verdicts and near-verdicts use."""
-
-    def __init__(self, family: str, seed: int, more: Iterable[str] = ("\n\n", " ", ".")) -> None:
-        encoder = encoder_of(family)
-        end = encoder.token_id(EOT[family])
-        assert end is not None
-        self.seed, self.end, self.size = seed, end, max(encoder.largest_id, end) + 1
-        tokens = set(build(family, ["S1", "S10", "S2"]).vocabulary())
-        self.tokens = sorted(tokens | {encoder.encode_text(text)[0] for text in more})
-
-    def __call__(self, path: tuple[int, ...]) -> np.ndarray:
-        logits = np.full(self.size, -30.0, dtype=np.float32)
-        logits[self.tokens] = np.random.default_rng([self.seed, *path]).normal(0, 2.0, len(self.tokens))
-        return logits
-
-
-def run(search: Greedy | AnyPlace, logits: Random) -> None:
-    while wanted := search.wanted(7):
-        for path in wanted:
-            search.feed(path, logits(tuple(path.tokens)))
-
-
-def published(family: str, logits: Random, labels: list[str]) -> Published:
+def published(family: str, logits: RandomLogits, labels: list[str]) -> Published:
     texts = encoder_of(family).texts
     return Published(logits, lambda path: "".join(texts[i] for i in path), [*labels, "unsafe"], [logits.end])
 
@@ -124,8 +96,8 @@ def published(family: str, logits: Random, labels: list[str]) -> Published:
 @pytest.mark.parametrize("seed", range(8))
 def test_any_place_equals_the_published_search_where_no_label_begins_another(seed: int) -> None:
     labels = ["S1", "S2", "S10"]
-    logits = Random("llama3", seed)
-    search = AnyPlace(reader_of("llama3", labels), top_p=0.95, eps=0.01, max_depth=7)
+    logits = RandomLogits("llama3", seed)
+    search = AnyPlaceSearch(reader_of("llama3", labels), top_p=0.95, eps=0.01, max_depth=7)
     run(search, logits)
     expected = published("llama3", logits, labels).any_place(0.95, 0.01, 7)
     assert search.scores() == pytest.approx(expected, rel=1e-9)
@@ -137,8 +109,8 @@ def test_any_place_does_not_count_the_longer_label_as_the_shorter(family_: str, 
     """The published search counts S1 at the digit 1, whatever follows. Ours is its score of ``S``, ``1`` and a next
     token, summed over all next tokens but ``0``. (A bar between the tokens makes it match whole ones.)"""
     labels = ["S1", "S2", "S10"]
-    logits = Random(family_, seed)
-    search = AnyPlace(reader_of(family_, labels), top_p=0.95, eps=0.002, max_depth=7)
+    logits = RandomLogits(family_, seed)
+    search = AnyPlaceSearch(reader_of(family_, labels), top_p=0.95, eps=0.002, max_depth=7)
     run(search, logits)
     ours = search.scores()
     texts = encoder_of(family_).texts
@@ -178,7 +150,7 @@ def test_greedy_scores_of_split_digits(family_: str) -> None:
             return {token: 0.5, zero: 0.2, other: 0.3}  # an end, S10 once more, or S12, which is no label here
         return {token: 0.8, other: 0.2}
 
-    search = Greedy(reader_of(family_, ["S1", "S10"]), 20)
+    search = GreedySearch(reader_of(family_, ["S1", "S10"]), 20)
     while wanted := search.wanted(1):
         (path,) = wanted
         logits = np.full(size, -np.inf, dtype=np.float32)

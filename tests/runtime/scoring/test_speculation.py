@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.grammar.test_trie import build
-from tests.runtime.scoring.test_exact import VOCABULARY, Model
+from tests.support.searches import VOCABULARY, RandomModel
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.speculation import BranchEstimates
 
@@ -26,19 +26,19 @@ def test_nothing_known_means_all_alike() -> None:
 def test_by_hand() -> None:
     """A guess counts for two nodes; tokens elsewhere do not count."""
     a, b = TOKENS
-    habits = BranchEstimates({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
-    assert habits.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
-    habits.note(NODE, TOKENS, [0.3, 0.7])
-    assert habits.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
-    assert habits.totals() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
+    estimates = BranchEstimates({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
+    assert estimates.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
+    estimates.observe(NODE, TOKENS, [0.3, 0.7])
+    assert estimates.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
+    assert estimates.totals() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
 def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
-    habits = BranchEstimates({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
+    estimates = BranchEstimates({(0, -1, token): guess for token, guess in zip(TOKENS, guesses, strict=True)})
     for share in noted:
-        habits.note(NODE, TOKENS, [share, 1 - share])
-    shares = habits.shares(NODE, TOKENS)
+        estimates.observe(NODE, TOKENS, [share, 1 - share])
+    shares = estimates.shares(NODE, TOKENS)
     assert sum(shares) == pytest.approx(1)
     assert all(share >= 0 for share in shares)
 
@@ -46,12 +46,12 @@ def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
-    model = Model(TRIE, seed, 2.0)
+    model = RandomModel(TRIE, seed, 2.0)
     plain = model.run(max_nodes=60)
     shares = np.random.default_rng(chance).random
     tokens = [-1, *TRIE.vocabulary()]
     guesses = {(n, a, b): float(shares()) for n in range(4) for a in tokens for b in tokens[1:] if shares() < 0.7}
-    search = ExactSearch(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, guesses=guesses)
+    search = ExactSearch(TRIE, tolerance=1e-3, max_nodes=60, thresholds={}, branch_priors=guesses)
     while wanted := search.wanted(limit):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -59,17 +59,17 @@ def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
 
 
 def test_good_guesses_need_fewer_rounds() -> None:
-    model = Model(TRIE, 3, 4.0)
+    model = RandomModel(TRIE, 3, 4.0)
     rounds = []
     known: dict[tuple[int, int, int], float] = {}
     for _ in range(2):
-        search = ExactSearch(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, guesses=known)
+        search = ExactSearch(TRIE, tolerance=1e-2, max_nodes=256, thresholds={}, branch_priors=known)
         rounds.append(0)
         while wanted := search.wanted(8):
             rounds[-1] += 1
             for node in wanted:
                 search.feed(node, model.logits(node.path))
-        known = {key: total / count for key, (total, count) in search.habits.totals().items()}
+        known = {key: total / count for key, (total, count) in search.branch_estimates.totals().items()}
     assert rounds[1] < rounds[0]
 
 
@@ -85,7 +85,7 @@ def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, to
         for i, a in enumerate(tokens)
         for j, b in enumerate(tokens)
     }
-    search = ExactSearch(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, guesses=known)
+    search = ExactSearch(FEW, tolerance=tolerance, max_nodes=10**6, thresholds={}, branch_priors=known)
     rounds, asked = 0, 0
     while wanted := search.wanted(10**6):
         rounds, asked = rounds + 1, asked + len(wanted)
@@ -102,7 +102,7 @@ def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, to
 
 @pytest.mark.parametrize(("seed", "rounds"), [(0, 10), (2, 5), (5, 4)])
 def test_a_threshold_within_a_narrow_interval_is_not_settled_node_by_node(seed: int, rounds: int) -> None:
-    model = Model(TRIE, seed, 2.0)
+    model = RandomModel(TRIE, seed, 2.0)
     plain = model.run(tolerance=0.2)
     event, bounds = max(plain.bounds.items(), key=lambda item: item[1].upper - item[1].lower)
     search = ExactSearch(TRIE, tolerance=0.2, max_nodes=200, thresholds={event: bounds.lower + 1e-9})
