@@ -17,7 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from tokmarg.arrays import Bools, Floats, Ints
 
 __all__ = [
     "BINS",
@@ -32,9 +33,6 @@ __all__ = [
     "undefined",
 ]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 #: Bins of the calibration error.
 BINS = 15
 

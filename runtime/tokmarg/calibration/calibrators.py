@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.documents import Fields
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "parse_calibrator",
 ]
 
-Floats = npt.NDArray[np.float64]
 #: Doubles next to 0 and 1: a raw probability that was rounded to 0 or 1 has no logarithm of its own.
 _LEAST, _MOST = 5e-324, 1 - 2.0**-53
 #: Largest weight of a sigmoid: far beyond what a sensible fit gives, and safe from overflow.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Bools, Floats, Ints
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.metrics import expected_calibration_error
@@ -29,8 +29,6 @@ from .risk_control import Guarantee, least_cases, upper_bound
 
 __all__ = ["FOLDS", "LEAST", "Fitted", "cross_validate"]
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 #: Least positives, and least negatives, of a calibrator of one's own.
 LEAST = 10
 FOLDS = 5
@@ -166,7 +164,7 @@ class _Fit:
             return "is unsafe" if truth[0] else "is safe"
         return "has it" if truth[0] else "lacks it"
 
-    def _folds(self, strata: Floats) -> npt.NDArray[np.int64]:
+    def _folds(self, strata: Floats) -> Ints:
         """A fold for each case, dealt out within each stratum."""
         order = self.rng.permutation(len(strata))
         order = order[np.argsort(strata[order], kind="stable")]

@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.results import CalibrationMethod
 
 from .calibrators import STEEPEST, Calibrator, Isotonic, Sigmoid, logs
 
 __all__ = ["fit_calibrator", "isotonic", "logistic", "platt_targets"]
-
-Floats = npt.NDArray[np.float64]
 
 
 def fit_calibrator(method: CalibrationMethod, p: Floats, truth: Floats) -> Calibrator | None:

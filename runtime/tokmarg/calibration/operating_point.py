@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Bools, Floats
 from tokmarg.errors import TokmargError
 
 __all__ = ["Counts", "Target"]
 
-Floats = npt.NDArray[np.float64]
 Quantity = Literal["fpr", "recall", "precision", "max-f1"]
 _FORM = re.compile(r"(fpr)<=(.+)|(recall|precision)>=(.+)")
 
@@ -103,7 +102,7 @@ class Counts:
     passes: int
 
     @classmethod
-    def of(cls, flagged: npt.NDArray[np.bool_], truth: Floats) -> Counts:
+    def of(cls, flagged: Bools, truth: Floats) -> Counts:
         """Counts decisions [cases] against truths [cases]."""
         wrong = truth == 0
         return cls(

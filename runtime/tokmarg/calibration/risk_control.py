@@ -27,13 +27,12 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.errors import TokmargError
 
 __all__ = ["Guarantee", "Risk", "least_cases", "most_errors", "upper_bound"]
 
-Floats = npt.NDArray[np.float64]
 Risk = Literal["fnr", "fpr"]
 _FORM = re.compile(r"(fnr|fpr)(?:<=|=)(.+)")
 

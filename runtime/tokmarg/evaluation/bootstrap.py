@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.metrics import Ranked
 
 from .measures import Cases
 
 __all__ = ["Difference", "bootstrap", "difference", "paired"]
 
-Floats = npt.NDArray[np.float64]
 Interval = list[float] | None
 #: Weights that are worked on at once, as many as fit a core's cache.
 _AT_ONCE = 500_000

@@ -12,15 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Bools, Floats, Ints
 from tokmarg.metrics import auc, average_precision, brier, expected_calibration_error, f1, hamming_loss
 
 __all__ = ["Cases", "measure"]
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +45,7 @@ class Cases:
     groups: Ints | None = None
     chosen: Bools | None = None
 
-    def rows(self, chosen: npt.NDArray[np.int64]) -> Cases:
+    def rows(self, chosen: Ints) -> Cases:
         """The contents at some indices."""
         return Cases(
             self.labels,

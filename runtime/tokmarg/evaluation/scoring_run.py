@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Ints
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
@@ -169,7 +169,7 @@ def _row(values: Mapping[str, float | None], names: Sequence[str]) -> list[float
     return [np.nan if value is None else float(value) for value in found]
 
 
-def _groups(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+def _groups(examples: Sequence[Example]) -> Ints:
     """The same number for the same content, which may stand in the data more than once."""
     numbers: dict[str, int] = {}
     keys = [json.dumps([example.record.content, example.record.role], default=str) for example in examples]

@@ -20,8 +20,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.evaluation.measures import Cases
 from tokmarg.metrics import Ranked, average_precision, undefined
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
-Floats = npt.NDArray[np.float64]
 #: Errors of each kind that a label's list can show.
 WORST = 100
 #: Characters of a text that the page holds.
