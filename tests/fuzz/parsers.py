@@ -18,15 +18,14 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.bundle.prefix_file import read_prefixes
-from tokmarg.calibration.document import Calibration
-from tokmarg.calibration.thresholds_file import read_thresholds
+from tokmarg.calibration import Calibration, read_thresholds
 from tokmarg.cli.resume.fingerprint import refusal
 from tokmarg.cli.resume.journal import Journal, sealed
 from tokmarg.cli.resume.run import counted
 from tokmarg.documents import Fields
 from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
-from tokmarg.evaluation.dataset import read_label_map, read_labelled
+from tokmarg.evaluation import read_label_map, read_labelled
 from tokmarg.guard import Record
 from tokmarg.prompt.injection import Suspicions
 from tokmarg.prompt.messages import Message, messages_of
@@ -187,7 +186,7 @@ def _calibration(path: Path) -> None:
     found.raw_thresholds(Thresholds(0.5, dict.fromkeys(found.labels, 0.5)))
     json.dumps(found.to_dict(), allow_nan=False)
     for name in ("unsafe", *found.labels):
-        mapped = found.entry(name).calibrator([0.0, 0.3, 1.0])
+        mapped = found.of(name).calibrator([0.0, 0.3, 1.0])
         assert (mapped >= 0).all()
         assert (mapped <= 1).all()
     found.check(bundle_of_words().manifest, spec(), str(path))

@@ -1,4 +1,4 @@
-"""Labelled records scored for calibration: truths and raw scores with their bounds, side by side."""
+"""Observations: the truths and raw scores, with their bounds, that a calibration is fitted on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds with a guarantee: distribution-free risk control with an exact binomial (Clopper-Pearson) bound.
+"""Risk control: certified thresholds by an exact binomial (Clopper-Pearson) bound, free of the scores' distribution.
 
     fnr <= level   of the positives, at most that share is not flagged
     fpr <= level   of the negatives, at most that share is flagged
@@ -12,8 +12,8 @@ other end, each at the full error probability delta = 1 - confidence, and the la
 taken (fixed-sequence testing: Learn then Test, Angelopoulos et al. 2021; for a risk that is monotone in the threshold
 the same as the upper-confidence-bound procedure of Bates et al. 2021). A threshold passes if P(Bin(n, level) <= errors)
 <= delta. So with n positives, k the most errors that pass and x(1) <= ... <= x(n) their scores, the threshold is
-x(k + 1), a one-sided tolerance limit. Its miss rate exceeds the level only if at most k scores fall at or below the
-level's quantile, which has at most the probability P(Bin(n, level) <= k) <= delta.
+x(k + 1), a one-sided tolerance limit. Its false-negative rate exceeds the level only if at most k scores fall at or
+below the level's quantile, which has at most the probability P(Bin(n, level) <= k) <= delta.
 
 >>> most_errors(59, 0.05, 0.05), most_errors(58, 0.05, 0.05), least_cases(0.05, 0.05)
 (0, None, 59)
@@ -39,7 +39,7 @@ _FORM = re.compile(r"(fnr|fpr)(?:<=|=)(.+)")
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What is promised.
+    """A bound on the false-negative or false-positive rate, with a confidence.
 
     Attributes:
         risk: ``fnr`` or ``fpr``.
@@ -110,13 +110,13 @@ class Guarantee:
 
 def most_errors(cases: int, level: float, delta: float) -> int | None:
     """The most errors k among so many cases with P(Bin(cases, level) <= k) <= delta; None where not even 0 passes."""
-    total, found = 0.0, None
+    total, most = 0.0, None
     for k in range(cases):
         total += math.exp(_log_term(k, cases, level))
         if total * (1 + 1e-9) > delta:  # the terms' rounding must not decide in favour
             break
-        found = k
-    return found
+        most = k
+    return most
 
 
 def _log_term(k: int, n: int, p: float) -> float:

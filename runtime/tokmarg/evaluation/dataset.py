@@ -1,4 +1,4 @@
-"""Labelled records: what is known to be true of each content, in the bundle's labels.
+"""Dataset: reads labelled records from JSONL or CSV, and label maps from another taxonomy to the bundle's labels.
 
 A row says what it knows:
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from typing import Any
 
 from tokmarg.documents import Fields
 from tokmarg.errors import ContentError, SpecError, TokmargError
-from tokmarg.guard import Record
 from tokmarg.prompt.labels import Role
+from tokmarg.prompt.messages import Record
 from tokmarg.records import Format, csv_rows, format_of, read_records
 
 __all__ = ["Example", "read_label_map", "read_labelled"]
@@ -48,7 +49,7 @@ class Example:
     unsafe: bool | None
 
 
-def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_label_map(path: str | os.PathLike[str], labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Reads a label map.
 
     Args:
@@ -58,6 +59,7 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
     Raises:
         SpecError: malformed, or maps to a label that the bundle does not have; names file and field.
     """
+    path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -67,20 +69,20 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
     document = Fields(data, str(path), SpecError)
     document.only(["map"])
     table = document.table("map")
-    found = {}
+    mapping = {}
     for name, value in table.data.items():
         targets = (value,) if isinstance(value, str) else table.strings(name)
         for target in targets:
             if target not in labels:
                 raise table.fail(name, f"{target!r:.60} is no label of the bundle ({', '.join(labels):.300})")
-        found[name] = targets
-    if not found:
+        mapping[name] = targets
+    if not mapping:
         raise document.fail("map", "is empty")
-    return found
+    return mapping
 
 
 def read_labelled(
-    path: Path,
+    path: str | os.PathLike[str],
     labels: Sequence[str],
     label_map: Mapping[str, Sequence[str]] | None = None,
     *,
@@ -102,6 +104,7 @@ def read_labelled(
         TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
             an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
     """
+    path = Path(path)
     format = format or format_of(str(path))
     if format is None:
         raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
@@ -112,7 +115,7 @@ def read_labelled(
         raw = path.read_bytes()
     except OSError as error:
         raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
-    found: list[Example] = []
+    examples: list[Example] = []
     places: dict[str, int] = {}
     place = "line" if format == "jsonl" else "record"
     try:
@@ -131,14 +134,14 @@ def read_labelled(
                 raise TokmargError(f"{where}: id {key:.60} was used in {place} {places[key]} already")
             places[key] = number
         try:
-            found.append(_example(record, row, sources, labels))
+            examples.append(_example(record, row, sources, labels))
         except TokmargError as error:
             raise TokmargError(f"{where}: {error}") from None
-    if not found:
+    if not examples:
         raise TokmargError(f"{path}: is empty")
-    if not any(example.labels or example.unsafe is not None for example in found):
+    if not any(example.labels or example.unsafe is not None for example in examples):
         raise TokmargError(f"{path}: no record says anything: it needs labels or unsafe")
-    return found
+    return examples
 
 
 def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
@@ -148,7 +151,7 @@ def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
-    """The same of CSV rows, in the words of JSON."""
+    """The rows of a CSV file as the objects that JSONL would hold."""
     rows = csv_rows(io.BytesIO(raw))
     header = next(rows, [])
     for name in ("labels", "known", "unsafe"):
@@ -158,16 +161,16 @@ def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
-    """What a row of cells says, as JSON says it."""
-    found: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
+    """A CSV row as the object that JSONL would hold."""
+    row: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
     if said := cells.get("unsafe", "").strip():
-        found["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
+        row["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
     for field in ("labels", "known"):
         names = [name.strip() for name in cells.get(field, "").split(";")]
-        found[field] = [name for name in names if name] or None
-    if "labels" in cells and found["labels"] is None and found.get("unsafe") is not True:
-        found["labels"] = []
-    return found
+        row[field] = [name for name in names if name] or None
+    if "labels" in cells and row["labels"] is None and row.get("unsafe") is not True:
+        row["labels"] = []
+    return row
 
 
 def _example(

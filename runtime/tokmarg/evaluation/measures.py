@@ -1,4 +1,4 @@
-"""How good scores are: the paper's metrics and the usual ones beside them, over what is known.
+"""Measures: the paper's metrics and the usual ones beside them, of truths and scores, over what is known.
 
 The paper (arXiv:2511.22312) reports micro F1 at a threshold, Hamming loss and micro ROC AUC: every (content, label)
 pair is one case. Pairs of which nothing is known are left out. The numbers equal scikit-learn's on the same arrays,

@@ -20,10 +20,11 @@ from tests.support.documents import REMOVED, Place, at, edited, places
 from tokmarg import Guard, Result, Thresholds, TokmargError
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
-from tokmarg.calibration.document import Calibration, fit
+from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.label_calibration import Certificate, LabelCalibration, Threshold
-from tokmarg.calibration.provenance import Data, Provenance, SearchSettings
+from tokmarg.calibration.provenance import BundleProvenance, DataProvenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
+from tokmarg.evaluation import calibrate
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
@@ -41,8 +42,8 @@ FIGURES = {"ece": [0.2, 0.1], "brier": None, "recall": 0.5, "false_positive_rate
 HALF, STEPS = Sigmoid(0.5, 0.5, 0.0), Isotonic((0.2, 0.4, 0.8), (0.1, 0.3, 0.3))
 CALIBRATION = Calibration(
     "platt",
-    Provenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
-    Data("4" * 64, 100, 99, "5" * 64),
+    BundleProvenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
+    DataProvenance("4" * 64, 100, 99, "5" * 64),
     SearchSettings(1e-3, 256, "window"),
     "max-f1",
     Guarantee("fnr", 0.05, 0.95, True),
@@ -250,7 +251,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path: Path) -> None:
     raw = Guard.load(word_bundle, device="cpu", threads=1)
-    calibration = fit(raw, data, target="max-f1")
+    calibration = calibrate(raw, data, target="max-f1")
     assert calibration.search == SearchSettings()
     assert (calibration.data.records, calibration.data.scored) == (120, 120)
     calibration.write(tmp_path / "c.json")
@@ -266,14 +267,14 @@ def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path
             assert guard.score(text, thresholds=Thresholds(limit)).flagged == (found.unsafe.probability >= limit)
         other = guard.score(text, method="token")
         assert other == raw.score(text, method="token")  # does not apply
-    again = fit(guard, data, target="max-f1")  # raw scores are what is fitted
+    again = calibrate(guard, data, target="max-f1")  # raw scores are what is fitted
     assert again == calibration
 
 
 def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> None:
     """A calibrated threshold that lies in the raw interval makes no search; its raw counterpart does."""
     raw = Guard.load(word_bundle, device="cpu", threads=1)
-    calibration = fit(raw, data)
+    calibration = calibrate(raw, data)
     shifted = replace(
         calibration, unsafe=replace(calibration.unsafe, calibrator=Sigmoid(1.0, 1.0, -5.0), threshold=None)
     )
@@ -290,7 +291,7 @@ def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> N
 
 def test_windows_are_joined_before_they_are_mapped(word_bundle: Path, data: Path) -> None:
     raw = Guard.load(word_bundle, device="cpu", threads=1)
-    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=fit(raw, data, method="beta"))
+    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=calibrate(raw, data, method="beta"))
     text = "hello " * 100 + "gun"
     found, plain = guard.score(text, on_overflow="window"), raw.score(text, on_overflow="window")
     assert found.truncated
@@ -332,7 +333,7 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
 
 
 def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, tmp_path: Path) -> None:
-    calibration = fit(Guard.load(word_bundle, device="cpu", threads=1), data)
+    calibration = calibrate(Guard.load(word_bundle, device="cpu", threads=1), data)
     manifest = Bundle.open(word_bundle).manifest
     policy = {"exclude": ["B"]}
     with pytest.raises(
@@ -340,7 +341,7 @@ def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, t
     ):
         Guard.load(word_bundle, device="cpu", policy=policy, calibration=calibration)
     for part in ("model", "spec"):
-        other = replace(calibration, origin=replace(calibration.origin, **{part: "0" * 64}))
+        other = replace(calibration, bundle=replace(calibration.bundle, **{part: "0" * 64}))
         other.write(tmp_path / "c.json")
         with pytest.raises(
             TokmargError, match=rf"c\.json: bundle\.{part}: was fitted on another {part} than"

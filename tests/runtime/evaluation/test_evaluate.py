@@ -21,7 +21,7 @@ from tokmarg import Guard, Marginal, Result, TokmargError
 from tokmarg.cli.render.evaluation import describe
 from tokmarg.evaluation.dataset import Example
 from tokmarg.evaluation.evaluate import Evaluation, evaluate
-from tokmarg.evaluation.report.page import render
+from tokmarg.evaluation.report.page import render, write_report
 from tokmarg.guard import Record
 
 HOSTILE = (
@@ -277,7 +277,7 @@ def test_scores_and_truths_in_the_page(guard: Guard) -> None:
 
 def test_a_report_that_cannot_be_written(guard: Guard, tmp_path: Path) -> None:
     found = evaluate(guard, examples(), samples=0)
-    found.write_report(tmp_path / "report.html")
+    write_report(found, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(found)
     with pytest.raises(TokmargError, match=r"none/report.html: cannot be written: No such file or directory"):
-        found.write_report(tmp_path / "none" / "report.html")
+        write_report(found, tmp_path / "none" / "report.html")

@@ -8,8 +8,7 @@ import subprocess
 import pytest
 
 from tests.support import word_guard
-from tokmarg.explanation.explain import explain
-from tokmarg.explanation.html_page import page
+from tokmarg.explanation import explain, html_page
 from tokmarg.guard import Guard
 
 HOSTILE = (
@@ -52,7 +51,7 @@ def guard(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(guard):
-    return page(
+    return html_page(
         explain(guard, [{"role": "user", "content": HOSTILE}, {"role": "user", "content": HOSTILE}], id=HOSTILE)
     )
 
@@ -83,7 +82,7 @@ def test_control_and_direction_characters_are_spelt_out(hostile):
 
 def test_numbers_are_those_of_the_explanation(guard):
     found = explain(guard, "Hello gun. Hello. Idiot idiot hello!")
-    text = " ".join(Reader(page(found)).text.split())
+    text = " ".join(Reader(html_page(found)).text.split())
     for event, bounds in found.probabilities.items():
         assert event in text
         assert f"{bounds.middle:.3f}" in text
@@ -95,7 +94,7 @@ def test_numbers_are_those_of_the_explanation(guard):
 
 
 def test_an_id_of_any_kind_can_be_written(guard):
-    assert "ud800" in page(explain(guard, "gun", id="\ud800")).encode().decode()
+    assert "ud800" in html_page(explain(guard, "gun", id="\ud800")).encode().decode()
 
 
 @pytest.mark.slow

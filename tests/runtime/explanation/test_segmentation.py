@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmarg.explanation.segmentation import Part, grouped, sentences, words
+from tokmarg.explanation.segmentation import Span, grouped, sentences, words
 
 
 def texts(parts):
@@ -58,7 +58,7 @@ def test_parts_are_the_text(cut, text):
     assert "".join(texts(parts)) == (text if text.strip() else "")
     at = 0
     for part in parts:
-        assert part == Part(at, part.end, text[at : part.end])
+        assert part == Span(at, part.end, text[at : part.end])
         assert part.text.strip()
         at = part.end
 

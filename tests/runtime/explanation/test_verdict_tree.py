@@ -15,7 +15,7 @@ from tests.runtime.grammar.test_grammar import language
 from tests.runtime.grammar.test_trie import EOT, TAIL, build
 from tests.runtime.scoring.test_exact import VOCABULARY, Model
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
-from tokmarg.explanation.verdict_tree import HESITATION, verdict_tree, verdicts
+from tokmarg.explanation.verdict_tree import HESITATION, complete_verdicts, verdict_tree
 from tokmarg.grammar.trie import Trie
 from tokmarg.scoring.exact import ExactSearch
 
@@ -86,7 +86,7 @@ def test_worked_example_by_hand() -> None:
     assert by_text["unsafe"].entropy == pytest.approx(expected)
     assert root.children[0].entropy is None  # nothing follows
     assert [text for text, node in root.walk() if node.hesitates] == ["", "unsafe", "unsafe\nB"]
-    top = verdicts(trie, search, most=3)
+    top = complete_verdicts(trie, search, most=3)
     assert [(v.text, round(v.probability, 6)) for v in top] == [("safe", 0.5), ("unsafe\nA", 0.3), ("unsafe\nB", 0.075)]
 
 
@@ -113,7 +113,7 @@ def check_sums(root) -> None:
 
 def check_seen(trie: Trie, search: ExactSearch, expected: dict[str, float]) -> None:
     """What the search has seen whole is listed, nothing else; with what it left open it is 1."""
-    seen = verdicts(trie, search, most=len(expected) + 1)
+    seen = complete_verdicts(trie, search, most=len(expected) + 1)
     assert len({v.text for v in seen}) == len(seen)
     assert {v.text: v.probability for v in seen} == pytest.approx({v.text: expected[v.text] for v in seen}, abs=1e-9)
     left = [mass for mass, node in search.leaves() if not trie.has_ended(node)]
@@ -144,11 +144,11 @@ def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: 
     assert set(complete) <= set(expected)  # what has next to no mass is not looked into
     assert {text: complete.get(text, 0.0) for text in expected} == pytest.approx(expected, abs=1e-9)
     whole = searched(model, tolerance=-1.0)  # no interval is as narrow: the search goes on until nothing is open
-    found = verdicts(trie, whole, most=len(expected) + 1)
+    found = complete_verdicts(trie, whole, most=len(expected) + 1)
     assert sorted(v.text for v in found) == sorted(expected)
     assert {v.text: v.probability for v in found} == pytest.approx(expected, rel=1e-6, abs=0.0)
     assert [v.probability for v in found] == sorted((v.probability for v in found), reverse=True)
-    assert verdicts(trie, whole, most=4) == found[:4]
+    assert complete_verdicts(trie, whole, most=4) == found[:4]
     check_seen(trie, search, expected)
     for text, node in root.walk():  # a node is the sum of the verdicts that begin with its labels
         said = text.split("\n")

@@ -17,7 +17,7 @@ from tokmarg.errors import TokmargError
 from tokmarg.results import CALIBRATIONS
 
 if TYPE_CHECKING:
-    from tokmarg.calibration.document import Calibration
+    from tokmarg.calibration import Calibration
     from tokmarg.calibration.label_calibration import LabelCalibration
 
 __all__ = ["calibrate"]
@@ -95,10 +95,10 @@ def calibrate(
     """
     from tokmarg.bundle.bundle import Bundle
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.calibration.operating_point import Target
-    from tokmarg.calibration.risk_control import Guarantee
+    from tokmarg.calibration import Guarantee, Target
     from tokmarg.documents import to_json
-    from tokmarg.evaluation.calibrate import fit, write_bundle
+    from tokmarg.evaluation import calibrate as fit_calibration
+    from tokmarg.evaluation import write_calibrated_bundle
     from tokmarg.guard import Guard
 
     if promise is None and (certify is not None or simultaneous):
@@ -125,7 +125,7 @@ def calibrate(
         click.echo(f"Warning: {printable(message)}", err=True)
 
     try:
-        calibration = fit(
+        calibration = fit_calibration(
             guard,
             data,
             method=method,
@@ -142,14 +142,14 @@ def calibrate(
             folds=folds,
             seed=seed,
             warn=warn,
-            progress=lambda done, records: progress.update(done, done),
+            progress=lambda done, total: progress.update(done, done),
         )
     finally:
         progress.clear()
     if output is not None and alone:
         calibration.write(output)
     elif output is not None:
-        write_bundle(source, calibration, output)
+        write_calibrated_bundle(source.path, calibration, output)
     for line in [to_json(calibration.to_dict())] if as_json else describe(calibration):
         echo(line)
     if output is not None:
@@ -161,7 +161,7 @@ def describe(calibration: Calibration) -> list[str]:
     data, promise = calibration.data, calibration.guarantee
     lines = [
         f"{calibration.method}, {data.scored:,} of {data.records:,} records scored, "
-        f"{printable(calibration.origin.model_id)}; figures are out of fold, raw -> calibrated"
+        f"{printable(calibration.bundle.model_id)}; figures are out of fold, raw -> calibrated"
     ]
     if promise is not None:
         certified = [e for e in (*calibration.labels.values(), calibration.unsafe) if e.threshold]

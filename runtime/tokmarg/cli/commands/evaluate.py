@@ -106,9 +106,8 @@ def evaluate(
         check_output("--report", report, {"data": data, "label map": label_map})
 
     from tokmarg.cli.render.evaluation import describe
-    from tokmarg.evaluation.dataset import read_label_map, read_labelled
-    from tokmarg.evaluation.evaluate import check_methods
-    from tokmarg.evaluation.evaluate import evaluate as measure
+    from tokmarg.evaluation import check_methods, read_label_map, read_labelled, write_report
+    from tokmarg.evaluation import evaluate as measure
 
     with quiet():
         guards = _guards(bundle, compare, calibration_file, device, threads)
@@ -128,13 +127,13 @@ def evaluate(
             tolerance=tolerance,
             max_nodes=max_nodes,
             on_overflow=on_overflow,
-            data=str(data),
-            progress=lambda done: progress.update(done, done),
+            data=data,
+            progress=lambda done, total: progress.update(done, done),
         )
     finally:
         progress.clear()
     if report is not None:
-        evaluation.write_report(report)
+        write_report(evaluation, report)
         click.echo(f"report: {report}", err=True)
     for line in [evaluation.to_json()] if as_json else describe(evaluation):
         echo(line)

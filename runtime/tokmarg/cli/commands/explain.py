@@ -104,8 +104,8 @@ def explain(
         check_output("--html", html, {})
 
     from tokmarg.cli.render.explanation import Explained
-    from tokmarg.explanation.explain import explain as explain_content
-    from tokmarg.explanation.html_page import page
+    from tokmarg.explanation import explain as explain_content
+    from tokmarg.explanation import html_page
     from tokmarg.guard import Guard
 
     with ExitStack() as stack:
@@ -135,7 +135,7 @@ def explain(
         except ContentError as error:
             raise TokmargError(f"{error.type}: {error}") from None
         if html is not None:
-            Path(html).write_text(page(found), encoding="utf-8")
+            Path(html).write_text(html_page(found), encoding="utf-8")
         if as_json:
             sink.write(found.to_json() + "\n")
         else:

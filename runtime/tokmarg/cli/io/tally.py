@@ -8,12 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tokmarg.errors import ERROR_TYPES, ContentError
-from tokmarg.results import MethodResult, Result
+from tokmarg.results import LOW_COVERAGE, MethodResult, Result
 
-__all__ = ["LOW_COVERAGE", "Tally"]
-
-#: Coverage below this counts as low: the model would rather say something that is no verdict at all.
-LOW_COVERAGE = 0.5
+__all__ = ["Tally"]
 
 DONE, FAILED, FLAGGED = 0, 1, 3
 
