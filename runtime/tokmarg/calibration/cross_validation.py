@@ -65,7 +65,7 @@ def cross_validate(
         observed: truths and raw scores.
         method: of the calibrators.
         target: what thresholds reach on the data.
-        guarantee: what certified thresholds promise.
+        guarantee: of certified thresholds.
         certify: names that get a certified threshold (default: all of which any truth is known); of the others the
             target decides.
         folds: parts of the data that are left out in turn.
@@ -261,7 +261,7 @@ class _Fit:
         return dict(ConfusionCounts.of(decided[known], self.observed.truth[known, k]).rates())
 
     def _flagged(self, calibrations: dict[str, LabelCalibration]) -> dict[str, object]:
-        """How a record's flag, any threshold reached, and its truth of being unsafe go together, on the data."""
+        """Rates of the flag (any threshold reached) against the truth of ``unsafe``, on the data themselves."""
         limits = [(k, each.threshold.raw) for k, each in enumerate(calibrations.values()) if each.threshold is not None]
         known = self.known[:, -1]
         if not limits or not known.any():

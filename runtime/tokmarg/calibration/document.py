@@ -45,7 +45,7 @@ class Calibration:
         data: the file it was fitted on.
         search: how far scores were searched.
         target: what thresholds were chosen for, such as ``fpr<=0.01``.
-        guarantee: what certified thresholds promise.
+        guarantee: of the certified thresholds.
         unsafe: of P(unsafe), which is calibrated on its own.
         labels: label id -> its calibration, in the policy's order.
         figures: over all labels together: ``ece`` and ``brier``; of ``flagged`` against ``unsafe``, where there are
@@ -135,7 +135,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, object]:
         """The JSON document."""
-        promise = self.guarantee
+        guarantee = self.guarantee
         return {
             "schema_version": SCHEMA_VERSION,
             "tokmarg_version": self.tokmarg_version,
@@ -144,12 +144,12 @@ class Calibration:
             "data": self.data.to_dict(),
             "search": self.search.to_dict(),
             "target": self.target,
-            "guarantee": promise
+            "guarantee": guarantee
             and {
-                "risk": promise.risk,
-                "level": promise.level,
-                "confidence": promise.confidence,
-                "simultaneous": promise.simultaneous,
+                "risk": guarantee.risk,
+                "level": guarantee.level,
+                "confidence": guarantee.confidence,
+                "simultaneous": guarantee.simultaneous,
             },
             "unsafe": self.unsafe.to_dict(),
             "labels": {label: each.to_dict() for label, each in self.labels.items()},

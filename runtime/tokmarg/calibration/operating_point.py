@@ -10,7 +10,7 @@ that reach the target, the one that is best at the other error is taken:
     precision>=x   the lowest (most recall) with at least that share of the flagged positive
     max-f1         the one with the highest F1; of equals the highest
 
-What is reached on the data is no promise for other data; :mod:`tokmarg.calibration.risk_control` gives one.
+What is reached on the data is not guaranteed on other data; :mod:`tokmarg.calibration.risk_control` certifies it.
 """
 
 from __future__ import annotations

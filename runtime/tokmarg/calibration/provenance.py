@@ -101,7 +101,7 @@ class DataProvenance:
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How far scores were searched: a guarantee holds for scores that are searched at least as far.
+    """Settings of the search that gave the scores: a guarantee holds for scores that are searched at least as far.
 
     Attributes:
         tolerance, max_nodes, on_overflow: as in :class:`tokmarg.ScoreOptions`, with the same defaults.

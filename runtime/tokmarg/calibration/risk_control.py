@@ -3,7 +3,7 @@
     fnr <= level   of the positives, at most that share is not flagged
     fpr <= level   of the negatives, at most that share is flagged
 
-The promise is about cases that were never seen: over the draw of the calibration data, with the given confidence, the
+The guarantee is about cases that were never seen: over the draw of the calibration data, with the given confidence, the
 threshold's true risk is at most ``level``. It needs nothing of the scores' distribution (ties are fine), only that the
 data and what is scored later are independent draws from one population.
 
@@ -44,8 +44,8 @@ class Guarantee:
     Attributes:
         risk: ``fnr`` or ``fpr``.
         level: the highest risk, between 0 and 1.
-        confidence: probability of the promise over the draw of the calibration data.
-        simultaneous: the promise is about all thresholds at once (Bonferroni), not about each alone.
+        confidence: probability that it holds, over the draw of the calibration data.
+        simultaneous: it is about all thresholds at once (Bonferroni), not about each on its own.
     """
 
     risk: Risk
@@ -87,7 +87,7 @@ class Guarantee:
         """The threshold that is best at the other error and still certified.
 
         A score that is known to an interval only counts as wrong unless the whole interval is right: more search can
-        then only help, and the promise holds for scores that were searched at least as far.
+        then only help, and the guarantee holds for scores that were searched at least as far.
 
         Args:
             lower, upper: bounds of the raw scores, float64 [cases].
@@ -125,7 +125,7 @@ def _log_term(k: int, n: int, p: float) -> float:
 
 
 def least_cases(level: float, delta: float) -> int:
-    """How many cases it takes to certify a level, if not one of them is an error."""
+    """Fewest cases that certify a level, if not one of them is an error."""
     n = max(1, math.ceil(math.log(delta) / math.log1p(-level)) - 1)
     while most_errors(n, level, delta) is None:  # rounding of the quotient
         n += 1

@@ -1,10 +1,13 @@
-"""Calibrate: fits a calibration of a guard to a file of labelled records."""
+"""Calibrate: fits a calibration of a guard to a file of labelled records.
+
+:func:`calibrate` is long for its many documented arguments; its body only hands them on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -72,42 +75,36 @@ def calibrate(
         TokmargError: the data cannot be read, or do not suffice for the fit; names file and line, or label.
     """
     data = Path(data)
-    if method not in CALIBRATIONS:
-        raise TokmargError(f"method {method!r:.60} is not one of {', '.join(CALIBRATIONS)}")
-    if folds < 2:
-        raise TokmargError(f"folds must be 2 or more, not {folds!r}")
+    _check(method, folds)
     aim = Target.parse(target) if isinstance(target, str) else target
-    mapping = None if label_map is None else read_label_map(Path(label_map), guard.labels)
+    mapping = None if label_map is None else read_label_map(label_map, guard.labels)
     examples = read_labelled(data, guard.labels, mapping, role=role, text_field=text_field, format=format)
     options = ScoreOptions.of(options, **changes)
     observed, failures = observe(guard, examples, options, progress)
-    scored = len(examples) - sum(failures.values())
-    warn = warn or (lambda message: None)
-    if failures:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
-        warn(
-            f"{data}: {len(examples) - scored:,} of {len(examples):,} records could not be scored ({reasons}) and "
-            "do not count"
-        )
+    if failures and warn is not None:
+        warn(_failed(data, len(examples), failures))
     try:
         fitted = cross_validate(
             observed, method, target=aim, guarantee=guarantee, certify=certify, folds=folds, seed=seed
         )
     except TokmargError as error:
         raise TokmargError(f"{data}: {error}") from None
-    for warning in fitted.warnings:
-        warn(warning)
+    if warn is not None:
+        for warning in fitted.warnings:
+            warn(warning)
     from tokmarg import __version__
 
-    provenance = DataProvenance(
-        _sha256(data), len(examples), scored, None if label_map is None else _sha256(Path(label_map))
-    )
     labels = dict(fitted.calibrations)
     unsafe = labels.pop(UNSAFE)
     return Calibration(
         method=method,
         bundle=BundleProvenance.of(guard.manifest, guard.spec),
-        data=provenance,
+        data=DataProvenance(
+            sha256=_sha256(data),
+            records=len(examples),
+            scored=len(examples) - sum(failures.values()),
+            label_map=None if label_map is None else _sha256(Path(label_map)),
+        ),
         search=SearchSettings.of(options),
         target=None if aim is None else str(aim),
         guarantee=guarantee,
@@ -116,6 +113,19 @@ def calibrate(
         figures=fitted.figures,
         tokmarg_version=__version__,
     )
+
+
+def _check(method: str, folds: int) -> None:
+    if method not in CALIBRATIONS:
+        raise TokmargError(f"method {method!r:.60} is not one of {', '.join(CALIBRATIONS)}")
+    if folds < 2:
+        raise TokmargError(f"folds must be 2 or more, not {folds!r}")
+
+
+def _failed(data: Path, records: int, failures: Mapping[str, int]) -> str:
+    """The warning that some records could not be scored."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in failures.items())
+    return f"{data}: {sum(failures.values()):,} of {records:,} records could not be scored ({reasons}) and do not count"
 
 
 def _sha256(path: Path) -> str:

@@ -3,7 +3,7 @@
 A row says what it knows:
 
     labels   the labels that apply; with nothing else said, all others do not
-    known    the labels that were looked at, where not all were; of the others nothing is known
+    known    the labels that were judged, where not all were; of the others nothing is known
     unsafe   true or false; without it, a row with labels is unsafe, one with none of all labels is not
 
 In JSONL these are lists and a boolean. In CSV they are columns: ids joined by ``;``, and true or false. An empty cell
@@ -11,7 +11,7 @@ of ``known`` or ``unsafe`` says nothing; one of ``labels`` says that none applie
 
 A *label map* joins another taxonomy to the bundle's. It is a TOML file with one table, ``[map]``, whose keys are the
 data's labels and whose values are one or more of the bundle's, or none (``[]``: such a label tells of ``unsafe``
-alone). A bundle's label is true if any label mapped to it is, and false if all of them were looked at and none is.
+alone). A bundle's label is true if any label mapped to it is, and false if all of them were judged and none is.
 """
 
 from __future__ import annotations
@@ -104,8 +104,7 @@ def read_labelled(
         TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
             an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
     """
-    path = Path(path)
-    format = format or format_of(str(path))
+    path, format = Path(path), format or format_of(os.fspath(path))
     if format is None:
         raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
     if format == "lines":
@@ -116,7 +115,7 @@ def read_labelled(
     except OSError as error:
         raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
     examples: list[Example] = []
-    places: dict[str, int] = {}
+    first_used: dict[str, int] = {}  # id -> number of its record
     place = "line" if format == "jsonl" else "record"
     try:
         records = read_records(io.BytesIO(raw), format, role=role, text_field=text_field)
@@ -130,9 +129,9 @@ def read_labelled(
         row = next(rows)
         if "id" in row:
             key = json.dumps(record.id)
-            if key in places:
-                raise TokmargError(f"{where}: id {key:.60} was used in {place} {places[key]} already")
-            places[key] = number
+            if key in first_used:
+                raise TokmargError(f"{where}: id {key:.60} was used in {place} {first_used[key]} already")
+            first_used[key] = number
         try:
             examples.append(_example(record, row, sources, labels))
         except TokmargError as error:
@@ -183,15 +182,15 @@ def _example(
         raise TokmargError(f"unsafe must be true or false, not {json.dumps(unsafe):.60}")
     if given is None:
         return Example(record, {}, unsafe)
-    looked_at = set(sources) if known is None else set(known) | set(given)
+    judged = set(sources) if known is None else set(known) | set(given)
     truths = {}
     for label in labels:
         of_label = [source for source, targets in sources.items() if label in targets]
         if any(source in given for source in of_label):
             truths[label] = True
-        elif of_label and all(source in looked_at for source in of_label):
+        elif of_label and all(source in judged for source in of_label):
             truths[label] = False
-    if unsafe is None and (given or looked_at == set(sources)):
+    if unsafe is None and (given or judged == set(sources)):
         unsafe = bool(given)
     return Example(record, truths, unsafe)
 

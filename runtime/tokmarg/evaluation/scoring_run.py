@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -86,52 +86,32 @@ def score_examples(
     options = ScoreOptions.of(options, **changes)
     if not examples:
         raise TokmargError("there are no records to score")
-    labels = guard.labels
-    names = (*labels, UNSAFE)
-    truth, score, raw = (np.full((len(examples), len(names)), np.nan) for _ in range(3))
     results: list[Result | MethodResult | ContentError] = []
-    calibrated = False
     began = time.perf_counter()
-    for i, (example, result) in enumerate(zip(examples, _scored(guard, examples, options), strict=True)):
-        if progress is not None:
-            progress(i + 1, len(examples))
+    for result in _scored(guard, examples, options):
         results.append(result)
-        truth[i] = _row({**example.labels, UNSAFE: example.unsafe}, names)
-        if isinstance(result, ContentError):
-            continue
-        score[i] = raw[i] = _row(_values(result), names)
-        if (before := getattr(result, "raw", None)) is not None:
-            calibrated = True
-            raw[i] = _row(_values(before), names)
+        if progress is not None:
+            progress(len(results), len(examples))
     seconds = (time.perf_counter() - began) / len(examples)
     scored = [result for result in results if not isinstance(result, ContentError)]
     if not scored:
         raise TokmargError(_all_failed(examples, results))
-    chosen = cut = None
+    cases, cut = _cases(guard.labels, examples, results), None
     if options.method in UNCERTAINTIES:
         uncertainties = [r.uncertainty if isinstance(r, MethodResult) else None for r in results]
         known = np.array([np.nan if u is None else u for u in uncertainties], dtype=np.float64)
-        chosen, cut = one_or_two(score[:, :-1], known, truth[:, :-1])
+        chosen, cut = one_or_two(cases.score, known, cases.truth)
+        cases = replace(cases, chosen=chosen)
     coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
     return ScoringRun(
-        Cases(
-            labels,
-            truth[:, :-1],
-            score[:, :-1],
-            truth[:, -1],
-            score[:, -1],
-            raw[:, :-1] if calibrated else None,
-            raw[:, -1] if calibrated else None,
-            _groups(examples),
-            chosen,
-        ),
-        tuple(results),
-        float(np.mean(coverages)) if coverages else None,
-        float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
-        sum(result.converged for result in scored) / len(scored),
-        len(results) - len(scored),
-        seconds,
-        cut,
+        cases=cases,
+        results=tuple(results),
+        coverage=float(np.mean(coverages)) if coverages else None,
+        low_coverage=float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
+        converged=sum(result.converged for result in scored) / len(scored),
+        failed=len(results) - len(scored),
+        seconds_per_item=seconds,
+        cut=cut,
     )
 
 
@@ -152,8 +132,35 @@ def _scored(
     )
 
 
+def _cases(
+    labels: tuple[str, ...], examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]
+) -> Cases:
+    """Truths and scores side by side, and the scores before calibration where there was one."""
+    names = (*labels, UNSAFE)
+    truth, score, raw = (np.full((len(examples), len(names)), np.nan) for _ in range(3))
+    calibrated = False
+    for i, (example, result) in enumerate(zip(examples, results, strict=True)):
+        truth[i] = _row({**example.labels, UNSAFE: example.unsafe}, names)
+        if isinstance(result, ContentError):
+            continue
+        score[i] = raw[i] = _row(_values(result), names)
+        if (before := getattr(result, "raw", None)) is not None:
+            calibrated = True
+            raw[i] = _row(_values(before), names)
+    return Cases(
+        labels=labels,
+        truth=truth[:, :-1],
+        score=score[:, :-1],
+        unsafe_truth=truth[:, -1],
+        unsafe_score=score[:, -1],
+        raw=raw[:, :-1] if calibrated else None,
+        raw_unsafe=raw[:, -1] if calibrated else None,
+        groups=_groups(examples),
+    )
+
+
 def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]) -> str:
-    """The most frequent reason, how frequent it is, and the first record that it befell."""
+    """The message: the most frequent reason, how frequent it is, and the first record that failed for it."""
     reason, count = next(iter(failures(results).items()))
     errors = ((e.record.id, r) for e, r in zip(examples, results, strict=True) if isinstance(r, ContentError))
     id, first = next((id, error) for id, error in errors if error.type == reason)
@@ -161,7 +168,7 @@ def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodRe
 
 
 def _values(result: Any) -> _Values:
-    """Label, or ``unsafe`` -> score; of a result, or of what it keeps as its raw values."""
+    """Label, or ``unsafe`` -> score; of a result, or of its raw values."""
     if isinstance(result, MethodResult):
         return result.scores
     values = {**result.labels, UNSAFE: result.unsafe}

@@ -28,9 +28,9 @@ from tokmarg.prompt.messages import Content, Message, messages_of
 from tokmarg.prompt.spec import Role
 from tokmarg.results import Marginal
 from tokmarg.score_options import ScoreKeywords, ScoreOptions
-from tokmarg.scoring.exact import Bounds
+from tokmarg.scoring.exact import Bounds, Marginals
 
-from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Segment, first_cut, joined
+from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Searches, Segment, first_cut, joined
 from .verdict_tree import CompleteVerdict, VerdictNode, complete_verdicts, verdict_tree
 
 __all__ = ["Effect", "Explanation", "Occlusion", "Segment", "VerdictTree", "explain"]
@@ -172,7 +172,8 @@ def explain(
 
     Raises:
         ContentError: the content cannot be scored; ``type`` says why.
-        ValueError: an option is out of its range.
+        ValueError: an argument is out of its range.
+        OptionError: so is one of the options.
     """
     if depth < 1 or most_segments < 1 or not 0 <= least < 1:
         raise ValueError(
@@ -181,20 +182,8 @@ def explain(
     messages = messages_of(content, role)
     occluder = Occluder(guard, messages, most_segments, options=options, **changes)
     unit, parts = first_cut(messages[-1].content, by_words)
-    whole, occlusion = occluder.occlude(unit, parts, depth)
-    marginals = joined(whole)
-    trees = [
-        VerdictTree(
-            prompt.label,
-            (marginals_of_prompt := search.result()).coverage,
-            marginals_of_prompt.converged,
-            verdict_tree(trie, search, least),
-            complete_verdicts(trie, search),
-        )
-        for prompt, trie, search in whole
-    ]
-    if len(trees) > 1:
-        trees.sort(key=lambda tree: -marginals.bounds[str(tree.label)].middle)
+    searches, occlusion = occluder.occlude(unit, parts, depth)
+    marginals = joined(searches)
     return Explanation(
         id=id,
         model=guard.manifest.model_id,
@@ -204,9 +193,28 @@ def explain(
         titles={label.id: label.title for label in guard.spec.labels},
         coverage=marginals.coverage,
         converged=marginals.converged,
-        trees=tuple(trees),
+        trees=_trees(searches, marginals, least),
         occlusion=occlusion,
     )
+
+
+def _trees(searches: Searches, marginals: Marginals, least: float) -> tuple[VerdictTree, ...]:
+    """The tree of each prompt, that of the most probable label first."""
+    trees = []
+    for prompt, trie, search in searches:
+        of_prompt = search.result()
+        trees.append(
+            VerdictTree(
+                label=prompt.label,
+                coverage=of_prompt.coverage,
+                converged=of_prompt.converged,
+                root=verdict_tree(trie, search, least),
+                verdicts=complete_verdicts(trie, search),
+            )
+        )
+    if len(trees) > 1:
+        trees.sort(key=lambda tree: -marginals.bounds[str(tree.label)].middle)
+    return tuple(trees)
 
 
 def _calibrated(guard: Guard, raw: Mapping[str, Bounds]) -> dict[str, Marginal] | None:
