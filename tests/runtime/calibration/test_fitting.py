@@ -30,7 +30,9 @@ def logit(p: np.ndarray) -> np.ndarray:
     return ln_p - ln_q
 
 
-def regression(features: np.ndarray, truth: np.ndarray, intercept: bool = True, weights=None) -> LogisticRegression:
+def regression(
+    features: np.ndarray, truth: np.ndarray, intercept: bool = True, weights: np.ndarray | None = None
+) -> LogisticRegression:
     """Without penalty: C is infinite."""
     model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000, fit_intercept=intercept, solver="newton-cholesky")
     return model.fit(features, truth, sample_weight=weights)

@@ -1,7 +1,10 @@
 """The verdict tree has the probabilities of whole texts, enumerated by brute force; the worked example by hand."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,8 +18,9 @@ from tests.runtime.grammar.test_grammar import language
 from tests.runtime.grammar.test_trie import EOT, TAIL, build
 from tests.runtime.scoring.test_exact import VOCABULARY, Model
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
-from tokmarg.explanation.verdict_tree import HESITATION, complete_verdicts, verdict_tree
+from tokmarg.explanation.verdict_tree import HESITATION, VerdictNode, complete_verdicts, verdict_tree
 from tokmarg.grammar.trie import Trie
+from tokmarg.prompt.labels import Role
 from tokmarg.scoring.exact import ExactSearch
 
 
@@ -102,7 +106,7 @@ def test_pruning_keeps_the_sum() -> None:
     assert all(node.unexplored == 0 for _, node in root.walk())
 
 
-def check_sums(root) -> None:
+def check_sums(root: VerdictNode) -> None:
     assert root.probability == pytest.approx(1.0, abs=1e-9)
     for _, node in root.walk():
         if not node.complete:
@@ -187,7 +191,7 @@ LISTS = [("llama-guard-1", "user"), ("llama-guard-3-8b", "user")]
 @pytest.mark.parametrize(
     ("name", "role"), [*FIELDS, *LISTS, pytest.param("polyguard", "assistant", marks=pytest.mark.slow)]
 )
-def test_families(name: str, role) -> None:
+def test_families(name: str, role: Role) -> None:
     """Several fields, alternative spellings, optional leads, several terminators: a text is the sum of its paths."""
     labels = labels_of(name, role)[:2]
     trie = trie_of(name, role, NATIVE[name], labels)
@@ -214,7 +218,7 @@ def test_families(name: str, role) -> None:
     assert dict(found) == pytest.approx(dict(events), abs=1e-9)
 
 
-def _sized(model: Model, size: int):
+def _sized(model: Model, size: int) -> Callable[[tuple[int, ...]], np.ndarray]:
     vocabulary = list(model.trie.vocabulary())
 
     def logits(path: tuple[int, ...]) -> np.ndarray:
