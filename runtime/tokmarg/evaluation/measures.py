@@ -45,18 +45,18 @@ class Cases:
     groups: Ints | None = None
     chosen: Bools | None = None
 
-    def rows(self, chosen: Ints) -> Cases:
+    def rows(self, indices: Ints) -> Cases:
         """The contents at some indices."""
         return Cases(
             self.labels,
-            self.truth[chosen],
-            self.score[chosen],
-            self.unsafe_truth[chosen],
-            self.unsafe_score[chosen],
-            None if self.raw is None else self.raw[chosen],
-            None if self.raw_unsafe is None else self.raw_unsafe[chosen],
-            None if self.groups is None else self.groups[chosen],
-            None if self.chosen is None else self.chosen[chosen],
+            self.truth[indices],
+            self.score[indices],
+            self.unsafe_truth[indices],
+            self.unsafe_score[indices],
+            None if self.raw is None else self.raw[indices],
+            None if self.raw_unsafe is None else self.raw_unsafe[indices],
+            None if self.groups is None else self.groups[indices],
+            None if self.chosen is None else self.chosen[indices],
         )
 
     def before(self) -> Cases | None:

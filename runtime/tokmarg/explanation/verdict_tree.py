@@ -131,7 +131,7 @@ def verdict_tree(trie: Trie, search: ExactSearch, least: float = 0.01) -> Verdic
         search: the search.
         least: nodes with less probability are left out.
     """
-    return _finished(_draft(trie, search), "", 1.0, 0, trie, least)
+    return _node(_draft_tree(trie, search), "", 1.0, 0, trie, least)
 
 
 def complete_verdicts(trie: Trie, search: ExactSearch, most: int = 5) -> tuple[CompleteVerdict, ...]:
@@ -143,7 +143,7 @@ def complete_verdicts(trie: Trie, search: ExactSearch, most: int = 5) -> tuple[C
         most: how many at most.
     """
     complete = []
-    pending = [("", _draft(trie, search))]
+    pending = [("", _draft_tree(trie, search))]
     while pending:
         text, draft = pending.pop()
         if draft.ended:
@@ -152,62 +152,63 @@ def complete_verdicts(trie: Trie, search: ExactSearch, most: int = 5) -> tuple[C
     return tuple(sorted(complete, key=lambda verdict: (-verdict.probability, verdict.text))[:most])
 
 
-def _draft(trie: Trie, search: ExactSearch) -> _Draft:
+def _draft_tree(trie: Trie, search: ExactSearch) -> _Draft:
+    """The tree of all leaves of the search, nothing left out."""
     root = _Draft()
     for mass, node in search.leaves():
         readings = [
             [(("".join(move.text.split()), move.events), move.text) for move in said if move.text]
             for said in trie.said(node)
         ]
-        path = readings[0][: _common([[key for key, _ in reading] for reading in readings])]
+        moves = readings[0][: _common_length([[key for key, _ in reading] for reading in readings])]
         draft = root
         draft.add(mass, node.certain)
-        for key, text in path:
+        for key, text in moves:
             draft = draft.children.setdefault(key, _Draft())
             draft.add(mass, node.certain)
             draft.spellings[text] = draft.spellings.get(text, 0.0) + mass
-        said = all(len(reading) == len(path) for reading in readings)  # else the last label may be `S1` or `S10`
+        said = all(len(reading) == len(moves) for reading in readings)  # else the last label may be `S1` or `S10`
         (draft.ended if said and trie.has_ended(node) else draft.unexplored).append(mass)
     return root
 
 
-def _common(readings: Sequence[Sequence[object]]) -> int:
-    """How many moves all readings begin with together."""
+def _common_length(readings: Sequence[Sequence[object]]) -> int:
+    """Number of moves that all readings begin with."""
     first, *others = readings
     return next((i for i, key in enumerate(first) if any(key not in other[i : i + 1] for other in others)), len(first))
 
 
-def _finished(draft: _Draft, above: str, parent: float, happened: int, trie: Trie, least: float) -> VerdictNode:
+def _node(draft: _Draft, above: str, parent: float, certain_above: int, trie: Trie, least: float) -> VerdictNode:
     """The node of a draft, with the text that must follow joined to its own.
 
     Args:
         draft: the node.
-        above: text to put in front of its own.
+        above: text that is put before its own.
         parent: the parent's probability.
-        happened: events certain at the parent, a bit set.
+        certain_above: events certain at the parent, a bit set.
         trie: names the events.
         least: see :func:`verdict_tree`.
     """
     text, ended, unexplored = above + draft.text, math.fsum(draft.ended), math.fsum(draft.unexplored)
     if len(draft.children) == 1 and not draft.ended and not draft.unexplored:
         (child,) = draft.children.values()
-        return _finished(child, text, parent, happened, trie, least)
+        return _node(child, text, parent, certain_above, trie, least)
     probability = draft.probability
     children = [
-        _finished(child, "", probability, draft.certain, trie, least)
+        _node(child, "", probability, draft.certain, trie, least)
         for child in draft.children.values()
         if child.probability >= max(least, _ROUNDING)
     ]
     if ended >= max(least, _ROUNDING):
-        children.append(VerdictNode("", ended, _ratio(ended, probability), (), True, (), 0.0, 0.0, None))
+        children.append(VerdictNode("", ended, _share(ended, probability), (), True, (), 0.0, 0.0, None))
     children.sort(key=lambda node: (-node.probability, node.text))
     rest = probability - math.fsum(node.probability for node in children)
     complete = rest <= _ROUNDING and [(node.text, node.complete) for node in children] == [("", True)]
     return VerdictNode(
         text=text,
         probability=probability,
-        share=_ratio(probability, parent),
-        events=trie.grammar.names(draft.certain & ~happened),
+        share=_share(probability, parent),
+        events=trie.grammar.names(draft.certain & ~certain_above),
         complete=complete,
         children=() if complete else tuple(children),
         other=rest if rest > _ROUNDING else 0.0,
@@ -218,7 +219,7 @@ def _finished(draft: _Draft, above: str, parent: float, happened: int, trie: Tri
     )
 
 
-def _ratio(part: float, whole: float) -> float:
+def _share(part: float, whole: float) -> float:
     return min(1.0, part / whole) if whole > 0 else 0.0
 
 

@@ -12,17 +12,17 @@ from tokmarg.calibration.cross_validation import LEAST, cross_validate
 from tokmarg.calibration.fitting import fit_calibrator
 from tokmarg.calibration.observations import Observations
 from tokmarg.calibration.operating_point import Target
-from tokmarg.calibration.risk_control import Guarantee
+from tokmarg.calibration.risk_control import Guarantee, Risk
 from tokmarg.errors import TokmargError
 from tokmarg.metrics import expected_calibration_error
-from tokmarg.results import CALIBRATIONS
+from tokmarg.results import CALIBRATIONS, CalibrationMethod
 
 LABELS = ("A", "B", "C")
 
 
 def frequency(p: np.ndarray) -> np.ndarray:
     """What a raw probability is worth: the made-up guard is overconfident and calls too much unsafe."""
-    return 1 / (1 + np.exp(-(0.5 * np.log(p / (1 - p)) - 1)))
+    return np.asarray(1 / (1 + np.exp(-(0.5 * np.log(p / (1 - p)) - 1))))
 
 
 def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, width: float = 0.0) -> Observations:
@@ -34,7 +34,7 @@ def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, widt
 
 
 @pytest.mark.parametrize("method", ["platt", "beta", "isotonic"])
-def test_unseen_rows_of_the_same_source_are_calibrated(method: str) -> None:
+def test_unseen_rows_of_the_same_source_are_calibrated(method: CalibrationMethod) -> None:
     """The goal: an expected calibration error of at most 0.03, over the labels of unseen rows."""
     fitted = cross_validate(observed(1, 2000), method)
     unseen = observed(2, 2000)
@@ -75,7 +75,7 @@ def test_every_entry_is_its_own_fit_on_everything() -> None:
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
-def test_the_same_data_give_the_same_fit(method: str) -> None:
+def test_the_same_data_give_the_same_fit(method: CalibrationMethod) -> None:
     first, second = (cross_validate(observed(6), method, target=Target.parse("max-f1")) for _ in range(2))
     assert (first.calibrations, first.figures) == (second.calibrations, second.figures)
 
@@ -238,7 +238,7 @@ def test_a_target_out_of_reach_is_told() -> None:
 
 @pytest.mark.parametrize("risk", ["fnr", "fpr"])
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
+def test_promise_holds_through_the_whole_fit(risk: Risk, method: CalibrationMethod) -> None:
     """Calibrator and threshold see the same rows; the threshold is certified on raw scores, so the promise stands.
 
     The population's risk is known: of a score with density f, positives have density f * frequency.

@@ -237,7 +237,7 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     """The highest raw label is the raw `unsafe`, which has a calibrator of its own."""
     encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
     grammar = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}], [])
-    trie = Trie(grammar, encoder, "<|verdict|>", [""], ["<|end|>"])
+    trie = Trie(grammar, encoder, "<|verdict|>", ("",), ("<|end|>",))
     prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
     guarded, tries = GuardInfo(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
     way = ExactScorer(

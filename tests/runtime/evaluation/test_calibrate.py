@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.calibration.calibrators import Sigmoid
 from tokmarg.calibration.provenance import SearchSettings
 from tokmarg.evaluation import calibrate
+from tokmarg.score_options import ScoreOptions
 
 ROWS = [("gun", ["A"]), ("idiot", ["B"]), ("gun idiot", ["A", "B"]), ("hello", []), ("noise hello", [])]
 
@@ -39,6 +41,7 @@ def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path
     for text in ("gun", "hello", "idiot noise"):
         plain, found = raw.score(text), guard.score(text)
         assert found == calibration.apply(raw.score(text, thresholds=calibration.thresholds()))
+        assert found.raw is not None
         assert found.raw.unsafe.probability == plain.unsafe.probability
         assert (plain.calibrated, plain.raw, found.calibrated) == (False, None, True)
         assert found.unsafe.probability == calibration.unsafe.calibrator(plain.unsafe.probability)
@@ -50,6 +53,19 @@ def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path
     assert again == calibration
 
 
+def test_options_are_stored(word_bundle: Path, data: Path) -> None:
+    """Of the options, those of the search; exact raw scores are calibrated, whatever method and thresholds say."""
+    guard = Guard.load(word_bundle, device="cpu", threads=1)
+    calls: list[tuple[int, int]] = []
+    options = ScoreOptions(method="token", thresholds=Thresholds(0.7), max_nodes=64)
+    calibration = calibrate(
+        guard, data, options=options, on_overflow="window", progress=lambda done, total: calls.append((done, total))
+    )
+    assert calibration.search == SearchSettings(max_nodes=64, on_overflow="window")
+    assert calls == [(done, 120) for done in range(1, 121)]
+    assert calibration.labels == calibrate(guard, data, max_nodes=64).labels
+
+
 def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> None:
     """A calibrated threshold that lies in the raw interval makes no search; its raw counterpart does."""
     raw = Guard.load(word_bundle, device="cpu", threads=1)
@@ -58,7 +74,7 @@ def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> N
         calibration, unsafe=replace(calibration.unsafe, calibrator=Sigmoid(1.0, 1.0, -5.0), threshold=None)
     )
     guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=shifted)
-    wide = {"tolerance": 1.0, "max_nodes": 64}
+    wide: dict[str, Any] = {"tolerance": 1.0, "max_nodes": 64}
     assert raw.score("gun", **wide, thresholds=Thresholds(0.0)).evaluated_nodes == 0
     point = raw.score("gun").unsafe.probability
     image = float(shifted.unsafe.calibrator(point))
@@ -74,10 +90,14 @@ def test_windows_are_joined_before_they_are_mapped(word_bundle: Path, data: Path
     text = "hello " * 100 + "gun"
     found, plain = guard.score(text, on_overflow="window"), raw.score(text, on_overflow="window")
     assert found.truncated
+    assert found.raw is not None
+    assert guard.calibration is not None
     assert found.raw.unsafe.probability == plain.unsafe.probability
     for label in ("A", "B"):
-        mapped = guard.calibration.labels[label].calibrator(plain.labels[label].probability)
-        assert found.labels[label].probability == mapped
+        mapped_marginal, raw_marginal = found.labels[label], plain.labels[label]
+        assert mapped_marginal is not None
+        assert raw_marginal is not None
+        assert mapped_marginal.probability == guard.calibration.labels[label].calibrator(raw_marginal.probability)
 
 
 def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, tmp_path: Path) -> None:

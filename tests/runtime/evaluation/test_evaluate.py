@@ -17,10 +17,11 @@ import sklearn.metrics as sk
 from tests.support.fake_guard import HOSTILE, FakeGuard, hostile_evaluation
 from tokmarg import Guard, TokmargError
 from tokmarg.cli.render.evaluation import describe
-from tokmarg.evaluation.dataset import Example
-from tokmarg.evaluation.evaluate import evaluate
-from tokmarg.evaluation.report.page import render, write_report
+from tokmarg.errors import OptionError
+from tokmarg.evaluation import Example, evaluate, write_report
+from tokmarg.evaluation.report.page import render
 from tokmarg.guard import Record
+from tokmarg.score_options import ScoreOptions
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def page_data(page: str) -> dict[str, Any]:
 
     parser = Parser()
     parser.feed(page)
-    return json.loads(parser.found)
+    return dict(json.loads(parser.found))
 
 
 def test_the_word_guard(guard: Guard) -> None:
@@ -150,6 +151,26 @@ def test_before_and_after_calibration() -> None:
     data = page_data(page)
     assert data["runs"][0]["before"]["*"][0][:2] == [0.9, 0.5]
     assert data["runs"][1]["before"] is None
+
+
+def test_options_and_progress(guard: Guard) -> None:
+    """Options may come as an object, as keywords, or as both; progress counts over all runs."""
+    calls: list[tuple[int, int]] = []
+    found = evaluate(
+        guard,
+        examples(),
+        methods=["exact", "greedy"],
+        samples=0,
+        options=ScoreOptions(max_nodes=2, tolerance=0.5),
+        tolerance=1e-9,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(done, 18) for done in range(1, 19)]
+    same = evaluate(guard, examples(), samples=0, max_nodes=2, tolerance=1e-9)
+    assert found.runs[0].scored.results == same.runs[0].scored.results
+    assert found.runs[0].scored.converged < 1
+    with pytest.raises(OptionError, match="max_nodes must be an integer"):
+        evaluate(guard, examples(), max_nodes=0)
 
 
 def test_nothing_to_do(guard: Guard) -> None:

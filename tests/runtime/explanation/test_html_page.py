@@ -26,7 +26,9 @@ class Reader(html.parser.HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.open, self.elements, self.text, self.ids = [], [], "", []
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
         self.feed(text)
         self.close()
 
@@ -74,8 +76,9 @@ def test_nothing_of_the_content_is_markup(hostile: str) -> None:
 def test_nothing_is_fetched(hostile: str) -> None:
     policy = next(a["content"] for tag, a in Reader(hostile).elements if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
-    style = re.search("<style>(.*?)</style>", hostile, re.DOTALL)[1]
-    assert not re.search(r"url\(|@import|https?:", style)
+    style = re.search("<style>(.*?)</style>", hostile, re.DOTALL)
+    assert style
+    assert not re.search(r"url\(|@import|https?:", style[1])
 
 
 def test_control_and_direction_characters_are_spelt_out(hostile: str) -> None:
@@ -91,7 +94,9 @@ def test_numbers_are_those_of_the_explanation(guard: Guard) -> None:
         assert f"{bounds.middle:.3f}" in text
     for segment in found.occlusion.segments:
         assert segment.text.strip() in text
-    assert f"{found.occlusion.segments[0].effects['A'].change:+.3f}" in text
+    effects = found.occlusion.segments[0].effects
+    assert effects is not None
+    assert f"{effects['A'].change:+.3f}" in text
     assert "Inside" in text
     assert "hesitates: 1.00 bits" not in text or found.hesitations()
 
@@ -115,16 +120,17 @@ def test_opens_in_a_browser(hostile: str, tmp_path: Path) -> None:
     ]
     flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=900,1400"]
     done = subprocess.run(
-        [CHROMIUM, *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=300, check=True
+        [str(CHROMIUM), *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=300, check=True
     )
-    title = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
-    assert title.startswith("tokmarg: gun &lt;script&gt;")
+    title = re.search("<title>(.*?)</title>", done.stdout, re.DOTALL)
+    assert title
+    assert title[1].startswith("tokmarg: gun &lt;script&gt;")
     dom = Reader(done.stdout)
     assert not {tag for tag, _ in dom.elements} & {"script", "img", "iframe"}
     assert {tag for tag, _ in dom.elements} == {tag for tag, _ in Reader(hostile).elements}
     assert "Refused to" not in done.stderr  # nothing ran into the page's content security policy
     picture = tmp_path / "page.png"
     subprocess.run(
-        [CHROMIUM, *flags, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=300, check=True
+        [str(CHROMIUM), *flags, f"--screenshot={picture}", file.as_uri()], capture_output=True, timeout=300, check=True
     )
     assert picture.stat().st_size > 10_000

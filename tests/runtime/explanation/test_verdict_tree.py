@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ from tokmarg.prompt.labels import Role
 from tokmarg.scoring.exact import ExactSearch
 
 
-def searched(model: Model, **changes: object) -> ExactSearch:
-    search = ExactSearch(model.trie, **{"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes})
+def searched(model: Model, **changes: Any) -> ExactSearch:
+    options: dict[str, Any] = {"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes}
+    search = ExactSearch(model.trie, **options)
     while wanted := search.wanted(8):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -208,13 +210,13 @@ def test_families(name: str, role: Role) -> None:
     texts = [squeezed(text) for text, node in root.walk() if node.complete]
     assert len(set(texts)) == len(texts)
     assert set(texts) == {squeezed(text) for text in language_of(parts_of(spec_of(name), role), labels)}
-    found = Counter()
-    happened = {"": frozenset()}
+    found: Counter[str] = Counter()
+    before_text: dict[str, frozenset[str]] = {"": frozenset()}
     for text, node in root.walk():
-        before = next(happened[text[:i]] for i in range(len(text), -1, -1) if text[:i] in happened)
-        happened[text] = before | frozenset(node.events)
+        before = next(before_text[text[:i]] for i in range(len(text), -1, -1) if text[:i] in before_text)
+        before_text[text] = before | frozenset(node.events)
         if node.complete:
-            found.update(dict.fromkeys(happened[text], node.probability))
+            found.update(dict.fromkeys(before_text[text], node.probability))
     assert dict(found) == pytest.approx(dict(events), abs=1e-9)
 
 
