@@ -1,4 +1,6 @@
-"""Areas under curves and calibration error from ranks, for many weightings of the same cases at once.
+"""Metrics: ROC AUC, average precision, calibration error (ECE), Brier score, F1, Hamming loss, confusion counts.
+
+Those that depend on ranks are computed for many weightings of the same cases at once.
 
 A bootstrap resample of n cases is n whole weights. Sorting does not depend on them, so it is done once; what is left
 for each resample is a few cumulative sums over the distinct scores:
@@ -17,10 +19,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from .arrays import Bools, Floats, Ints
 
 __all__ = [
     "BINS",
+    "ConfusionCounts",
     "Masses",
     "Ranked",
     "auc",
@@ -29,12 +33,10 @@ __all__ = [
     "expected_calibration_error",
     "f1",
     "hamming_loss",
+    "ratio",
     "undefined",
 ]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 #: Bins of the calibration error.
 BINS = 15
 
@@ -56,17 +58,18 @@ class Masses:
         """ROC AUC, ties counted half; NaN where a weighting has one class only. [weightings]"""
         below = np.cumsum(self.negatives, axis=1) - self.negatives / 2
         pairs = self.positives.sum(axis=1) * self.negatives.sum(axis=1)
-        return _ratio(np.einsum("sd,sd->s", self.positives, below), pairs)
+        return ratio(np.einsum("sd,sd->s", self.positives, below), pairs)
 
     def average_precision(self) -> Floats:
         """Sum over the thresholds of precision times the recall gained there; NaN with one class only. [weightings]"""
-        hits = np.cumsum(self.positives[:, ::-1], axis=1)
-        called = hits + np.cumsum(self.negatives[:, ::-1], axis=1)
-        precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
+        # Flagged at or above each distinct score, from the highest down. [weightings, D]
+        true_positives = np.cumsum(self.positives[:, ::-1], axis=1)
+        flagged = true_positives + np.cumsum(self.negatives[:, ::-1], axis=1)
+        precision = np.divide(true_positives, flagged, out=np.zeros_like(flagged), where=flagged > 0)
         every = self.positives.sum(axis=1)
-        found = _ratio(np.einsum("sd,sd->s", self.positives[:, ::-1], precision), every)
-        found[self.negatives.sum(axis=1) == 0] = np.nan
-        return found
+        average = ratio(np.einsum("sd,sd->s", self.positives[:, ::-1], precision), every)
+        average[self.negatives.sum(axis=1) == 0] = np.nan
+        return average
 
     def calibration_bins(self, bins: int = BINS) -> tuple[Floats, Floats, Floats]:
         """Bins of equal mass, in order of the scores, as ``numpy.array_split`` cuts the sorted cases.
@@ -88,17 +91,17 @@ class Masses:
             size[i] = total // bins + wide
             cuts = np.concatenate([[0], np.cumsum(size[i])])
             upto = np.concatenate([[0], np.cumsum(mass[i])])
-            hits = np.concatenate([[0], np.cumsum(self.positives[i])])
+            positives = np.concatenate([[0], np.cumsum(self.positives[i])])
             sums = np.concatenate([[0], np.cumsum(mass[i] * self.scores)])
             used = size[i] > 0
             score[i, used] = np.diff(np.interp(cuts, upto, sums))[used] / size[i, used]
-            share[i, used] = np.diff(np.interp(cuts, upto, hits))[used] / size[i, used]
+            share[i, used] = np.diff(np.interp(cuts, upto, positives))[used] / size[i, used]
         return score, share, size
 
     def calibration_error(self, bins: int = BINS) -> Floats:
         """ECE: mean distance between score and frequency over bins of equal mass; NaN without cases. [weightings]"""
         score, share, size = self.calibration_bins(bins)
-        return _ratio(np.nansum(np.abs(score - share) * size, axis=1), size.sum(axis=1))
+        return ratio(np.nansum(np.abs(score - share) * size, axis=1), size.sum(axis=1))
 
 
 class Ranked:
@@ -127,9 +130,10 @@ class Ranked:
         return Masses(self.scores, positives, every - positives)
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    out = np.full(len(below), np.nan)
-    np.divide(above, below, out=out, where=below > 0)
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Elementwise quotient of two vectors [n]; NaN where the denominator is not positive."""
+    out = np.full(len(denominator), np.nan)
+    np.divide(numerator, denominator, out=out, where=denominator > 0)
     return out
 
 
@@ -159,14 +163,47 @@ def brier(truth: Floats, score: Floats) -> float | None:
 
 def f1(truth: Floats, predicted: Bools) -> float | None:
     """F1 of predictions; None without cases."""
-    hits = float(np.sum(predicted & (truth == 1)))
-    every = float(np.sum(predicted)) + float(np.sum(truth == 1))
-    return None if not len(truth) else 2 * hits / every if every else 0.0
+    true_positives = float(np.sum(predicted & (truth == 1)))
+    total = float(np.sum(predicted)) + float(np.sum(truth == 1))
+    return None if not len(truth) else 2 * true_positives / total if total else 0.0
 
 
 def hamming_loss(truth: Floats, predicted: Bools) -> float | None:
     """Share of pairs that are predicted wrong; None without cases."""
     return float(np.mean(truth != predicted)) if len(truth) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionCounts:
+    """Counts of decisions against truths."""
+
+    true_positives: int
+    false_negatives: int
+    false_positives: int
+    true_negatives: int
+
+    @classmethod
+    def of(cls, flagged: Bools, truth: Floats) -> ConfusionCounts:
+        """Counts decisions [cases] against truths, 1 or 0 [cases]."""
+        negative = truth == 0
+        return cls(
+            int(np.sum(flagged & ~negative)),
+            int(np.sum(~flagged & ~negative)),
+            int(np.sum(flagged & negative)),
+            int(np.sum(~flagged & negative)),
+        )
+
+    def rates(self) -> dict[str, float | None]:
+        """``recall``, ``false_positive_rate`` and ``precision``; None where there is nothing to divide by."""
+        return {
+            "recall": _share(self.true_positives, self.true_positives + self.false_negatives),
+            "false_positive_rate": _share(self.false_positives, self.false_positives + self.true_negatives),
+            "precision": _share(self.true_positives, self.true_positives + self.false_positives),
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def undefined(positives: int, negatives: int) -> str | None:

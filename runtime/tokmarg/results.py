@@ -36,6 +36,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 #: What maps raw probabilities to calibrated ones; :mod:`tokmarg.calibration.fitting` says what each is.
 CalibrationMethod = Literal["platt", "isotonic", "temperature", "beta"]
 CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+#: Coverage below this counts as low: the model would rather say something that is no verdict at all.
+LOW_COVERAGE = 0.5
 #: Tokens that a verdict may have at most: the room that a prompt leaves behind it.
 MAX_DEPTH = 64
 #: Coverage below this counts as low: the model would rather say something that is no verdict at all.

@@ -11,15 +11,16 @@ from typing import Any, Literal, TypedDict, get_args
 from .errors import OptionError
 from .results import MAX_DEPTH, METHODS, Method, Thresholds
 
-__all__ = ["MAX_NODES", "ExactKeywords", "OnOverflow", "ScoreKeywords", "ScoreOptions"]
+__all__ = ["MAX_NODES", "ExactKeywords", "OnOverflow", "OptionChanges", "ScoreKeywords", "ScoreOptions"]
 
 OnOverflow = Literal["error", "window"]
 #: Most trie nodes that a search may be allowed: a million nodes take minutes and gigabytes.
 MAX_NODES = 2**20
 
 
-class _Keywords(TypedDict, total=False):
-    options: ScoreOptions | None
+class OptionChanges(TypedDict, total=False):
+    """Fields of :class:`ScoreOptions` as keyword arguments; all but ``method``."""
+
     tolerance: float
     max_nodes: int
     top_p: float
@@ -29,15 +30,17 @@ class _Keywords(TypedDict, total=False):
     on_overflow: OnOverflow
 
 
-class ExactKeywords(_Keywords, total=False):
+class ExactKeywords(OptionChanges, total=False):
     """Keyword arguments of a call that scores with the method ``exact``, and so makes a :class:`Result`."""
 
+    options: ScoreOptions | None
     method: Literal["exact"]
 
 
-class ScoreKeywords(_Keywords, total=False):
+class ScoreKeywords(OptionChanges, total=False):
     """Keyword arguments of a call that scores: ``options``, and fields of :class:`ScoreOptions` that change them."""
 
+    options: ScoreOptions | None
     method: Method
 
 

@@ -8,7 +8,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmarg.metrics import Ranked
+from tokmarg.metrics import ConfusionCounts, Ranked
 
 
 def drawn(seed: int, count: int, distinct: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,3 +84,16 @@ def test_weights_are_the_contents() -> None:
 def test_no_cases() -> None:
     masses = Ranked(np.zeros(0), np.zeros(0)).masses()
     assert np.isnan([masses.roc_auc()[0], masses.average_precision()[0], masses.calibration_error()[0]]).all()
+
+
+def test_rates() -> None:
+    score, truth = np.array([0.9, 0.8, 0.8, 0.6, 0.3, 0.1]), np.array([1.0, 1, 0, 1, 0, 0])
+    counts = ConfusionCounts.of(score >= 0.8, truth)
+    assert (counts.true_positives, counts.false_negatives, counts.false_positives, counts.true_negatives) == (
+        2,
+        1,
+        1,
+        2,
+    )
+    assert counts.rates() == {"recall": 2 / 3, "false_positive_rate": 1 / 3, "precision": 2 / 3}
+    assert ConfusionCounts(0, 0, 0, 0).rates() == {"recall": None, "false_positive_rate": None, "precision": None}

@@ -1,0 +1,8 @@
+"""Calibration: raw probabilities to calibrated ones, and thresholds with a target or a guarantee."""
+
+from .document import Calibration
+from .operating_point import Target
+from .risk_control import Guarantee
+from .thresholds_file import read_thresholds
+
+__all__ = ["Calibration", "Guarantee", "Target", "read_thresholds"]

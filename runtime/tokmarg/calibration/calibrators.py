@@ -1,4 +1,4 @@
-"""Monotone maps from a raw probability to a calibrated one.
+"""Calibrators: monotone maps from a raw probability to a calibrated one, their inverses and their JSON form.
 
     identity   p
     sigmoid    1 / (1 + exp(-(a ln p - b ln(1 - p) + c))), a, b >= 0, not both 0
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.documents import Fields
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "parse_calibrator",
 ]
 
-Floats = npt.NDArray[np.float64]
 #: Doubles next to 0 and 1: a raw probability that was rounded to 0 or 1 has no logarithm of its own.
 _LEAST, _MOST = 5e-324, 1 - 2.0**-53
 #: Largest weight of a sigmoid: far beyond what a sensible fit gives, and safe from overflow.
@@ -166,11 +166,11 @@ def _numbers(f: Fields, key: str) -> tuple[float, ...]:
     values: Sequence[object] = f.get(key, list)
     if not values:
         raise f.fail(key, "is empty")
-    found = []
+    numbers = []
     for i, value in enumerate(values):
         item = Fields({str(i): value}, f.where, f.error, f"{f.path}.{key}".lstrip("."))
         number = item.get(str(i), float)
         if not 0 <= number <= 1:
             raise item.fail(str(i), f"must lie between 0 and 1, not {number!r}")
-        found.append(number)
-    return tuple(found)
+        numbers.append(number)
+    return tuple(numbers)

@@ -1,4 +1,4 @@
-"""Fits a calibration: one calibrator and threshold per label and for ``unsafe``, judged out of fold, fitted on all.
+"""Fits a calibrator and a threshold for each label and ``unsafe`` on all data, with cross-validated figures.
 
 A label with fewer than ``LEAST`` positives or negatives gets the calibrator (and target threshold) pooled over all
 labels; ``unsafe`` is calibrated on its own or not at all. Figures come from folds: every score is mapped by a
@@ -13,34 +13,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Bools, Floats, Ints
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
-from tokmarg.metrics import expected_calibration_error
+from tokmarg.metrics import ConfusionCounts, expected_calibration_error
 from tokmarg.results import CalibrationMethod
 
 from .calibrators import IDENTITY, Calibrator
 from .fitting import fit_calibrator
 from .label_calibration import Certificate, FittedOn, LabelCalibration, Threshold
 from .observations import Observations
-from .operating_point import Counts, Target
+from .operating_point import Target
 from .risk_control import Guarantee, least_cases, upper_bound
 
-__all__ = ["FOLDS", "LEAST", "Fitted", "cross_validate"]
+__all__ = ["FOLDS", "LEAST", "CrossValidation", "cross_validate"]
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-#: Least positives, and least negatives, of a calibrator of one's own.
+#: Fewest positives, and fewest negatives, that a label's own calibrator is fitted on.
 LEAST = 10
 FOLDS = 5
 
 
 @dataclass(slots=True)
-class Fitted:
-    """What a fit gave: an entry for every name of the observed, figures over all labels, and what to warn of."""
+class CrossValidation:
+    """Outcome of :func:`cross_validate`.
 
-    entries: dict[str, LabelCalibration]
+    Attributes:
+        calibrations: label id, or ``unsafe`` -> its calibration, in the order of the observations' names.
+        figures: over all labels.
+        warnings: one line for every name that falls short.
+    """
+
+    calibrations: dict[str, LabelCalibration]
     figures: dict[str, object]
     warnings: list[str] = field(default_factory=list)
 
@@ -54,14 +58,14 @@ def cross_validate(
     certify: Sequence[str] | None = None,
     folds: int = FOLDS,
     seed: int = 0,
-) -> Fitted:
+) -> CrossValidation:
     """Fits calibrators and thresholds.
 
     Args:
         observed: truths and raw scores.
         method: of the calibrators.
         target: what thresholds reach on the data.
-        guarantee: what certified thresholds promise.
+        guarantee: of certified thresholds.
         certify: names that get a certified threshold (default: all of which any truth is known); of the others the
             target decides.
         folds: parts of the data that are left out in turn.
@@ -74,46 +78,50 @@ def cross_validate(
 
 
 class _Fit:
+    """The state of one fit; index ``k`` is a column of the observations: a label, or ``unsafe`` (the last)."""
+
     def __init__(self, observed: Observations, method: CalibrationMethod, folds: int, seed: int) -> None:
-        self.seen, self.method, self.folds = observed, method, folds
+        self.observed, self.method, self.folds = observed, method, folds
         self.rng = np.random.default_rng(seed)
         self.known = observed.known
         self.warnings: list[str] = []
         self.row_fold = self._folds(np.nan_to_num(observed.truth[:, -1], nan=2.0))
 
-    def run(self, target: Target | None, guarantee: Guarantee | None, certify: Sequence[str] | None) -> Fitted:
-        seen = self.seen
+    def run(self, target: Target | None, guarantee: Guarantee | None, certify: Sequence[str] | None) -> CrossValidation:
+        observed = self.observed
         self._check_classes()
         thresholds = self._certified(guarantee, certify)
-        entries: dict[str, LabelCalibration] = {}
-        after = seen.score.copy()  # out of fold
-        for k, name in enumerate(seen.names):
+        calibrations: dict[str, LabelCalibration] = {}
+        after = observed.score.copy()  # out of fold
+        for k, name in enumerate(observed.names):
             calibrator, fitted_on = self._calibrator(k)
             after[:, k] = self._out_of_fold(k, fitted_on)
-            figures: dict[str, object] = _compare(seen.truth[:, k], seen.score[:, k], after[:, k], self.known[:, k])
+            figures: dict[str, object] = _compare(
+                observed.truth[:, k], observed.score[:, k], after[:, k], self.known[:, k]
+            )
             self._note_worse(name, figures)
             threshold = thresholds.get(name)
             if threshold is not None:
-                figures |= self._rates(k, self.seen.score[:, k] >= threshold.raw)
+                figures |= self._rates(k, self.observed.score[:, k] >= threshold.raw)
             elif target is not None:
                 threshold, decided = self._targeted(k, fitted_on, target)
                 figures |= {} if decided is None else self._rates(k, decided)
-            truth = seen.truth[self.known[:, k], k]
+            truth = observed.truth[self.known[:, k], k]
             positives = int(truth.sum())
-            entries[name] = LabelCalibration(
+            calibrations[name] = LabelCalibration(
                 calibrator, fitted_on, positives, len(truth) - positives, threshold, figures
             )
-        if all(entry.fitted_on == "none" for entry in entries.values()):
+        if all(each.fitted_on == "none" for each in calibrations.values()):
             raise TokmargError(f"too few records: a calibrator takes {LEAST} positives and {LEAST} negatives")
         overall: dict[str, object] = {"ece": None, "brier": None}
-        if len(seen.labels):
-            truth, before, mapped = (a[:, :-1].ravel() for a in (seen.truth, seen.score, after))
+        if len(observed.labels):
+            truth, before, mapped = (a[:, :-1].ravel() for a in (observed.truth, observed.score, after))
             overall = _compare(truth, before, mapped, self.known[:, :-1].ravel())
-        return Fitted(entries, overall | self._flagged(entries), self.warnings)
+        return CrossValidation(calibrations, overall | self._flagged(calibrations), self.warnings)
 
     def _check_classes(self) -> None:
         """Refuses data in which neither ``unsafe`` nor any label has both classes; one that has suffices."""
-        truths = [self.seen.truth[self.known[:, k], k] for k in range(len(self.seen.names))]
+        truths = [self.observed.truth[self.known[:, k], k] for k in range(len(self.observed.names))]
         if any(len(np.unique(truth)) == 2 for truth in truths):
             return
         *labels, unsafe = truths
@@ -129,19 +137,19 @@ class _Fit:
     def _pool(self, rows: Bools) -> tuple[Floats, Floats]:
         """Scores and truths of all labels in some records."""
         known = self.known[:, :-1] & rows[:, None]
-        return self.seen.score[:, :-1][known], self.seen.truth[:, :-1][known]
+        return self.observed.score[:, :-1][known], self.observed.truth[:, :-1][known]
 
     def _own(self, k: int, rows: Bools) -> tuple[Floats, Floats]:
         known = self.known[:, k] & rows
-        return self.seen.score[known, k], self.seen.truth[known, k]
+        return self.observed.score[known, k], self.observed.truth[known, k]
 
     def _calibrator(self, k: int) -> tuple[Calibrator, FittedOn]:
-        name, every = self.seen.names[k], np.ones(len(self.seen.truth), dtype=bool)
+        name, every = self.observed.names[k], np.ones(len(self.observed.truth), dtype=bool)
         score, truth = self._own(k, every)
         if enough := _enough(truth):
-            found = fit_calibrator(self.method, score, truth)
-            if found is not None:
-                return found, "own"
+            calibrator = fit_calibrator(self.method, score, truth)
+            if calibrator is not None:
+                return calibrator, "own"
             why = "higher scores do not go with more positives, so no calibrator fits"
         elif len(truth) and len(np.unique(truth)) == 1:
             why = f"every record {self._has(name, truth)}, and a calibrator needs both kinds"
@@ -150,10 +158,10 @@ class _Fit:
             why = f"{counted} are too few for a calibrator of its own ({LEAST} of each)"
         if name != UNSAFE:
             score, truth = self._pool(every)
-            found = fit_calibrator(self.method, score, truth) if _enough(truth) else None
-            if found is not None:
+            calibrator = fit_calibrator(self.method, score, truth) if _enough(truth) else None
+            if calibrator is not None:
                 self.warnings.append(f"{name}: {why}; it gets the one pooled over all labels")
-                return found, "pooled"
+                return calibrator, "pooled"
         if name != UNSAFE or enough or len(self._own(k, every)[1]):
             self.warnings.append(f"{name}: {why}; its raw probabilities stay")
         else:
@@ -166,62 +174,66 @@ class _Fit:
             return "is unsafe" if truth[0] else "is safe"
         return "has it" if truth[0] else "lacks it"
 
-    def _folds(self, strata: Floats) -> npt.NDArray[np.int64]:
+    def _folds(self, strata: Floats) -> Ints:
         """A fold for each case, dealt out within each stratum."""
         order = self.rng.permutation(len(strata))
         order = order[np.argsort(strata[order], kind="stable")]
-        found = np.empty(len(strata), dtype=np.int64)
-        found[order] = np.arange(len(strata)) % self.folds
-        return found
+        fold = np.empty(len(strata), dtype=np.int64)
+        fold[order] = np.arange(len(strata)) % self.folds
+        return fold
 
     def _splits(self, k: int, fitted_on: FittedOn) -> list[tuple[Bools, Bools, tuple[Floats, Floats]]]:
         """(records to fit on, records left out, scores and truths to fit on) of each fold."""
-        fold = self.row_fold if fitted_on == "pooled" else self._folds(np.nan_to_num(self.seen.truth[:, k], nan=2.0))
+        fold = (
+            self.row_fold if fitted_on == "pooled" else self._folds(np.nan_to_num(self.observed.truth[:, k], nan=2.0))
+        )
         take = self._pool if fitted_on == "pooled" else lambda rows: self._own(k, rows)
         return [(fold != i, fold == i, take(fold != i)) for i in range(self.folds)]
 
     def _out_of_fold(self, k: int, fitted_on: FittedOn) -> Floats:
-        mapped = self.seen.score[:, k].copy()
+        mapped = self.observed.score[:, k].copy()
         if fitted_on == "none":
             return mapped
         for _, out, (score, truth) in self._splits(k, fitted_on):
             out = out & self.known[:, k]
-            found = fit_calibrator(self.method, score, truth) if len(np.unique(truth)) == 2 else None
-            mapped[out] = (found or IDENTITY)(mapped[out])
+            calibrator = fit_calibrator(self.method, score, truth) if len(np.unique(truth)) == 2 else None
+            mapped[out] = (calibrator or IDENTITY)(mapped[out])
         return mapped
 
     def _targeted(self, k: int, fitted_on: FittedOn, target: Target) -> tuple[Threshold | None, Bools | None]:
         """The threshold that reaches a target on everything, and decisions out of fold."""
-        name = self.seen.names[k]
+        name = self.observed.names[k]
         if fitted_on == "none":
             self.warnings.append(f"{name}: gets no threshold, for want of data")
             return None, None
-        every = np.ones(len(self.seen.truth), dtype=bool)
-        found = target.threshold(*(self._pool(every) if fitted_on == "pooled" else self._own(k, every)))
-        if found is None:
+        every = np.ones(len(self.observed.truth), dtype=bool)
+        threshold = target.threshold(*(self._pool(every) if fitted_on == "pooled" else self._own(k, every)))
+        if threshold is None:
             self.warnings.append(f"{name}: no threshold reaches {target}; it gets none")
             return None, None
-        if math.isinf(found):
+        if math.isinf(threshold):
             self.warnings.append(f"{name}: nothing reaches {target} but a threshold that flags nothing; it gets that")
-        decided = np.zeros(len(self.seen.truth), dtype=bool)
+        decided = np.zeros(len(self.observed.truth), dtype=bool)
         for _, out, (score, truth) in self._splits(k, fitted_on):
             limit = target.threshold(score, truth)
-            decided |= out & (self.seen.score[:, k] >= (math.inf if limit is None else limit))
-        return Threshold(found), decided
+            decided |= out & (self.observed.score[:, k] >= (math.inf if limit is None else limit))
+        return Threshold(threshold), decided
 
     def _certified(self, guarantee: Guarantee | None, certify: Sequence[str] | None) -> dict[str, Threshold]:
-        seen = self.seen
+        observed = self.observed
         if guarantee is None:
             return {}
-        chosen = [n for k, n in enumerate(seen.names) if self.known[:, k].any()] if certify is None else list(certify)
+        chosen = (
+            [n for k, n in enumerate(observed.names) if self.known[:, k].any()] if certify is None else list(certify)
+        )
         for name in chosen:
-            if name not in seen.names:
-                raise TokmargError(f"certify: {name!r:.60} is none of {', '.join(seen.names)}")
-        delta, found, lacking = guarantee.delta(len(chosen)), {}, {}
+            if name not in observed.names:
+                raise TokmargError(f"certify: {name!r:.60} is none of {', '.join(observed.names)}")
+        delta, certified, lacking = guarantee.delta(len(chosen)), {}, {}
         for name in chosen:
-            k = seen.names.index(name)
+            k = observed.names.index(name)
             known = self.known[:, k]
-            truth, lower, upper = (a[known, k] for a in (seen.truth, seen.lower, seen.upper))
+            truth, lower, upper = (a[known, k] for a in (observed.truth, observed.lower, observed.upper))
             raw = guarantee.certify(lower, upper, truth, len(chosen))
             about = truth == (guarantee.risk == "fnr")
             if raw is None:
@@ -229,12 +241,12 @@ class _Fit:
                 continue
             wrong = (lower < raw) if guarantee.risk == "fnr" else (upper >= raw)
             errors, cases = int(np.sum(wrong & about)), int(about.sum())
-            found[name] = Threshold(raw, Certificate(cases, errors, upper_bound(errors, cases, delta)))
+            certified[name] = Threshold(raw, Certificate(cases, errors, upper_bound(errors, cases, delta)))
             if math.isinf(raw) or raw == 0:
                 what = "nothing" if raw else "everything"
                 self.warnings.append(f"{name}: the certified threshold flags {what}")
         if lacking:
-            able = [name for name in chosen if name in found]
+            able = [name for name in chosen if name in certified]
             raise TokmargError(
                 f"{guarantee.risk}={guarantee.level:g} at confidence {guarantee.confidence:g} takes at least "
                 f"{least_cases(guarantee.level, delta):,} {guarantee.about} of each"
@@ -242,20 +254,20 @@ class _Fit:
                 f"{', '.join(f'{n:,} of {name}' for name, n in lacking.items())}: give more data, a higher level"
                 + (f", or certify the others only (--certify {','.join(able)})" if able else "")
             )
-        return found
+        return certified
 
     def _rates(self, k: int, decided: Bools) -> dict[str, object]:
         known = self.known[:, k]
-        return dict(Counts.of(decided[known], self.seen.truth[known, k]).rates())
+        return dict(ConfusionCounts.of(decided[known], self.observed.truth[known, k]).rates())
 
-    def _flagged(self, entries: dict[str, LabelCalibration]) -> dict[str, object]:
-        """How a record's flag, any threshold reached, and its truth of being unsafe go together, on the data."""
-        limits = [(k, e.threshold.raw) for k, e in enumerate(entries.values()) if e.threshold is not None]
+    def _flagged(self, calibrations: dict[str, LabelCalibration]) -> dict[str, object]:
+        """Rates of the flag (any threshold reached) against the truth of ``unsafe``, on the data themselves."""
+        limits = [(k, each.threshold.raw) for k, each in enumerate(calibrations.values()) if each.threshold is not None]
         known = self.known[:, -1]
         if not limits or not known.any():
             return {}
-        flagged = np.any([self.seen.score[:, k] >= raw for k, raw in limits], axis=0)
-        return dict(Counts.of(flagged[known], self.seen.truth[known, -1]).rates())
+        flagged = np.any([self.observed.score[:, k] >= raw for k, raw in limits], axis=0)
+        return dict(ConfusionCounts.of(flagged[known], self.observed.truth[known, -1]).rates())
 
     def _note_worse(self, name: str, figures: dict[str, object]) -> None:
         pair = figures["brier"]

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal, cast
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
@@ -26,13 +26,10 @@ from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Resu
 
 from .calibrators import Calibrator, inverse
 from .label_calibration import LabelCalibration, parse_figures, unit
-from .provenance import CALIBRATION, Data, Provenance, SearchSettings
+from .provenance import CALIBRATION, BundleProvenance, DataProvenance, SearchSettings
 from .risk_control import Guarantee, Risk
 
-if TYPE_CHECKING:
-    from tokmarg.evaluation.calibrate import fit
-
-__all__ = ["CALIBRATION", "Calibration", "find_calibration", "fit"]
+__all__ = ["CALIBRATION", "Calibration", "find_calibration"]
 
 SCHEMA_VERSION = 1
 _MAX_SIZE = 16 * 2**20
@@ -44,21 +41,21 @@ class Calibration:
 
     Attributes:
         method: how the calibrators were fitted.
-        origin: the bundle and policy it is for.
+        bundle: the bundle and policy it is for.
         data: the file it was fitted on.
         search: how far scores were searched.
         target: what thresholds were chosen for, such as ``fpr<=0.01``.
-        guarantee: what certified thresholds promise.
+        guarantee: of the certified thresholds.
         unsafe: of P(unsafe), which is calibrated on its own.
-        labels: label id -> entry, in the policy's order.
+        labels: label id -> its calibration, in the policy's order.
         figures: over all labels together: ``ece`` and ``brier``; of ``flagged`` against ``unsafe``, where there are
             thresholds, ``recall``, ``false_positive_rate`` and ``precision`` on the data themselves.
         tokmarg_version: that wrote it.
     """
 
     method: CalibrationMethod
-    origin: Provenance
-    data: Data
+    bundle: BundleProvenance
+    data: DataProvenance
     search: SearchSettings
     target: str | None
     guarantee: Guarantee | None
@@ -67,21 +64,21 @@ class Calibration:
     figures: Mapping[str, object]
     tokmarg_version: str
 
-    def entry(self, name: str) -> LabelCalibration:
-        """The entry of a label, or of ``unsafe``."""
+    def of(self, name: str) -> LabelCalibration:
+        """The calibration of a label, or of ``unsafe``."""
         return self.unsafe if name == UNSAFE else self.labels[name]
 
     def thresholds(self) -> Thresholds:
         """Its own thresholds, on raw probabilities; ``unsafe`` from a calibrated 0.5 where it has none."""
-        labels = {k: e.threshold.raw for k, e in self.labels.items() if e.threshold is not None}
+        labels = {k: each.threshold.raw for k, each in self.labels.items() if each.threshold is not None}
         own = self.unsafe.threshold
         return Thresholds(inverse(self.unsafe.calibrator, 0.5) if own is None else own.raw, labels)
 
     def shown_thresholds(self) -> Thresholds:
         """Its own thresholds, on calibrated probabilities."""
 
-        def shown(entry: LabelCalibration, raw: float) -> float:
-            return math.inf if math.isinf(raw) else float(entry.calibrator(raw))
+        def shown(of: LabelCalibration, raw: float) -> float:
+            return math.inf if math.isinf(raw) else float(of.calibrator(raw))
 
         raw = self.thresholds()
         unsafe = 0.5 if self.unsafe.threshold is None else shown(self.unsafe, raw.unsafe)
@@ -113,7 +110,7 @@ class Calibration:
 
     def calibrated(self, name: str, raw: Marginal) -> Marginal:
         """The calibrated marginal of a label, or of ``unsafe``."""
-        return _mapped(raw, self.entry(name).calibrator)
+        return _mapped(raw, self.of(name).calibrator)
 
     def check(self, manifest: Manifest, spec: Spec, where: str) -> None:
         """Refuses a calibration that was fitted on something else.
@@ -121,16 +118,16 @@ class Calibration:
         Raises:
             TokmargError: model, spec or policy differ; says which, and the way out.
         """
-        origin, labels = Provenance.of(manifest, spec), tuple(label.id for label in spec.labels)
-        for name, found, fitted in (
-            ("model", origin.model, self.origin.model),
-            ("spec", origin.spec, self.origin.spec),
-            ("policy", origin.policy, self.origin.policy),
+        given, labels = BundleProvenance.of(manifest, spec), tuple(label.id for label in spec.labels)
+        for name, actual, fitted in (
+            ("model", given.model, self.bundle.model),
+            ("spec", given.spec, self.bundle.spec),
+            ("policy", given.policy, self.bundle.policy),
         ):
-            if found != fitted:
+            if actual != fitted:
                 raise TokmargError(
                     f"{where}: bundle.{name}: was fitted on another {name} than that of {manifest.model_id} "
-                    f"({fitted[:12]}, not {found[:12]}): calibrate this bundle, or score raw (--calibration none, "
+                    f"({fitted[:12]}, not {actual[:12]}): calibrate this bundle, or score raw (--calibration none, "
                     "calibration=False)"
                 )
         if tuple(self.labels) != labels:
@@ -138,24 +135,24 @@ class Calibration:
 
     def to_dict(self) -> dict[str, object]:
         """The JSON document."""
-        promise = self.guarantee
+        guarantee = self.guarantee
         return {
             "schema_version": SCHEMA_VERSION,
             "tokmarg_version": self.tokmarg_version,
             "method": self.method,
-            "bundle": self.origin.to_dict(),
+            "bundle": self.bundle.to_dict(),
             "data": self.data.to_dict(),
             "search": self.search.to_dict(),
             "target": self.target,
-            "guarantee": promise
+            "guarantee": guarantee
             and {
-                "risk": promise.risk,
-                "level": promise.level,
-                "confidence": promise.confidence,
-                "simultaneous": promise.simultaneous,
+                "risk": guarantee.risk,
+                "level": guarantee.level,
+                "confidence": guarantee.confidence,
+                "simultaneous": guarantee.simultaneous,
             },
             "unsafe": self.unsafe.to_dict(),
-            "labels": {label: entry.to_dict() for label, entry in self.labels.items()},
+            "labels": {label: each.to_dict() for label, each in self.labels.items()},
             "figures": dict(self.figures),
         }
 
@@ -170,15 +167,15 @@ class Calibration:
         version = f.get("schema_version", int)
         if version != SCHEMA_VERSION:
             raise f.fail("schema_version", f"is {version}; this tokmarg reads {SCHEMA_VERSION}: upgrade or calibrate")
-        f.only(["schema_version", "bundle", *(name for name in cls.__slots__ if name != "origin")])
+        f.only(["schema_version", *cls.__slots__])
         method = f.get("method", str)
         if method not in CALIBRATIONS:
             raise f.fail("method", f"must be one of {', '.join(CALIBRATIONS)}, not {method!r:.60}")
         table = f.table("labels")
         return cls(
             method,
-            Provenance.parse(f.table("bundle")),
-            Data.parse(f.table("data")),
+            BundleProvenance.parse(f.table("bundle")),
+            DataProvenance.parse(f.table("data")),
             SearchSettings.parse(f.table("search")),
             f.get("target", str, None),
             _guarantee(f),
@@ -221,19 +218,10 @@ class Calibration:
             scratch.unlink(missing_ok=True)
 
 
-def __getattr__(name: str) -> object:
-    # Fitting scores data, so it needs the guard, which itself reads calibrations.
-    if name == "fit":
-        from tokmarg.evaluation.calibrate import fit
-
-        return fit
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def find_calibration(
     bundle: Bundle, spec: Spec, given: str | os.PathLike[str] | Calibration | Literal[False] | None
 ) -> Calibration | None:
-    """The calibration that was asked for (False: none), else the bundle's own.
+    """The given calibration (False: none), else the bundle's own.
 
     Raises:
         TokmargError: it cannot be read, is malformed, or was fitted on another bundle or policy.
@@ -241,12 +229,12 @@ def find_calibration(
     if given is False or (given is None and CALIBRATION not in bundle.manifest.files):
         return None
     if isinstance(given, Calibration):
-        found, where = given, "calibration"
+        calibration, where = given, "calibration"
     else:
         path = bundle.file(CALIBRATION) if given is None else given
-        found, where = Calibration.read(path), str(path)
-    found.check(bundle.manifest, spec, where)
-    return found
+        calibration, where = Calibration.read(path), str(path)
+    calibration.check(bundle.manifest, spec, where)
+    return calibration
 
 
 def _guarantee(f: Fields) -> Guarantee | None:

@@ -1,4 +1,4 @@
-"""Fits one monotone calibrator to raw probabilities and truths.
+"""Fits one calibrator to raw probabilities and truths: Platt, temperature and beta scaling, isotonic regression.
 
 The three sigmoids are logistic regressions without penalty on ln p and ln(1 - p), against Platt's targets
 (N+ + 1) / (N+ + 2) and 1 / (N- + 2) in place of 1 and 0, which keep the fit finite where the classes do not overlap
@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.results import CalibrationMethod
 
 from .calibrators import STEEPEST, Calibrator, Isotonic, Sigmoid, logs
 
 __all__ = ["fit_calibrator", "isotonic", "logistic", "platt_targets"]
-
-Floats = npt.NDArray[np.float64]
 
 
 def fit_calibrator(method: CalibrationMethod, p: Floats, truth: Floats) -> Calibrator | None:

@@ -1,4 +1,4 @@
-"""One entry of a calibration: calibrator, threshold and figures of ``unsafe`` or a label."""
+"""Label calibration: calibrator, threshold, certificate and figures of ``unsafe`` or one label, and their JSON form."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PAIRS, _RATES = ("ece", "brier"), ("recall", "false_positive_rate", "precision"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a threshold's guarantee rests on: errors among the cases of the class it is about, and the upper bound of
-    the risk at the confidence of this one threshold."""
+    """Evidence for a threshold's guarantee: errors among the cases of the class it is about, and the Clopper-Pearson
+    upper bound of the risk at the confidence of this one threshold."""
 
     cases: int
     errors: int
@@ -40,11 +40,12 @@ class Threshold:
     def to_dict(self, calibrator: Calibrator) -> dict[str, object]:
         """The JSON form; null stands for infinity."""
         never = math.isinf(self.raw)
-        proof = self.certificate
+        certificate = self.certificate
         return {
             "raw": None if never else self.raw,
             "calibrated": None if never else float(calibrator(self.raw)),
-            "certificate": proof and {"cases": proof.cases, "errors": proof.errors, "bound": proof.bound},
+            "certificate": certificate
+            and {"cases": certificate.cases, "errors": certificate.errors, "bound": certificate.bound},
         }
 
     @classmethod
@@ -56,12 +57,12 @@ class Threshold:
             raise f.fail("calibrated", "must be null where raw is, and a number where raw is one")
         if raw is not None and calibrated is not None and abs(float(calibrator(raw)) - calibrated) > _SAME:
             raise f.fail("calibrated", f"is {calibrated!r}, but the calibrator maps raw to {float(calibrator(raw))!r}")
-        proof = None
+        certificate = None
         if f.get("certificate", dict, None) is not None:
             table = f.table("certificate")
             table.only(["cases", "errors", "bound"])
-            proof = Certificate(count(table, "cases"), count(table, "errors"), unit(table, "bound"))
-        return cls(math.inf if raw is None else raw, proof)
+            certificate = Certificate(count(table, "cases"), count(table, "errors"), unit(table, "bound"))
+        return cls(math.inf if raw is None else raw, certificate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def parse_figures(f: Fields) -> dict[str, object]:
     unknown."""
     table = f.table("figures")
     table.only([*_PAIRS, *_RATES])
-    found: dict[str, object] = {}
+    figures: dict[str, object] = {}
     for key in _PAIRS:
         pair = table.get(key, list, None)
         if pair is not None:
@@ -129,8 +130,8 @@ def parse_figures(f: Fields) -> dict[str, object]:
                 raise table.fail(key, f"must be the raw and the calibrated figure, not {len(pair)} numbers")
             inner = Fields(dict(zip(("0", "1"), pair, strict=True)), f.where, f.error, f"{table.path}.{key}")
             pair = [unit(inner, "0"), unit(inner, "1")]
-        found[key] = pair
-    return found | {key: maybe_unit(table, key) for key in _RATES if key in table.data}
+        figures[key] = pair
+    return figures | {key: maybe_unit(table, key) for key in _RATES if key in table.data}
 
 
 def count(f: Fields, key: str) -> int:

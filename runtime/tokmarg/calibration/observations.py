@@ -1,15 +1,14 @@
-"""Labelled records scored for calibration: truths and raw scores with their bounds, side by side."""
+"""Observations: the truths and raw scores, with their bounds, that a calibration is fitted on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from tokmarg.arrays import Bools, Floats
 
 __all__ = ["Observations"]
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Observations:
     upper: Floats
 
     @property
-    def known(self) -> npt.NDArray[np.bool_]:
+    def known(self) -> Bools:
         """Where truth and score are known, [records, names]."""
         return ~(np.isnan(self.truth) | np.isnan(self.score))
 

@@ -1,4 +1,6 @@
-"""Thresholds that reach a target on labelled data: ``fpr<=0.01``, ``recall>=0.95``, ``precision>=0.9``, ``max-f1``.
+"""Operating point: the threshold that reaches a target on labelled data.
+
+Targets are ``fpr<=0.01``, ``recall>=0.95``, ``precision>=0.9``, with other levels, and ``max-f1``.
 
 A case is flagged where its score is at or above the threshold, and thresholds are observed scores. Of the thresholds
 that reach the target, the one that is best at the other error is taken:
@@ -8,7 +10,7 @@ that reach the target, the one that is best at the other error is taken:
     precision>=x   the lowest (most recall) with at least that share of the flagged positive
     max-f1         the one with the highest F1; of equals the highest
 
-What is reached on the data is no promise for other data; :mod:`tokmarg.calibration.risk_control` gives one.
+What is reached on the data is not guaranteed on other data; :mod:`tokmarg.calibration.risk_control` certifies it.
 """
 
 from __future__ import annotations
@@ -19,20 +21,19 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.errors import TokmargError
 
-__all__ = ["Counts", "Target"]
+__all__ = ["Target"]
 
-Floats = npt.NDArray[np.float64]
 Quantity = Literal["fpr", "recall", "precision", "max-f1"]
 _FORM = re.compile(r"(fpr)<=(.+)|(recall|precision)>=(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a threshold shall reach; ``level`` is 0 for ``max-f1``."""
+    """A rate that a threshold reaches on the data, or the highest F1; ``level`` is 0 for ``max-f1``."""
 
     quantity: Quantity
     level: float = 0.0
@@ -75,52 +76,20 @@ class Target:
             threshold reaches the target, or the data lack the class that it is about.
         """
         order = np.argsort(-score, kind="stable")
-        descending, right = score[order], truth[order]
+        descending, positive = score[order], truth[order]
         last = np.append(descending[1:] != descending[:-1], True) if len(score) else np.zeros(0, bool)
-        values, hits = descending[last], np.cumsum(right)[last]
+        # At each distinct score, from the highest down: what a threshold there flags. [distinct]
+        values, true_positives = descending[last], np.cumsum(positive)[last]
         flagged = np.flatnonzero(last) + 1.0
         positives, negatives = float(truth.sum()), float(len(truth) - truth.sum())
         if (negatives if self.quantity == "fpr" else positives) == 0:
             return None
         if self.quantity == "max-f1":
-            return float(values[int(np.argmax(2 * hits / (flagged + positives)))])
+            return float(values[int(np.argmax(2 * true_positives / (flagged + positives)))])
         if self.quantity == "recall":
-            return float(values[int(np.argmax(hits / positives >= self.level))])
+            return float(values[int(np.argmax(true_positives / positives >= self.level))])
         if self.quantity == "fpr":
-            reached = np.flatnonzero((flagged - hits) / negatives <= self.level)
+            reached = np.flatnonzero((flagged - true_positives) / negatives <= self.level)
             return float(values[reached[-1]]) if len(reached) else math.inf
-        reached = np.flatnonzero((hits / flagged >= self.level) & (hits > 0))
+        reached = np.flatnonzero((true_positives / flagged >= self.level) & (true_positives > 0))
         return float(values[reached[-1]]) if len(reached) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How decisions and truths fall together."""
-
-    hits: int
-    misses: int
-    false_alarms: int
-    passes: int
-
-    @classmethod
-    def of(cls, flagged: npt.NDArray[np.bool_], truth: Floats) -> Counts:
-        """Counts decisions [cases] against truths [cases]."""
-        wrong = truth == 0
-        return cls(
-            int(np.sum(flagged & ~wrong)),
-            int(np.sum(~flagged & ~wrong)),
-            int(np.sum(flagged & wrong)),
-            int(np.sum(~flagged & wrong)),
-        )
-
-    def rates(self) -> dict[str, float | None]:
-        """``recall``, ``false_positive_rate`` and ``precision``; None where there is nothing to divide by."""
-        return {
-            "recall": _share(self.hits, self.hits + self.misses),
-            "false_positive_rate": _share(self.false_alarms, self.false_alarms + self.passes),
-            "precision": _share(self.hits, self.hits + self.false_alarms),
-        }
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

@@ -1,4 +1,4 @@
-"""What a calibration was fitted on: the bundle and its policy, the data, and how far scores were searched."""
+"""Provenance of a calibration: digests of the bundle, the policy and the data, and the settings of the search."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal, cast
+from typing import cast, get_args
 
 from tokmarg.bundle.manifest import Manifest
 from tokmarg.documents import Fields
 from tokmarg.prompt.spec import Spec
+from tokmarg.score_options import OnOverflow, ScoreOptions
 
 from .label_calibration import count, unit
 
-__all__ = ["CALIBRATION", "Data", "Provenance", "SearchSettings"]
+__all__ = ["CALIBRATION", "BundleProvenance", "DataProvenance", "SearchSettings"]
 
 #: The calibration's name in a bundle.
 CALIBRATION = "calibration.json"
+_DEFAULTS = ScoreOptions()
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """Which bundle and policy.
+class BundleProvenance:
+    """The bundle and policy that a calibration was fitted on.
 
     Attributes:
         model_id: the manifest's, for people.
@@ -39,8 +41,8 @@ class Provenance:
     policy: str
 
     @classmethod
-    def of(cls, manifest: Manifest, spec: Spec) -> Provenance:
-        """Of a bundle, scored by a spec that may have another policy than the manifest's."""
+    def of(cls, manifest: Manifest, spec: Spec) -> BundleProvenance:
+        """That of a bundle, scored by a spec that may have another policy than the manifest's."""
         files = [f"{name} {sha256}\n" for name, (sha256, _) in sorted(manifest.files.items()) if name != CALIBRATION]
         labels = [
             {
@@ -63,15 +65,15 @@ class Provenance:
         return asdict(self)
 
     @classmethod
-    def parse(cls, f: Fields) -> Provenance:
+    def parse(cls, f: Fields) -> BundleProvenance:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         return cls(f.get("model_id", str), *(_sha256(f, key) for key in ("model", "spec", "policy")))
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
-    """Which data.
+class DataProvenance:
+    """The labelled data that a calibration was fitted on.
 
     Attributes:
         sha256: of the file.
@@ -90,7 +92,7 @@ class Data:
         return asdict(self)
 
     @classmethod
-    def parse(cls, f: Fields) -> Data:
+    def parse(cls, f: Fields) -> DataProvenance:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         label_map = None if f.data.get("label_map") is None else _sha256(f, "label_map")
@@ -99,11 +101,20 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How far scores were searched: a guarantee holds for scores that are searched at least as far."""
+    """Settings of the search that gave the scores: a guarantee holds for scores that are searched at least as far.
 
-    tolerance: float = 1e-3
-    max_nodes: int = 256
-    on_overflow: Literal["error", "window"] = "error"
+    Attributes:
+        tolerance, max_nodes, on_overflow: as in :class:`tokmarg.ScoreOptions`, with the same defaults.
+    """
+
+    tolerance: float = _DEFAULTS.tolerance
+    max_nodes: int = _DEFAULTS.max_nodes
+    on_overflow: OnOverflow = _DEFAULTS.on_overflow
+
+    @classmethod
+    def of(cls, options: ScoreOptions) -> SearchSettings:
+        """The part of the options that is stored."""
+        return cls(options.tolerance, options.max_nodes, options.on_overflow)
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form."""
@@ -114,12 +125,12 @@ class SearchSettings:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         overflow = f.get("on_overflow", str)
-        if overflow not in ("error", "window"):
+        if overflow not in get_args(OnOverflow):
             raise f.fail("on_overflow", f'must be "error" or "window", not {overflow!r:.60}')
         tolerance, max_nodes = unit(f, "tolerance"), count(f, "max_nodes")
         if not tolerance or not max_nodes:
             raise f.fail("max_nodes" if tolerance else "tolerance", "must be positive")
-        return cls(tolerance, max_nodes, cast('Literal["error", "window"]', overflow))
+        return cls(tolerance, max_nodes, cast(OnOverflow, overflow))
 
 
 def _digest(document: object) -> str:

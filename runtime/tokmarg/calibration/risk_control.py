@@ -1,9 +1,9 @@
-"""Thresholds with a guarantee: distribution-free risk control with an exact binomial (Clopper-Pearson) bound.
+"""Risk control: certified thresholds by an exact binomial (Clopper-Pearson) bound, free of the scores' distribution.
 
     fnr <= level   of the positives, at most that share is not flagged
     fpr <= level   of the negatives, at most that share is flagged
 
-The promise is about cases that were never seen: over the draw of the calibration data, with the given confidence, the
+The guarantee is about cases that were never seen: over the draw of the calibration data, with the given confidence, the
 threshold's true risk is at most ``level``. It needs nothing of the scores' distribution (ties are fine), only that the
 data and what is scored later are independent draws from one population.
 
@@ -12,8 +12,8 @@ other end, each at the full error probability delta = 1 - confidence, and the la
 taken (fixed-sequence testing: Learn then Test, Angelopoulos et al. 2021; for a risk that is monotone in the threshold
 the same as the upper-confidence-bound procedure of Bates et al. 2021). A threshold passes if P(Bin(n, level) <= errors)
 <= delta. So with n positives, k the most errors that pass and x(1) <= ... <= x(n) their scores, the threshold is
-x(k + 1), a one-sided tolerance limit. Its miss rate exceeds the level only if at most k scores fall at or below the
-level's quantile, which has at most the probability P(Bin(n, level) <= k) <= delta.
+x(k + 1), a one-sided tolerance limit. Its false-negative rate exceeds the level only if at most k scores fall at or
+below the level's quantile, which has at most the probability P(Bin(n, level) <= k) <= delta.
 
 >>> most_errors(59, 0.05, 0.05), most_errors(58, 0.05, 0.05), least_cases(0.05, 0.05)
 (0, None, 59)
@@ -27,26 +27,25 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Floats
 from tokmarg.errors import TokmargError
 
 __all__ = ["Guarantee", "Risk", "least_cases", "most_errors", "upper_bound"]
 
-Floats = npt.NDArray[np.float64]
 Risk = Literal["fnr", "fpr"]
 _FORM = re.compile(r"(fnr|fpr)(?:<=|=)(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What is promised.
+    """A bound on the false-negative or false-positive rate, with a confidence.
 
     Attributes:
         risk: ``fnr`` or ``fpr``.
         level: the highest risk, between 0 and 1.
-        confidence: probability of the promise over the draw of the calibration data.
-        simultaneous: the promise is about all thresholds at once (Bonferroni), not about each alone.
+        confidence: probability that it holds, over the draw of the calibration data.
+        simultaneous: it is about all thresholds at once (Bonferroni), not about each on its own.
     """
 
     risk: Risk
@@ -88,7 +87,7 @@ class Guarantee:
         """The threshold that is best at the other error and still certified.
 
         A score that is known to an interval only counts as wrong unless the whole interval is right: more search can
-        then only help, and the promise holds for scores that were searched at least as far.
+        then only help, and the guarantee holds for scores that were searched at least as far.
 
         Args:
             lower, upper: bounds of the raw scores, float64 [cases].
@@ -111,13 +110,13 @@ class Guarantee:
 
 def most_errors(cases: int, level: float, delta: float) -> int | None:
     """The most errors k among so many cases with P(Bin(cases, level) <= k) <= delta; None where not even 0 passes."""
-    total, found = 0.0, None
+    total, most = 0.0, None
     for k in range(cases):
         total += math.exp(_log_term(k, cases, level))
         if total * (1 + 1e-9) > delta:  # the terms' rounding must not decide in favour
             break
-        found = k
-    return found
+        most = k
+    return most
 
 
 def _log_term(k: int, n: int, p: float) -> float:
@@ -126,7 +125,7 @@ def _log_term(k: int, n: int, p: float) -> float:
 
 
 def least_cases(level: float, delta: float) -> int:
-    """How many cases it takes to certify a level, if not one of them is an error."""
+    """Fewest cases that certify a level, if not one of them is an error."""
     n = max(1, math.ceil(math.log(delta) / math.log1p(-level)) - 1)
     while most_errors(n, level, delta) is None:  # rounding of the quotient
         n += 1

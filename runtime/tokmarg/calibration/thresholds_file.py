@@ -1,4 +1,4 @@
-"""Flagging thresholds from a file, TOML or (``.json``) JSON:
+"""Thresholds file: reads flagging thresholds from TOML or (``.json``) JSON.
 
 unsafe = 0.5          # optional
 

@@ -1,4 +1,4 @@
-"""Bootstrap: how far metrics, and differences of metrics, would move with other records of the same kind.
+"""Bootstrap: 95 % intervals of metrics and of paired differences of metrics, by resampling the contents.
 
 Contents are resampled with replacement. Copies of one text stay together, drawn or left out as one: they say the same
 thing twice, and to draw them apart would make intervals look narrower than they are. Every run over the same records
@@ -11,23 +11,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from tokmarg.metrics import Ranked
+from tokmarg.arrays import Floats
+from tokmarg.metrics import Ranked, ratio
 
 from .measures import Cases
 
 __all__ = ["Difference", "bootstrap", "difference", "paired"]
 
-Floats = npt.NDArray[np.float64]
 Interval = list[float] | None
-#: Weights that are worked on at once, as many as fit a core's cache.
-_AT_ONCE = 500_000
+#: Weights in one chunk of resamples, as many as fit a core's cache.
+_CHUNK = 500_000
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How much higher a metric is in one run than in another, on the cases that both have.
+    """A metric in one run minus the same metric in another, on the cases that both have.
 
     Attributes:
         value: the difference; None where the metric is not defined.
@@ -68,12 +67,12 @@ def difference(first: Cases, second: Cases, threshold: float, samples: int, seed
     first, second = paired(first, second)
     points = [_metrics(cases, threshold, None) for cases in (first, second)]
     drawn = [_resampled(cases, threshold, samples, seed) if samples else {} for cases in (first, second)]
-    found = {}
+    differences = {}
     for name, point in points[0].items():
         value = float(points[1][name][0] - point[0])
         interval = _interval(drawn[1][name] - drawn[0][name]) if samples else None
-        found[name] = Difference(None if np.isnan(value) else value, interval)
-    return found
+        differences[name] = Difference(None if np.isnan(value) else value, interval)
+    return differences
 
 
 def paired(first: Cases, second: Cases) -> tuple[Cases, Cases]:
@@ -106,8 +105,8 @@ def _interval(values: Floats) -> Interval:
 def _resampled(cases: Cases, threshold: float, samples: int, seed: int) -> dict[str, Floats]:
     """Metric -> its value in each resample, NaN where it is not defined."""
     prepared = _Prepared(cases, threshold)
-    parts = [prepared.metrics(weights) for weights in _weights(cases, samples, seed)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    chunks = [prepared.metrics(weights) for weights in _weights(cases, samples, seed)]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _metrics(cases: Cases, threshold: float, weights: Floats | None) -> dict[str, Floats]:
@@ -115,14 +114,14 @@ def _metrics(cases: Cases, threshold: float, weights: Floats | None) -> dict[str
 
 
 def _weights(cases: Cases, samples: int, seed: int) -> Iterator[Floats]:
-    """How often each content was drawn, float64 [some of the samples, contents]."""
+    """How often each content was drawn, in chunks of resamples, float64 [chunk, contents]."""
     rng = np.random.default_rng(seed)
     count = len(cases.unsafe_truth)
     groups = np.arange(count)
     if cases.groups is not None:
         _, groups = np.unique(cases.groups, return_inverse=True)
     number = int(groups.max()) + 1
-    step = max(1, _AT_ONCE // max(1, count * max(1, len(cases.labels))))
+    step = max(1, _CHUNK // max(1, count * max(1, len(cases.labels))))
     for start in range(0, samples, step):
         # One draw after the other, so that they do not depend on how many labels there are.
         drawn = [
@@ -139,7 +138,7 @@ class _Prepared:
         known = ~(np.isnan(cases.truth) | np.isnan(cases.score))
         truth, score = np.where(known, cases.truth, 0.0), np.where(known, cases.score, 0.0)
         predicted = known & cases.predicted(threshold)
-        # Per content, float64 [contents, 5]: pairs, hits, predicted and true, wrong, squared distance.
+        # Per content, float64 [contents, 5]: known pairs, true positives, predicted plus true, wrong, squared distance.
         self._sums = np.stack(
             [
                 known.sum(axis=1),
@@ -164,36 +163,34 @@ class _Prepared:
         self._unsafe_sums[at, 1] = (cases.unsafe_truth[at] - cases.unsafe_score[at]) ** 2
 
     def metrics(self, weights: Floats | None) -> dict[str, Floats]:
-        """Metric -> its value under each weighting."""
+        """Metric -> its value under each weighting, float64 [weightings].
+
+        Args:
+            weights: float64 [weightings, contents]; None weighs every content once.
+        """
         given = np.ones((1, len(self._sums))) if weights is None else weights
-        pairs, hits, named, wrong, squares = (given @ self._sums).T
+        pairs, true_positives, named, wrong, squares = (given @ self._sums).T
         known, unsafe_squares = (given @ self._unsafe_sums).T
         pooled, unsafe = self._pooled.masses(given), self._unsafe.masses(given)
         per_label = {label: ranked.masses(given) for label, ranked in self._labels.items()}
         aucs = {f"auc:{label}": masses.roc_auc() for label, masses in per_label.items()}
         precisions = {f"average_precision:{label}": masses.average_precision() for label, masses in per_label.items()}
-        micro_f1 = np.divide(2 * hits, named, out=np.zeros_like(hits), where=named > 0)
+        micro_f1 = np.divide(2 * true_positives, named, out=np.zeros_like(named), where=named > 0)
         return {
             "micro_f1": np.where(pairs > 0, micro_f1, np.nan),
-            "hamming_loss": _ratio(wrong, pairs),
+            "hamming_loss": ratio(wrong, pairs),
             "micro_auc": pooled.roc_auc(),
             "macro_auc": _mean(aucs, len(given)),
             "macro_average_precision": _mean(precisions, len(given)),
             "ece": pooled.calibration_error(),
-            "brier": _ratio(squares, pairs),
+            "brier": ratio(squares, pairs),
             "unsafe_auc": unsafe.roc_auc(),
             "unsafe_average_precision": unsafe.average_precision(),
             "unsafe_ece": unsafe.calibration_error(),
-            "unsafe_brier": _ratio(unsafe_squares, known),
+            "unsafe_brier": ratio(unsafe_squares, known),
             **aucs,
             **precisions,
         }
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    out = np.full(len(below), np.nan)
-    np.divide(above, below, out=out, where=below > 0)
-    return out
 
 
 def _mean(values: Mapping[str, Floats], weightings: int) -> Floats:
@@ -202,4 +199,4 @@ def _mean(values: Mapping[str, Floats], weightings: int) -> Floats:
         return np.full(weightings, np.nan)
     table = np.stack(list(values.values()))
     defined = ~np.isnan(table)
-    return _ratio(np.where(defined, table, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+    return ratio(np.where(defined, table, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))

@@ -1,9 +1,9 @@
-"""Labelled records: what is known to be true of each content, in the bundle's labels.
+"""Dataset: reads labelled records from JSONL or CSV, and label maps from another taxonomy to the bundle's labels.
 
 A row says what it knows:
 
     labels   the labels that apply; with nothing else said, all others do not
-    known    the labels that were looked at, where not all were; of the others nothing is known
+    known    the labels that were judged, where not all were; of the others nothing is known
     unsafe   true or false; without it, a row with labels is unsafe, one with none of all labels is not
 
 In JSONL these are lists and a boolean. In CSV they are columns: ids joined by ``;``, and true or false. An empty cell
@@ -11,13 +11,14 @@ of ``known`` or ``unsafe`` says nothing; one of ``labels`` says that none applie
 
 A *label map* joins another taxonomy to the bundle's. It is a TOML file with one table, ``[map]``, whose keys are the
 data's labels and whose values are one or more of the bundle's, or none (``[]``: such a label tells of ``unsafe``
-alone). A bundle's label is true if any label mapped to it is, and false if all of them were looked at and none is.
+alone). A bundle's label is true if any label mapped to it is, and false if all of them were judged and none is.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Example:
     unsafe: bool | None
 
 
-def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_label_map(path: str | os.PathLike[str], labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Reads a label map.
 
     Args:
@@ -58,6 +59,7 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
     Raises:
         SpecError: malformed, or maps to a label that the bundle does not have; names file and field.
     """
+    path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -67,20 +69,20 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
     document = Fields(data, str(path), SpecError)
     document.only(["map"])
     table = document.table("map")
-    found = {}
+    mapping = {}
     for name, value in table.data.items():
         targets = (value,) if isinstance(value, str) else table.strings(name)
         for target in targets:
             if target not in labels:
                 raise table.fail(name, f"{target!r:.60} is no label of the bundle ({', '.join(labels):.300})")
-        found[name] = targets
-    if not found:
+        mapping[name] = targets
+    if not mapping:
         raise document.fail("map", "is empty")
-    return found
+    return mapping
 
 
 def read_labelled(
-    path: Path,
+    path: str | os.PathLike[str],
     labels: Sequence[str],
     label_map: Mapping[str, Sequence[str]] | None = None,
     *,
@@ -102,7 +104,7 @@ def read_labelled(
         TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
             an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
     """
-    format = format or format_of(str(path))
+    path, format = Path(path), format or format_of(os.fspath(path))
     if format is None:
         raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
     if format == "lines":
@@ -112,8 +114,8 @@ def read_labelled(
         raw = path.read_bytes()
     except OSError as error:
         raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
-    found: list[Example] = []
-    places: dict[str, int] = {}
+    examples: list[Example] = []
+    first_used: dict[str, int] = {}  # id -> number of its record
     place = "line" if format == "jsonl" else "record"
     try:
         records = read_records(io.BytesIO(raw), format, role=role, text_field=text_field)
@@ -127,18 +129,18 @@ def read_labelled(
         row = next(rows)
         if "id" in row:
             key = json.dumps(record.id)
-            if key in places:
-                raise TokmargError(f"{where}: id {key:.60} was used in {place} {places[key]} already")
-            places[key] = number
+            if key in first_used:
+                raise TokmargError(f"{where}: id {key:.60} was used in {place} {first_used[key]} already")
+            first_used[key] = number
         try:
-            found.append(_example(record, row, sources, labels))
+            examples.append(_example(record, row, sources, labels))
         except TokmargError as error:
             raise TokmargError(f"{where}: {error}") from None
-    if not found:
+    if not examples:
         raise TokmargError(f"{path}: is empty")
-    if not any(example.labels or example.unsafe is not None for example in found):
+    if not any(example.labels or example.unsafe is not None for example in examples):
         raise TokmargError(f"{path}: no record says anything: it needs labels or unsafe")
-    return found
+    return examples
 
 
 def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
@@ -148,7 +150,7 @@ def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
-    """The same of CSV rows, in the words of JSON."""
+    """The rows of a CSV file as the objects that JSONL would hold."""
     rows = csv_rows(io.BytesIO(raw))
     header = next(rows, [])
     for name in ("labels", "known", "unsafe"):
@@ -158,16 +160,16 @@ def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _cells(cells: Mapping[str, str]) -> dict[str, Any]:
-    """What a row of cells says, as JSON says it."""
-    found: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
+    """A CSV row as the object that JSONL would hold."""
+    row: dict[str, Any] = {"id": cells["id"]} if cells.get("id") else {}
     if said := cells.get("unsafe", "").strip():
-        found["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
+        row["unsafe"] = {"true": True, "false": False}.get(said.lower(), said)
     for field in ("labels", "known"):
         names = [name.strip() for name in cells.get(field, "").split(";")]
-        found[field] = [name for name in names if name] or None
-    if "labels" in cells and found["labels"] is None and found.get("unsafe") is not True:
-        found["labels"] = []
-    return found
+        row[field] = [name for name in names if name] or None
+    if "labels" in cells and row["labels"] is None and row.get("unsafe") is not True:
+        row["labels"] = []
+    return row
 
 
 def _example(
@@ -180,15 +182,15 @@ def _example(
         raise TokmargError(f"unsafe must be true or false, not {json.dumps(unsafe):.60}")
     if given is None:
         return Example(record, {}, unsafe)
-    looked_at = set(sources) if known is None else set(known) | set(given)
+    judged = set(sources) if known is None else set(known) | set(given)
     truths = {}
     for label in labels:
         of_label = [source for source, targets in sources.items() if label in targets]
         if any(source in given for source in of_label):
             truths[label] = True
-        elif of_label and all(source in looked_at for source in of_label):
+        elif of_label and all(source in judged for source in of_label):
             truths[label] = False
-    if unsafe is None and (given or looked_at == set(sources)):
+    if unsafe is None and (given or judged == set(sources)):
         unsafe = bool(given)
     return Example(record, truths, unsafe)
 

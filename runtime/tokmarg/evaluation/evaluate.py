@@ -1,13 +1,12 @@
-"""Evaluation: labelled records scored by one guard or several, with one method or several, and what came of it.
+"""Evaluation: scores labelled records with one guard or several, by one method or several, and measures the scores.
 
-from tokmarg import Guard
-from tokmarg.evaluation import evaluate
-from tokmarg.evaluation.dataset import read_labelled
+    from tokmarg import Guard
+    from tokmarg.evaluation import evaluate, read_labelled, write_report
 
-guard = Guard.load("bundle-folder")
-evaluation = evaluate(guard, read_labelled(Path("posts.jsonl"), guard.labels))
-evaluation.runs[0].metrics["micro_auc"]
-evaluation.write_report("report.html")
+    guard = Guard.load("bundle-folder")
+    evaluation = evaluate(guard, read_labelled("posts.jsonl", guard.labels))
+    evaluation.runs[0].metrics["micro_auc"]
+    write_report(evaluation, "report.html")
 
 A *run* is one guard with one method. Each run but the first is also compared with another one on the same resamples:
 with the same method of the first guard, or, of the first guard itself, with its first method.
@@ -18,21 +17,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 from tokmarg.documents import to_json
 from tokmarg.errors import TokmargError
 from tokmarg.guard import Guard
 from tokmarg.results import Method
-from tokmarg.score_options import OnOverflow
+from tokmarg.score_options import OptionChanges, ScoreOptions
 
 from .bootstrap import Difference, Interval, bootstrap, difference
 from .dataset import Example
 from .measures import measure
 from .scoring_run import ScoringRun, score_examples
-from .threshold_decisions import Decision, decisions
+from .threshold_decisions import ThresholdDecision, threshold_decisions
 
 __all__ = ["Evaluation", "Run", "check_methods", "evaluate"]
 
@@ -50,8 +48,8 @@ class Run:
         intervals: of :func:`tokmarg.evaluation.bootstrap.bootstrap`; None without resamples.
         reference: the run this one is compared with, by its place in the list; None for the first.
         differences: metric -> this run minus the reference; None for the first.
-        decisions: of :func:`tokmarg.evaluation.threshold_decisions.decisions`; None where the guard's calibration has
-        no thresholds.
+        decisions: of :func:`tokmarg.evaluation.threshold_decisions.threshold_decisions`; None where the guard's
+            calibration has no thresholds, or others were given.
     """
 
     bundle: str
@@ -63,18 +61,18 @@ class Run:
     intervals: Mapping[str, Interval] | None
     reference: int | None = None
     differences: Mapping[str, Difference] | None = None
-    decisions: Mapping[str, Decision] | None = None
+    decisions: Mapping[str, ThresholdDecision] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """The outcome of :func:`evaluate`.
 
     Attributes:
-        data: what the records are called.
+        data: the file of the records, or their name.
         examples: the records and what is known of them.
         threshold: at which a label counts as predicted.
-        samples: resamples behind the intervals.
+        samples: number of resamples of the intervals.
         names: label id -> title, of all guards.
         runs: guard by guard, method by method.
     """
@@ -89,47 +87,32 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain types: the first guard's methods under ``methods``, further guards under ``compared``."""
         guards = list(dict.fromkeys(run.bundle for run in self.runs))
-        found = [self._of_guard(name) for name in guards]
+        documents = [self._guard_document(name) for name in guards]
         return {
             "schema_version": 1,
             "data": self.data,
             "records": len(self.examples),
             "threshold": self.threshold,
             "resamples": self.samples,
-            **found[0],
-            **({"compared": found[1:]} if found[1:] else {}),
+            **documents[0],
+            **({"compared": documents[1:]} if documents[1:] else {}),
         }
 
     def to_json(self) -> str:
         """:meth:`to_dict` as one line."""
         return to_json(self.to_dict())
 
-    def write_report(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report: one HTML file that needs nothing else, neither files nor network.
-
-        It holds the texts of the worst errors.
-
-        Raises:
-            TokmargError: the file cannot be written.
-        """
-        from tokmarg.evaluation.report.page import render
-
-        try:
-            Path(path).write_text(render(self), encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise TokmargError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
-
-    def _of_guard(self, name: str) -> dict[str, Any]:
+    def _guard_document(self, name: str) -> dict[str, Any]:
         runs = [run for run in self.runs if run.bundle == name]
         return {
             "bundle": name,
             "model": runs[0].model,
             "precision": runs[0].precision,
-            "methods": {run.method: self._entry(run) for run in runs},
+            "methods": {run.method: self._run_document(run) for run in runs},
         }
 
-    def _entry(self, run: Run) -> dict[str, Any]:
-        found = {
+    def _run_document(self, run: Run) -> dict[str, Any]:
+        document = {
             **run.metrics,
             "intervals": run.intervals,
             "coverage": run.scored.coverage,
@@ -141,14 +124,14 @@ class Evaluation:
             "decisions": run.decisions and {name: decision.to_dict() for name, decision in run.decisions.items()},
         }
         if (cut := run.scored.cut) is not None:
-            found["cut"] = cut if math.isfinite(cut) else None
+            document["cut"] = cut if math.isfinite(cut) else None
         if run.reference is not None and run.differences is not None:
             other = self.runs[run.reference]
-            found["difference"] = {
+            document["difference"] = {
                 "from": {"bundle": other.bundle, "method": other.method},
                 **{name: {"value": d.value, "interval": d.interval} for name, d in run.differences.items()},
             }
-        return found
+        return document
 
 
 def check_methods(guards: Mapping[str, Guard], methods: Sequence[Method]) -> None:
@@ -171,11 +154,10 @@ def evaluate(
     methods: Sequence[Method] = ("exact",),
     threshold: float = 0.2,
     samples: int = 1000,
-    tolerance: float = 1e-3,
-    max_nodes: int = 256,
-    on_overflow: OnOverflow = "error",
-    data: str = "records",
-    progress: Callable[[int], object] | None = None,
+    options: ScoreOptions | None = None,
+    data: str | os.PathLike[str] = "records",
+    progress: Callable[[int, int], object] | None = None,
+    **changes: Unpack[OptionChanges],
 ) -> Evaluation:
     """Scores labelled records and measures the scores.
 
@@ -184,47 +166,74 @@ def evaluate(
         examples: from :func:`tokmarg.evaluation.dataset.read_labelled`, read with the labels of all guards.
         methods: scoring methods; each runs on each guard.
         threshold: a label is predicted where its score reaches it; 0.2 is the paper's.
-        samples: resamples behind the 95 % intervals; 0 for none.
-        tolerance, max_nodes, on_overflow: as for :meth:`tokmarg.Guard.score`.
-        data: what the records are called in the outcome.
-        progress: called with the number of records done, over all runs.
+        samples: number of resamples of the 95 % intervals; 0 for none.
+        options, changes: how records are scored, see :class:`tokmarg.ScoreOptions`; ``methods`` are the methods.
+        data: the file that the examples were read from, or another name for them in the outcome.
+        progress: called with the number of records done and of all, over all runs.
 
     Raises:
         TokmargError: there are no records, none could be scored, or a method does not go with a guard.
     """
+    options = ScoreOptions.of(options, **changes)
     guards = {guard.path.name: guard} if isinstance(guard, Guard) else dict(guard)
     methods = tuple(dict.fromkeys(methods))
     check_methods(guards, methods)
+    total = len(guards) * len(methods) * len(examples)
     runs: list[Run] = []
     for name, each in guards.items():
         for method in methods:
-            done = len(runs) * len(examples)
-            scored = score_examples(
-                each,
-                examples,
-                method=method,
-                tolerance=tolerance,
-                max_nodes=max_nodes,
-                on_overflow=on_overflow,
-                progress=None if progress is None else lambda n, done=done: progress(done + n),  # type: ignore[misc]
-            )
+            of_run = replace(options, method=method)
             reference = None if not runs else len(runs) % len(methods) if len(runs) >= len(methods) else 0
-            other = None if reference is None else runs[reference].scored.cases
             runs.append(
-                Run(
+                _run(
                     name,
-                    each.manifest.model_id,
-                    each.manifest.precision,
-                    method,
-                    scored,
-                    measure(scored.cases, threshold),
-                    bootstrap(scored.cases, threshold, samples) if samples else None,
+                    each,
+                    score_examples(
+                        each,
+                        examples,
+                        options=of_run,
+                        progress=_counting(progress, len(runs) * len(examples), total),
+                    ),
+                    of_run,
+                    threshold,
+                    samples,
                     reference,
-                    None if other is None else difference(other, scored.cases, threshold, samples),
-                    None
-                    if each.calibration is None or method != "exact"
-                    else decisions(each.calibration, scored.cases, scored.results) or None,
+                    None if reference is None else runs[reference],
                 )
             )
     names = {label.id: label.title for each in guards.values() for label in each.spec.labels}
-    return Evaluation(data, tuple(examples), threshold, samples, names, tuple(runs))
+    return Evaluation(os.fspath(data), tuple(examples), threshold, samples, names, tuple(runs))
+
+
+def _counting(progress: Callable[[int, int], object] | None, before: int, total: int) -> Callable[[int, int], object]:
+    """Progress of one run as progress over all runs, of which ``before`` records were done earlier."""
+    return lambda done, of_run: None if progress is None else progress(before + done, total)
+
+
+def _run(
+    name: str,
+    guard: Guard,
+    scored: ScoringRun,
+    options: ScoreOptions,
+    threshold: float,
+    samples: int,
+    reference: int | None,
+    other: Run | None,
+) -> Run:
+    """Measures the scores of one guard and method, and compares them with another run's."""
+    cases = scored.cases
+    decisions = None
+    if guard.calibration is not None and options.method == "exact" and options.thresholds is None:
+        decisions = threshold_decisions(guard.calibration, cases, scored.results) or None
+    return Run(
+        bundle=name,
+        model=guard.manifest.model_id,
+        precision=guard.manifest.precision,
+        method=options.method,
+        scored=scored,
+        metrics=measure(cases, threshold),
+        intervals=bootstrap(cases, threshold, samples) if samples else None,
+        reference=reference,
+        differences=None if other is None else difference(other.scored.cases, cases, threshold, samples),
+        decisions=decisions,
+    )

@@ -1,4 +1,4 @@
-"""How good scores are: the paper's metrics and the usual ones beside them, over what is known.
+"""Measures: the paper's metrics and the usual ones beside them, of truths and scores, over what is known.
 
 The paper (arXiv:2511.22312) reports micro F1 at a threshold, Hamming loss and micro ROC AUC: every (content, label)
 pair is one case. Pairs of which nothing is known are left out. The numbers equal scikit-learn's on the same arrays,
@@ -12,15 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Bools, Floats, Ints
 from tokmarg.metrics import auc, average_precision, brier, expected_calibration_error, f1, hamming_loss
 
 __all__ = ["Cases", "measure"]
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +45,18 @@ class Cases:
     groups: Ints | None = None
     chosen: Bools | None = None
 
-    def rows(self, chosen: npt.NDArray[np.int64]) -> Cases:
+    def rows(self, indices: Ints) -> Cases:
         """The contents at some indices."""
         return Cases(
             self.labels,
-            self.truth[chosen],
-            self.score[chosen],
-            self.unsafe_truth[chosen],
-            self.unsafe_score[chosen],
-            None if self.raw is None else self.raw[chosen],
-            None if self.raw_unsafe is None else self.raw_unsafe[chosen],
-            None if self.groups is None else self.groups[chosen],
-            None if self.chosen is None else self.chosen[chosen],
+            self.truth[indices],
+            self.score[indices],
+            self.unsafe_truth[indices],
+            self.unsafe_score[indices],
+            None if self.raw is None else self.raw[indices],
+            None if self.raw_unsafe is None else self.raw_unsafe[indices],
+            None if self.groups is None else self.groups[indices],
+            None if self.chosen is None else self.chosen[indices],
         )
 
     def before(self) -> Cases | None:
@@ -115,8 +111,8 @@ def measure(cases: Cases, threshold: float) -> dict[str, Any]:
         "micro_f1": f1(truth, predicted[known]),
         "hamming_loss": hamming_loss(truth, predicted[known]),
         "micro_auc": auc(truth, score),
-        "macro_auc": _mean([entry["auc"] for entry in per_label.values()]),
-        "macro_average_precision": _mean([entry["average_precision"] for entry in per_label.values()]),
+        "macro_auc": _mean([each["auc"] for each in per_label.values()]),
+        "macro_average_precision": _mean([each["average_precision"] for each in per_label.values()]),
         "ece": expected_calibration_error(truth, score),
         "brier": brier(truth, score),
         "before_calibration": None if before is None else _before(before),

@@ -1,38 +1,36 @@
-"""Labelled records scored: truths and scores side by side, which metrics and calibration work on."""
+"""Scoring run: one guard scores labelled records with one method; truths and scores side by side, for metrics."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
+from tokmarg.arrays import Ints
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
-from tokmarg.results import Marginal, Method, MethodResult, Result, Thresholds
-from tokmarg.score_options import OnOverflow
+from tokmarg.results import LOW_COVERAGE, Marginal, MethodResult, Result
+from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.methods import UNCERTAINTIES
 from tokmarg.scoring.uncertainty import one_or_two
 
 from .dataset import Example
 from .measures import Cases
 
-__all__ = ["LOW_COVERAGE", "ScoringRun", "failures", "score_examples"]
+__all__ = ["ScoringRun", "failures", "score_examples"]
 
-#: Below this the guard hardly answers in its grammar: wrong template, wrong model, or an attack.
-LOW_COVERAGE = 0.5
 _Values = Mapping[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringRun:
-    """What scoring labelled records gave.
+    """The scores of labelled records, by one guard and method.
 
     Attributes:
         cases: truths and scores; NaN where a record could not be scored.
@@ -70,45 +68,67 @@ def score_examples(
     guard: Guard,
     examples: Sequence[Example],
     *,
-    method: Method = "exact",
-    max_nodes: int = 256,
-    tolerance: float = 1e-3,
-    thresholds: Thresholds | None = None,
-    on_overflow: OnOverflow = "error",
-    progress: Callable[[int], object] | None = None,
+    options: ScoreOptions | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    **changes: Unpack[OptionChanges],
 ) -> ScoringRun:
     """Scores labelled records.
 
     Args:
         guard: what to score with.
         examples: from :func:`tokmarg.evaluation.dataset.read_labelled`.
-        method, max_nodes, tolerance, thresholds, on_overflow: as for :meth:`tokmarg.Guard.score`.
-        progress: called with the number of records done.
+        options, changes: how records are scored, see :class:`tokmarg.ScoreOptions`.
+        progress: called with the number of records done and of all.
 
     Raises:
         TokmargError: there are no records, none could be scored, or the method does not go with the bundle.
     """
+    options = ScoreOptions.of(options, **changes)
     if not examples:
         raise TokmargError("there are no records to score")
-    labels = guard.labels
+    results: list[Result | MethodResult | ContentError] = []
+    began = time.perf_counter()
+    for result in _scored(guard, examples, options):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(examples))
+    seconds = (time.perf_counter() - began) / len(examples)
+    scored = [result for result in results if not isinstance(result, ContentError)]
+    if not scored:
+        raise TokmargError(_all_failed(examples, results))
+    cases, cut = _cases(guard.labels, examples, results), None
+    if options.method in UNCERTAINTIES:
+        uncertainties = [r.uncertainty if isinstance(r, MethodResult) else None for r in results]
+        known = np.array([np.nan if u is None else u for u in uncertainties], dtype=np.float64)
+        chosen, cut = one_or_two(cases.score, known, cases.truth)
+        cases = replace(cases, chosen=chosen)
+    coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
+    return ScoringRun(
+        cases=cases,
+        results=tuple(results),
+        coverage=float(np.mean(coverages)) if coverages else None,
+        low_coverage=float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
+        converged=sum(result.converged for result in scored) / len(scored),
+        failed=len(results) - len(scored),
+        seconds_per_item=seconds,
+        cut=cut,
+    )
+
+
+def _scored(
+    guard: Guard, examples: Sequence[Example], options: ScoreOptions
+) -> Iterator[Result | MethodResult | ContentError]:
+    return guard.score_many((example.record for example in examples), options=options, on_error="return")
+
+
+def _cases(
+    labels: tuple[str, ...], examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]
+) -> Cases:
+    """Truths and scores side by side, and the scores before calibration where there was one."""
     names = (*labels, UNSAFE)
     truth, score, raw = (np.full((len(examples), len(names)), np.nan) for _ in range(3))
-    found: list[Result | MethodResult | ContentError] = []
     calibrated = False
-    began = time.perf_counter()
-    results = guard.score_many(
-        (example.record for example in examples),
-        method=method,
-        max_nodes=max_nodes,
-        tolerance=tolerance,
-        thresholds=thresholds,
-        on_overflow=on_overflow,
-        on_error="return",
-    )
     for i, (example, result) in enumerate(zip(examples, results, strict=True)):
-        if progress is not None:
-            progress(i + 1)
-        found.append(result)
         truth[i] = _row({**example.labels, UNSAFE: example.unsafe}, names)
         if isinstance(result, ContentError):
             continue
@@ -116,40 +136,20 @@ def score_examples(
         if (before := getattr(result, "raw", None)) is not None:
             calibrated = True
             raw[i] = _row(_values(before), names)
-    seconds = (time.perf_counter() - began) / len(examples)
-    scored = [result for result in found if not isinstance(result, ContentError)]
-    if not scored:
-        raise TokmargError(_all_failed(examples, found))
-    chosen = cut = None
-    if method in UNCERTAINTIES:
-        doubts = [r.uncertainty if isinstance(r, MethodResult) else None for r in found]
-        uncertainties = np.array([np.nan if u is None else u for u in doubts], dtype=np.float64)
-        chosen, cut = one_or_two(score[:, :-1], uncertainties, truth[:, :-1])
-    coverages = [r.coverage for r in scored if isinstance(r, Result) and r.coverage is not None]
-    return ScoringRun(
-        Cases(
-            labels,
-            truth[:, :-1],
-            score[:, :-1],
-            truth[:, -1],
-            score[:, -1],
-            raw[:, :-1] if calibrated else None,
-            raw[:, -1] if calibrated else None,
-            _groups(examples),
-            chosen,
-        ),
-        tuple(found),
-        float(np.mean(coverages)) if coverages else None,
-        float(np.mean([coverage < LOW_COVERAGE for coverage in coverages])) if coverages else None,
-        sum(result.converged for result in scored) / len(scored),
-        len(found) - len(scored),
-        seconds,
-        cut,
+    return Cases(
+        labels=labels,
+        truth=truth[:, :-1],
+        score=score[:, :-1],
+        unsafe_truth=truth[:, -1],
+        unsafe_score=score[:, -1],
+        raw=raw[:, :-1] if calibrated else None,
+        raw_unsafe=raw[:, -1] if calibrated else None,
+        groups=_groups(examples),
     )
 
 
 def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodResult | ContentError]) -> str:
-    """The most frequent reason, how frequent it is, and the first record that it befell."""
+    """The message: the most frequent reason, how frequent it is, and the first record that failed for it."""
     reason, count = next(iter(failures(results).items()))
     errors = ((e.record.id, r) for e, r in zip(examples, results, strict=True) if isinstance(r, ContentError))
     id, first = next((id, error) for id, error in errors if error.type == reason)
@@ -157,7 +157,7 @@ def _all_failed(examples: Sequence[Example], results: Sequence[Result | MethodRe
 
 
 def _values(result: Any) -> _Values:
-    """Label, or ``unsafe`` -> score; of a result, or of what it keeps as its raw values."""
+    """Label, or ``unsafe`` -> score; of a result, or of its raw values."""
     if isinstance(result, MethodResult):
         return result.scores
     values = {**result.labels, UNSAFE: result.unsafe}
@@ -165,11 +165,11 @@ def _values(result: Any) -> _Values:
 
 
 def _row(values: Mapping[str, float | None], names: Sequence[str]) -> list[float]:
-    found = [values.get(name) for name in names]
-    return [np.nan if value is None else float(value) for value in found]
+    ordered = [values.get(name) for name in names]
+    return [np.nan if value is None else float(value) for value in ordered]
 
 
-def _groups(examples: Sequence[Example]) -> npt.NDArray[np.int64]:
+def _groups(examples: Sequence[Example]) -> Ints:
     """The same number for the same content, which may stand in the data more than once."""
     numbers: dict[str, int] = {}
     keys = [json.dumps([example.record.content, example.record.role], default=str) for example in examples]

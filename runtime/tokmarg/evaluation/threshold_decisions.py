@@ -1,4 +1,7 @@
-"""What a calibration's thresholds decide on labelled records, which are best others than those it was fitted on."""
+"""Threshold decisions: recall, false-positive rate and precision of a calibration's thresholds on labelled records.
+
+The records are best others than those that the calibration was fitted on.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokmarg.calibration.document import Calibration
-from tokmarg.calibration.operating_point import Counts
 from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.metrics import ConfusionCounts
 from tokmarg.results import MethodResult, Result
 
 from .measures import Cases
 
-__all__ = ["FLAGGED", "Decision", "decisions"]
+__all__ = ["FLAGGED", "ThresholdDecision", "threshold_decisions"]
 
 #: Name of the decision on a whole record: any threshold is reached.
 FLAGGED = "flagged"
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """How a threshold's decisions and the truth fall together.
+class ThresholdDecision:
+    """The confusion counts of one threshold.
 
     Attributes:
         threshold: on calibrated probabilities; None where nothing is ever flagged, and for ``flagged``.
@@ -31,17 +34,17 @@ class Decision:
     """
 
     threshold: float | None
-    counts: Counts
+    counts: ConfusionCounts
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain types."""
         return {"threshold": self.threshold, **self.counts.rates()}
 
 
-def decisions(
+def threshold_decisions(
     calibration: Calibration, cases: Cases, results: Sequence[Result | MethodResult | ContentError]
-) -> dict[str, Decision]:
-    """What each threshold decides, by the name of its label or ``unsafe``, and ``flagged`` against the truth of
+) -> dict[str, ThresholdDecision]:
+    """The decisions of each threshold, by the name of its label or ``unsafe``, and ``flagged`` against the truth of
     ``unsafe``; empty where the calibration has no thresholds.
 
     Args:
@@ -49,13 +52,13 @@ def decisions(
         cases: truths of the records.
         results: one for each record.
     """
-    entries = {UNSAFE: calibration.unsafe, **calibration.labels}
-    thresholds = {name: entry for name, entry in entries.items() if entry.threshold is not None}
-    if not thresholds:
+    calibrations = {UNSAFE: calibration.unsafe, **calibration.labels}
+    names = [name for name, each in calibrations.items() if each.threshold is not None]
+    if not names:
         return {}
     scored = [(i, result) for i, result in enumerate(results) if isinstance(result, Result)]
 
-    def counted(name: str) -> Counts:
+    def counted(name: str) -> ConfusionCounts:
         truth = cases.unsafe_truth if name in (UNSAFE, FLAGGED) else cases.truth[:, cases.labels.index(name)]
         flagged, true = [], []
         for i, result in scored:
@@ -63,9 +66,11 @@ def decisions(
             if marginal is not None and not np.isnan(truth[i]):
                 flagged.append(result.flagged if name == FLAGGED else marginal.flagged)
                 true.append(truth[i])
-        return Counts.of(np.array(flagged, dtype=bool), np.array(true, dtype=np.float64))
+        return ConfusionCounts.of(np.array(flagged, dtype=bool), np.array(true, dtype=np.float64))
 
     shown = calibration.shown_thresholds()
     limits = {UNSAFE: shown.unsafe, **shown.labels}
-    found = {name: Decision(limits[name] if np.isfinite(limits[name]) else None, counted(name)) for name in thresholds}
-    return found | {FLAGGED: Decision(None, counted(FLAGGED))}
+    decisions = {
+        name: ThresholdDecision(limits[name] if np.isfinite(limits[name]) else None, counted(name)) for name in names
+    }
+    return decisions | {FLAGGED: ThresholdDecision(None, counted(FLAGGED))}

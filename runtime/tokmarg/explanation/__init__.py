@@ -1,0 +1,18 @@
+"""Explanation: the verdict tree and the occlusion effects of one content, and their HTML page."""
+
+from .explain import Explanation, VerdictTree, explain
+from .html_page import html_page
+from .occlusion import Effect, Occlusion, Segment
+from .verdict_tree import CompleteVerdict, VerdictNode
+
+__all__ = [
+    "CompleteVerdict",
+    "Effect",
+    "Explanation",
+    "Occlusion",
+    "Segment",
+    "VerdictNode",
+    "VerdictTree",
+    "explain",
+    "html_page",
+]

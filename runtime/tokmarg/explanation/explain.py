@@ -1,11 +1,11 @@
-"""Why a content scores as it does: the guard's verdicts as a tree, and which words drive each label.
+"""Explain the score of one content: the guard's verdicts as a tree, and the effect of each word on each label.
 
     from tokmarg import Guard
     from tokmarg.explanation import explain
 
-    found = explain(Guard.load("bundle"), "How do I pick a lock?")
-    found.trees[0].root.children          # what the guard would say first, and how likely
-    found.occlusion.segments[3].effects["unsafe"].change
+    explanation = explain(Guard.load("bundle"), "How do I pick a lock?")
+    explanation.trees[0].root.children    # beginnings of the verdict, with their probabilities
+    explanation.occlusion.segments[3].effects["unsafe"].change
 
 An effect is P(text as it is) - P(text without the part), see :mod:`tokmarg.explanation.occlusion`. It says what this
 guard would make of the text without that part, no more: two parts that say the same hide each other's effect, and the
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Unpack
 
 from tokmarg.documents import to_json
 from tokmarg.grammar.grammar import UNSAFE
@@ -26,51 +27,52 @@ from tokmarg.guard import Guard
 from tokmarg.prompt.messages import Content, Message, messages_of
 from tokmarg.prompt.spec import Role
 from tokmarg.results import Marginal
-from tokmarg.scoring.exact import Bounds
+from tokmarg.score_options import OptionChanges, ScoreOptions
+from tokmarg.scoring.exact import Bounds, Marginals
 
-from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Segment, first_cut, joined
-from .verdict_tree import Verdict, VerdictNode, verdict_tree, verdicts
+from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Searches, Segment, first_cut, joined
+from .verdict_tree import CompleteVerdict, VerdictNode, complete_verdicts, verdict_tree
 
 __all__ = ["Effect", "Explanation", "Occlusion", "Segment", "VerdictTree", "explain"]
 
-#: Probabilities and effects from which on an event is worth a look.
+#: Events with a probability or an effect of at least this are leading events.
 _NOTABLE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictTree:
-    """The verdicts on one question: on all labels (``label`` None), or on the label that was asked for.
+    """The verdicts to one prompt: on all labels (``label`` None), or on one label.
 
     Attributes:
         label: which label.
         coverage: raw probability of the verdict grammar; None with the ``verdict`` head.
         converged: every interval is narrower than the tolerance.
         root: the tree.
-        verdicts: the most probable whole verdicts.
+        verdicts: the most probable complete verdicts.
     """
 
     label: str | None
     coverage: float | None
     converged: bool
     root: VerdictNode
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CompleteVerdict, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What :func:`explain` finds.
+    """The outcome of :func:`explain`.
 
     Attributes:
         id: passed through.
         model: name of the model in the bundle's manifest.
         messages: the conversation; the last message is judged.
         probabilities: event -> raw bounds: ``unsafe``, the labels in the policy's order, further events.
-        calibrated: ``unsafe`` and labels -> what the guard's calibration makes of them, as :meth:`tokmarg.Guard.score`
-            gives it; None where the guard has none.
-        titles: label id -> what people read.
+        calibrated: ``unsafe`` and labels -> calibrated marginal, as in :meth:`tokmarg.Guard.score`; None where the
+            guard has no calibration.
+        titles: label id -> title.
         coverage, converged: as in :class:`tokmarg.Result`.
-        trees: one; of guards that are asked for one label at a time one for each, most probable first.
-        occlusion: the judged message's parts.
+        trees: one; of guards with a prompt for each label one for each, most probable first.
+        occlusion: effects of the parts of the judged message.
     """
 
     id: object
@@ -90,7 +92,7 @@ class Explanation:
         return self.messages[-1].content
 
     def leading_events(self, most: int) -> list[str]:
-        """The events that are worth a look, ``unsafe`` first: likely ones, and those on which a part has an effect."""
+        """The leading events, ``unsafe`` first: likely ones, and those on which a part has an effect."""
 
         def weight(event: str) -> float:
             return max(self.probabilities[event].middle, self.occlusion.largest(event))
@@ -99,9 +101,11 @@ class Explanation:
         return [UNSAFE, *sorted(others, key=lambda event: -weight(event))][:most]
 
     def hesitations(self) -> list[tuple[str | None, str, VerdictNode]]:
-        """Where the guard hesitates: label that was asked for, verdict so far, node; what matters most comes first."""
-        found = [(tree.label, text, node) for tree in self.trees for text, node in tree.root.walk() if node.hesitates]
-        return sorted(found, key=lambda item: -item[2].probability * (item[2].entropy or 0.0))
+        """Nodes at which the guard hesitates: label of the prompt, verdict so far, node; most open first."""
+        hesitations = [
+            (tree.label, text, node) for tree in self.trees for text, node in tree.root.walk() if node.hesitates
+        ]
+        return sorted(hesitations, key=lambda item: -item[2].probability * (item[2].entropy or 0.0))
 
     def to_dict(self) -> dict[str, object]:
         """Plain types only; the form of ``tokmarg explain --json``."""
@@ -145,12 +149,12 @@ def explain(
     *,
     id: object = None,
     role: Role | None = None,
-    tolerance: float = 1e-3,
-    max_nodes: int = 256,
+    options: ScoreOptions | None = None,
     least: float = 0.01,
     by_words: bool = False,
     depth: int = 2,
     most_segments: int = MOST_SEGMENTS,
+    **changes: Unpack[OptionChanges],
 ) -> Explanation:
     """Explains the score of one content.
 
@@ -159,7 +163,8 @@ def explain(
         content: a text, or messages; the last one is judged, and its parts are left out in turn.
         id: passed through.
         role: role of a bare text (default ``user``).
-        tolerance, max_nodes: as in :meth:`tokmarg.Guard.score`, for the content and for every variant.
+        options, changes: how the content and every variant are scored, see :class:`tokmarg.ScoreOptions`; explanations
+            are of exact raw scores, so that only ``tolerance`` and ``max_nodes`` matter.
         least: verdicts that begin with less probability are left out of the tree.
         by_words: cut a text into words at once, not into sentences first.
         depth: levels: the text's sentences or words, the parts of the most influential of them, and so on.
@@ -167,29 +172,18 @@ def explain(
 
     Raises:
         ContentError: the content cannot be scored; ``type`` says why.
-        ValueError: an option is out of its range.
+        ValueError: an argument is out of its range.
+        OptionError: so is one of the options.
     """
     if depth < 1 or most_segments < 1 or not 0 <= least < 1:
         raise ValueError(
             f"depth and most_segments must be >= 1 and least in [0, 1), not {depth!r}, {most_segments!r} and {least!r}"
         )
     messages = messages_of(content, role)
-    occluder = Occluder(guard, messages, tolerance, max_nodes, most_segments)
+    occluder = Occluder(guard, messages, most_segments, options=options, **changes)
     unit, parts = first_cut(messages[-1].content, by_words)
-    whole, occlusion = occluder.occlude(unit, parts, depth)
-    marginals = joined(whole)
-    trees = [
-        VerdictTree(
-            prompt.label,
-            (found := search.result()).coverage,
-            found.converged,
-            verdict_tree(trie, search, least),
-            verdicts(trie, search),
-        )
-        for prompt, trie, search in whole
-    ]
-    if len(trees) > 1:
-        trees.sort(key=lambda tree: -marginals.bounds[str(tree.label)].middle)
+    searches, occlusion = occluder.occlude(unit, parts, depth)
+    marginals = joined(searches)
     return Explanation(
         id=id,
         model=guard.manifest.model_id,
@@ -199,9 +193,28 @@ def explain(
         titles={label.id: label.title for label in guard.spec.labels},
         coverage=marginals.coverage,
         converged=marginals.converged,
-        trees=tuple(trees),
+        trees=_trees(searches, marginals, least),
         occlusion=occlusion,
     )
+
+
+def _trees(searches: Searches, marginals: Marginals, least: float) -> tuple[VerdictTree, ...]:
+    """The tree of each prompt, that of the most probable label first."""
+    trees = []
+    for prompt, trie, search in searches:
+        of_prompt = search.result()
+        trees.append(
+            VerdictTree(
+                label=prompt.label,
+                coverage=of_prompt.coverage,
+                converged=of_prompt.converged,
+                root=verdict_tree(trie, search, least),
+                verdicts=complete_verdicts(trie, search),
+            )
+        )
+    if len(trees) > 1:
+        trees.sort(key=lambda tree: -marginals.bounds[str(tree.label)].middle)
+    return tuple(trees)
 
 
 def _calibrated(guard: Guard, raw: Mapping[str, Bounds]) -> dict[str, Marginal] | None:

@@ -1,4 +1,4 @@
-"""An explanation as one HTML file: no script, nothing fetched, whatever the content holds.
+"""HTML page of an explanation: one file, no script, nothing fetched, whatever the content holds.
 
 Every text is escaped, and characters that would turn or hide what stands beside them are spelt out. A content security
 policy in the page forbids scripts and anything from outside, so that an error here could not load or run a thing.
@@ -11,13 +11,13 @@ import math
 import unicodedata
 from collections.abc import Iterator
 
-from tokmarg.results import Marginal
+from tokmarg.results import LOW_COVERAGE, Marginal
 from tokmarg.scoring.exact import Bounds
 
 from .explain import Effect, Explanation, Occlusion, Segment, VerdictTree
 from .verdict_tree import VerdictNode
 
-__all__ = ["page"]
+__all__ = ["html_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #667085; --line: #d5d9e0; --back: #fff; --box: #f5f6f8;
@@ -57,26 +57,26 @@ form-action 'none'">
 """
 
 
-def page(found: Explanation) -> str:
-    """The page. It can be encoded in UTF-8, whatever the explanation holds."""
+def html_page(explanation: Explanation) -> str:
+    """The explanation as an HTML page. It can be encoded in UTF-8, whatever the explanation holds."""
     body = [
         "<header><h1>What the guard makes of it</h1>",
-        f'<div class="soft">{_text(found.model)}{_identity(found)}</div></header>',
-        *(f'<div class="message"><b>{m.role}</b>{_text(m.content)}</div>' for m in found.messages),
+        f'<div class="soft">{_text(explanation.model)}{_identity(explanation)}</div></header>',
+        *(f'<div class="message"><b>{m.role}</b>{_text(m.content)}</div>' for m in explanation.messages),
         "<section><h2>Probabilities</h2>",
-        *_probabilities(found),
+        *_probabilities(explanation),
         "</section><section><h2>What it would say, and how likely</h2>",
         '<p class="soft">Each line has the probability that the verdict begins like this. Where the guard hesitates, '
         "what follows is as open as a choice at odds of 3 to 1 or more.</p>",
-        *(line for tree in found.trees for line in _tree(tree, found)),
+        *(line for tree in explanation.trees for line in _tree(tree, explanation)),
         "</section><section><h2>What drives it</h2>",
         '<p class="soft">A part\'s effect is the probability of the text as it is, less that of the text without the '
         "part. Red parts raise it, blue ones lower it; where the bounds leave open whether there is an effect, "
         "there is no colour.</p>",
-        *_occlusion(found, found.occlusion),
+        *_occlusion(explanation, explanation.occlusion),
         "</section>",
     ]
-    title = f"<title>tokmarg: {_text(' '.join(found.text[:200].split())[:60])}</title>"
+    title = f"<title>tokmarg: {_text(' '.join(explanation.text[:200].split())[:60])}</title>"
     return f"{_HEAD}{title}\n<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
 
 
@@ -92,30 +92,32 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _identity(found: Explanation) -> str:
-    return "" if found.id is None else f", record {_text(str(found.id))}"
+def _identity(explanation: Explanation) -> str:
+    return "" if explanation.id is None else f", record {_text(str(explanation.id))}"
 
 
-def _probabilities(found: Explanation) -> Iterator[str]:
-    coverage = "unknown (the bundle has the verdict head)" if found.coverage is None else f"{found.coverage:.3g}"
-    low = found.coverage is not None and found.coverage < 0.5
+def _probabilities(explanation: Explanation) -> Iterator[str]:
+    coverage = (
+        "unknown (the bundle has the verdict head)" if explanation.coverage is None else f"{explanation.coverage:.3g}"
+    )
+    low = explanation.coverage is not None and explanation.coverage < LOW_COVERAGE
     yield f'<p class="{"warn" if low else "soft"}">coverage {coverage}'
-    yield "" if found.converged else "; not converged: the bounds are wider than the tolerance"
+    yield "" if explanation.converged else "; not converged: the bounds are wider than the tolerance"
     yield "</p>"
-    if found.calibrated is not None:
+    if explanation.calibrated is not None:
         yield '<p class="soft">The last two columns are calibrated. All else on this page is raw: what the guard says, '
         yield "before calibration.</p>"
     yield "<table>"
-    if found.calibrated is not None:
+    if explanation.calibrated is not None:
         yield '<thead><tr><th></th><th></th><th></th><th class="number">raw</th><th></th>'
         yield '<th class="number">calibrated</th><th></th></tr></thead>'
     yield "<tbody>"
-    for event, bounds in found.probabilities.items():
-        title = found.titles.get(event, "")
+    for event, bounds in explanation.probabilities.items():
+        title = explanation.titles.get(event, "")
         yield f"<tr><th>{_text(event)}</th><td>{_text(title)}</td><td>{_bar(bounds.middle)}</td>"
         yield f'<td class="number">{bounds.middle:.3f}</td><td class="number soft">{_interval(bounds)}</td>'
-        if found.calibrated is not None:
-            mapped = found.calibrated.get(event)
+        if explanation.calibrated is not None:
+            mapped = explanation.calibrated.get(event)
             shown = ("", "") if mapped is None else (f"{mapped.probability:.3f}", _interval(mapped))
             yield f'<td class="number">{shown[0]}</td><td class="number soft">{shown[1]}</td>'
         yield "</tr>"
@@ -130,17 +132,17 @@ def _bar(share: float) -> str:
     return f'<span class="track"><i style="width:{100 * min(1.0, share):.1f}%"></i></span>'
 
 
-def _tree(tree: VerdictTree, found: Explanation) -> Iterator[str]:
+def _tree(tree: VerdictTree, explanation: Explanation) -> Iterator[str]:
     if tree.label is not None:
-        title = found.titles.get(tree.label, "")
+        title = explanation.titles.get(tree.label, "")
         yield f"<h3>{_text(tree.label)} <span class='soft'>{_text(title)}</span></h3>"
     yield '<ul class="tree">'
-    yield from _node(tree.root, found) if tree.root.text else _below(tree.root, found)
+    yield from _node(tree.root, explanation) if tree.root.text else _below(tree.root, explanation)
     yield "</ul>"
 
 
-def _node(node: VerdictNode, found: Explanation) -> Iterator[str]:
-    titles = [found.titles[event] for event in node.events if event in found.titles]
+def _node(node: VerdictNode, explanation: Explanation) -> Iterator[str]:
+    titles = [explanation.titles[event] for event in node.events if event in explanation.titles]
     said = " / ".join(line.strip() for line in node.text.split("\n") if line.strip())
     name = f'<span class="said">{_text(said)}</span>' if said else '<span class="soft">end</span>'
     yield f'<li><div class="node"><span class="number">{node.probability:.3f}</span>{_bar(node.probability)}<span>'
@@ -151,38 +153,38 @@ def _node(node: VerdictNode, found: Explanation) -> Iterator[str]:
     yield "</span></div>"
     if node.other >= 0.0005 or [child.text for child in node.children] not in ([], [""]):
         yield "<ul>"
-        yield from _below(node, found)
+        yield from _below(node, explanation)
         yield "</ul>"
     yield "</li>"
 
 
-def _below(node: VerdictNode, found: Explanation) -> Iterator[str]:
+def _below(node: VerdictNode, explanation: Explanation) -> Iterator[str]:
     for child in node.children:
-        yield from _node(child, found)
+        yield from _node(child, explanation)
     if node.other >= 0.0005:
         unseen = f" ({node.unexplored:.3f} of it not looked into)" if node.unexplored >= 0.0005 else ""
         yield f'<li><div class="node soft"><span class="number">{node.other:.3f}</span>{_bar(node.other)}'
         yield f"<span>other{unseen}</span></div></li>"
 
 
-def _occlusion(found: Explanation, occlusion: Occlusion) -> Iterator[str]:
+def _occlusion(explanation: Explanation, occlusion: Occlusion) -> Iterator[str]:
     joined = f", in groups of {occlusion.per_segment}" if occlusion.per_segment > 1 else ""
     yield f'<p class="soft">{occlusion.parts:,} {occlusion.unit_name}{joined}</p>'
     if all(segment.effects is None for segment in occlusion.segments):
         yield "<p>Without its only part nothing is left to judge.</p>"
         return
-    first = found.leading_events(4)
-    for event in [*first, *(event for event in found.probabilities if event not in first)]:
-        title, largest = found.titles.get(event, ""), occlusion.largest(event)
+    first = explanation.leading_events(4)
+    for event in [*first, *(event for event in explanation.probabilities if event not in first)]:
+        title, largest = explanation.titles.get(event, ""), occlusion.largest(event)
         note = _text(title) if largest else f"{_text(title)} ≈0"
         yield f"<details{' open' if event in first else ''}><summary>{_text(event)}"
-        yield f' {found.probabilities[event].middle:.3f} <span class="soft">{note}</span></summary>'
+        yield f' {explanation.probabilities[event].middle:.3f} <span class="soft">{note}</span></summary>'
         heat = "".join(_segment(segment, event) for segment in occlusion.segments)
         yield f'<div class="heat">{heat}</div></details>'  # one string: white space is shown as it is in there
     for segment in occlusion.segments:
         if segment.inner is not None:
             yield f"<h3>Inside <q>{_text(segment.text.strip()[:200])}</q></h3>"
-            yield from _occlusion(found, segment.inner)
+            yield from _occlusion(explanation, segment.inner)
 
 
 def _segment(segment: Segment, event: str) -> str:

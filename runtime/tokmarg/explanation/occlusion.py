@@ -1,8 +1,8 @@
-"""What each part of a text does to a guard's probabilities, measured by leaving it out.
+"""Occlusion: the effect of each part of a text on a guard's probabilities, measured by leaving it out.
 
 Occlusion (Zeiler and Fergus 2014, section 4): effect = P(text as it is) - P(text without the part). All variants are
-one stream of contents, packed behind the policy's prefix as any others are. Then the most influential part is looked
-into:
+one stream of contents, packed after the policy's prefix as any others are. Then the parts of the most influential part
+are left out in turn:
 
     sentences   [ +0.01 ][ +0.62 ][ ≈0 ]
     words                [ ≈0 ][ +0.44 ][ +0.08 ]
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
@@ -19,24 +20,25 @@ from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.messages import Message
+from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.aggregation import join_label_marginals
 from tokmarg.scoring.exact import Bounds, ExactSearch, Marginals
 
-from .segmentation import Part, Unit, grouped, sentences, words
+from .segmentation import Span, Unit, grouped, sentences, words
 
 __all__ = ["MOST_SEGMENTS", "Effect", "Occluder", "Occlusion", "Segment", "first_cut", "joined"]
 
-#: Parts left out in turn, at each level.
+#: Most parts left out in turn, at each level.
 MOST_SEGMENTS = 64
-#: A text of fewer sentences is cut into words at once.
+#: A text of fewer sentences than this is cut into words at once.
 _FEW_SENTENCES = 3
-#: Effects below this are nothing: the same content gives the same probability to 1e-5 only, whatever shares its pass.
+#: Effects below this count as zero: a content's probability depends on its batch in the fifth decimal.
 _VISIBLE = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a part adds to the probability of an event: P(with it) - P(without it), in [lower, upper] for certain."""
+    """Effect of a part on the probability of an event: P(with it) - P(without it), certified to [lower, upper]."""
 
     change: float
     lower: float
@@ -50,14 +52,14 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the judged message, and what it adds.
+    """A part of the judged message, and its effects.
 
     Attributes:
         start, end: its characters in the message.
         text: those characters.
-        effects: event -> effect; None where what is left without it cannot be scored.
+        effects: event -> effect; None where the text without the segment cannot be scored.
         unscored: why it cannot.
-        inner: the segment's own parts, where it was looked into.
+        inner: occlusion of the segment's own parts, where they were left out in turn.
     """
 
     start: int
@@ -119,32 +121,42 @@ class Occlusion:
         }
 
 
-Unfolded = Sequence[tuple[Prompt, Trie, ExactSearch]]
+#: Of one content: its prompts, each with the verdict trie and the search that has expanded it.
+Searches = Sequence[tuple[Prompt, Trie, ExactSearch]]
 
 
-def joined(unfolded: Unfolded) -> Marginals:
-    """The marginals of a content."""
-    return join_label_marginals([(prompt.label, search.result()) for prompt, _, search in unfolded], 0.5)
+def joined(searches: Searches) -> Marginals:
+    """The marginals of a content, over its prompts."""
+    return join_label_marginals([(prompt.label, search.result()) for prompt, _, search in searches], 0.5)
 
 
 class Occluder:
     """Scores a content without some of its parts.
 
     Args:
-        guard: scores.
-        messages: the content.
-        tolerance, max_nodes: see :class:`tokmarg.scoring.exact.ExactSearch`.
+        guard: scores the contents.
+        messages: the content; parts of the last message are left out.
         most: parts left out at each level.
+        options, changes: how contents are scored, see :class:`tokmarg.ScoreOptions`; of them ``tolerance`` and
+            ``max_nodes`` matter.
     """
 
-    def __init__(self, guard: Guard, messages: Sequence[Message], tolerance: float, max_nodes: int, most: int) -> None:
-        self._guard, self._tolerance, self._max_nodes, self._most = guard, tolerance, max_nodes, most
+    def __init__(
+        self,
+        guard: Guard,
+        messages: Sequence[Message],
+        most: int = MOST_SEGMENTS,
+        *,
+        options: ScoreOptions | None = None,
+        **changes: Unpack[OptionChanges],
+    ) -> None:
+        self._guard, self._most, self._options = guard, most, ScoreOptions.of(options, **changes)
         self._earlier = [{"role": m.role, "content": m.content} for m in messages[:-1]]
         self._role, self._text = messages[-1].role, messages[-1].content
         self._events = (UNSAFE, *guard.labels, *guard.events)
         self.full: Mapping[str, Bounds] = {}  # of the content as it is, once :meth:`occlude` has run
 
-    def occlude(self, unit: Unit, parts: Sequence[Part], depth: int) -> tuple[Unfolded, Occlusion]:
+    def occlude(self, unit: Unit, parts: Sequence[Span], depth: int) -> tuple[Searches, Occlusion]:
         """The content as it is, and its parts left out in turn; both in one stream, which packs them."""
         groups = grouped(parts, self._most)
         outcomes = self._unfold([self._text, *map(self._without, groups)])
@@ -159,9 +171,9 @@ class Occluder:
     def _level(
         self,
         unit: Unit,
-        parts: Sequence[Part],
-        groups: Sequence[Part],
-        outcomes: Iterator[Unfolded | ContentError],
+        parts: Sequence[Span],
+        groups: Sequence[Span],
+        outcomes: Iterator[Searches | ContentError],
         depth: int,
     ) -> Occlusion:
         segments = [self._segment(group, outcome) for group, outcome in zip(groups, outcomes, strict=True)]
@@ -173,11 +185,11 @@ class Occluder:
                 unit_within, within = _words(segments[top].text, start)
             if len(within) > 1:
                 inner = grouped(within, self._most)
-                found = self._level(unit_within, within, inner, self._unfold(map(self._without, inner)), depth - 1)
-                segments[top] = replace(segments[top], inner=found)
+                occlusion = self._level(unit_within, within, inner, self._unfold(map(self._without, inner)), depth - 1)
+                segments[top] = replace(segments[top], inner=occlusion)
         return Occlusion(unit, len(parts), tuple(segments))
 
-    def _segment(self, group: Part, outcome: Unfolded | ContentError) -> Segment:
+    def _segment(self, group: Span, outcome: Searches | ContentError) -> Segment:
         if isinstance(outcome, ContentError):
             return Segment(*group, effects=None, unscored=f"{outcome.type}: {outcome}")
         without = joined(outcome).bounds
@@ -191,26 +203,26 @@ class Occluder:
         }
         return Segment(*group, effects=effects)
 
-    def _without(self, part: Part) -> str:
-        left = self._text[: part.start] + self._text[part.end :]
+    def _without(self, part: Span) -> str:
+        rest = self._text[: part.start] + self._text[part.end :]
         # White space belongs to the part before it: without the last part some would be left over.
-        return left.rstrip() if part.end == len(self._text) else left
+        return rest.rstrip() if part.end == len(self._text) else rest
 
-    def _unfold(self, texts: Sequence[str] | Iterator[str]) -> Iterator[Unfolded | ContentError]:
+    def _unfold(self, texts: Sequence[str] | Iterator[str]) -> Iterator[Searches | ContentError]:
         contents = ([*self._earlier, {"role": self._role, "content": text}] for text in texts)
-        return self._guard.unfold(contents, tolerance=self._tolerance, max_nodes=self._max_nodes)
+        return self._guard.unfold(contents, options=self._options)
 
 
-def first_cut(text: str, by_words: bool) -> tuple[Unit, list[Part]]:
+def first_cut(text: str, by_words: bool) -> tuple[Unit, list[Span]]:
     """The parts that are left out first: sentences where there are some, else words."""
-    found = sentences(text)
-    if by_words or len(found) < _FEW_SENTENCES:
+    spans = sentences(text)
+    if by_words or len(spans) < _FEW_SENTENCES:
         return _words(text, 0)
-    return "sentences", found
+    return "sentences", spans
 
 
-def _words(text: str, start: int) -> tuple[Unit, list[Part]]:
+def _words(text: str, start: int) -> tuple[Unit, list[Span]]:
     """Words of a text that begins at ``start``; called characters where most are cut between two letters."""
-    found = [Part(start + part.start, start + part.end, part.text) for part in words(text)]
-    cut = sum(not part.text[-1:].isspace() for part in found[:-1])
-    return ("characters" if 2 * cut > len(found) - 1 else "words"), found
+    spans = [Span(start + span.start, start + span.end, span.text) for span in words(text)]
+    cut = sum(not span.text[-1:].isspace() for span in spans[:-1])
+    return ("characters" if 2 * cut > len(spans) - 1 else "words"), spans

@@ -1,6 +1,6 @@
-r"""Cutting a text into the parts that are left out in turn: sentences, words, groups of characters.
+r"""Segmentation: cuts a text into sentences, words or groups of characters, as spans.
 
-Parts cover the text: each ends where the next begins, white space belongs to the part before it.
+Spans cover the text: each ends where the next begins, white space belongs to the span before it.
 
 >>> [s.text for s in sentences("Hello there. How do I pick a lock?")]
 ['Hello there. ', 'How do I pick a lock?']
@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-__all__ = ["Part", "Unit", "grouped", "sentences", "words"]
+__all__ = ["Span", "Unit", "grouped", "sentences", "words"]
 
 Unit = Literal["sentences", "words", "characters"]
 #: Characters of a group where a script has no spaces, and of the pieces of an overlong word.
@@ -27,7 +27,7 @@ _GROUP, _PIECE = 2, 12
 #: Letters that a word may have before it counts as something else (a key, a run of letters).
 _LONGEST_WORD = 40
 
-#: What closes a sentence, with quotes and brackets behind it; the full-width marks need no space.
+#: End of a sentence, with the quotes and brackets after it; the full-width marks need no space.
 _CLOSE = "[\"'”’»)\\]」』】]*"
 _END = re.compile(rf"(?:[.!?…؟।॥։።]+{_CLOSE}(?=\s)|[。！？｡]+{_CLOSE}|\n)\s*")
 #: Words whose full stop ends no sentence.
@@ -62,7 +62,7 @@ _UNSPACED = re.compile(
 )
 
 
-class Part(NamedTuple):
+class Span(NamedTuple):
     """Characters ``[start, end)`` of a text."""
 
     start: int
@@ -70,18 +70,18 @@ class Part(NamedTuple):
     text: str
 
 
-def sentences(text: str) -> list[Part]:
+def sentences(text: str) -> list[Span]:
     """The sentences of a text; lines end sentences, too."""
     ends = []
     for match in _END.finditer(text):
-        before, behind = text[max(0, match.end() - 40) : match.end()], text[match.end() : match.end() + 1]
-        if "\n" not in match[0] and (behind.islower() or _is_abbreviation(before)):
+        before, after = text[max(0, match.end() - 40) : match.end()], text[match.end() : match.end() + 1]
+        if "\n" not in match[0] and (after.islower() or _is_abbreviation(before)):
             continue
         ends.append(match.end())
-    return _parts(text, ends)
+    return _spans(text, ends)
 
 
-def words(text: str) -> list[Part]:
+def words(text: str) -> list[Span]:
     """The words of a text, with the punctuation that touches them; groups of characters where there are no words."""
     ends: list[int] = []
     for match in _WORD.finditer(text):
@@ -89,28 +89,28 @@ def words(text: str) -> list[Part]:
         for piece in _pieces(match[0]):
             start += len(piece)
             ends.append(start)
-    return _parts(text, ends)
+    return _spans(text, ends)
 
 
-def grouped(parts: Sequence[Part], most: int) -> list[Part]:
+def grouped(spans: Sequence[Span], most: int) -> list[Span]:
     """Neighbours joined, equally many in each group, so that there are ``most`` groups or fewer."""
-    size = max(1, -(-len(parts) // most))
-    groups = (parts[i : i + size] for i in range(0, len(parts), size))
-    return [Part(group[0].start, group[-1].end, "".join(part.text for part in group)) for group in groups]
+    size = max(1, -(-len(spans) // most))
+    groups = (spans[i : i + size] for i in range(0, len(spans), size))
+    return [Span(group[0].start, group[-1].end, "".join(span.text for span in group)) for group in groups]
 
 
-def _parts(text: str, ends: Sequence[int]) -> list[Part]:
-    """Parts that end at ``ends``; what is left at the end, and parts of white space, belong to a neighbour."""
-    found: list[Part] = []
+def _spans(text: str, ends: Sequence[int]) -> list[Span]:
+    """Spans that end at ``ends``; the rest of the text, and spans of white space, are joined to a neighbour."""
+    spans: list[Span] = []
     start = 0
     for end in [*ends, len(text)]:
         if text[start:end].strip():
-            found.append(Part(start, end, text[start:end]))
+            spans.append(Span(start, end, text[start:end]))
             start = end
-    if found and start < len(text):
-        last = found[-1]
-        found[-1] = Part(last.start, len(text), text[last.start :])
-    return found
+    if spans and start < len(text):
+        last = spans[-1]
+        spans[-1] = Span(last.start, len(text), text[last.start :])
+    return spans
 
 
 def _is_abbreviation(before: str) -> bool:
@@ -154,14 +154,14 @@ def _joined(graphemes: Sequence[str], size: int) -> Iterator[str]:
 
 
 def _graphemes(text: str) -> list[str]:
-    """What a reader sees as one character each, nearly (Unicode's annex 29 has a few more cases)."""
-    found: list[str] = []
+    """Grapheme clusters, nearly (Unicode's annex 29 has a few more cases)."""
+    graphemes: list[str] = []
     for character in text:
-        if found and _extends(found[-1], character):
-            found[-1] += character
+        if graphemes and _extends(graphemes[-1], character):
+            graphemes[-1] += character
         else:
-            found.append(character)
-    return found
+            graphemes.append(character)
+    return graphemes
 
 
 def _extends(before: str, character: str) -> bool:

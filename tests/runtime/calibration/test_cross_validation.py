@@ -12,17 +12,17 @@ from tokmarg.calibration.cross_validation import LEAST, cross_validate
 from tokmarg.calibration.fitting import fit_calibrator
 from tokmarg.calibration.observations import Observations
 from tokmarg.calibration.operating_point import Target
-from tokmarg.calibration.risk_control import Guarantee
+from tokmarg.calibration.risk_control import Guarantee, Risk
 from tokmarg.errors import TokmargError
 from tokmarg.metrics import expected_calibration_error
-from tokmarg.results import CALIBRATIONS
+from tokmarg.results import CALIBRATIONS, CalibrationMethod
 
 LABELS = ("A", "B", "C")
 
 
 def frequency(p: np.ndarray) -> np.ndarray:
     """What a raw probability is worth: the made-up guard is overconfident and calls too much unsafe."""
-    return 1 / (1 + np.exp(-(0.5 * np.log(p / (1 - p)) - 1)))
+    return np.asarray(1 / (1 + np.exp(-(0.5 * np.log(p / (1 - p)) - 1))))
 
 
 def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, width: float = 0.0) -> Observations:
@@ -34,13 +34,13 @@ def observed(seed: int, count: int = 600, labels: tuple[str, ...] = LABELS, widt
 
 
 @pytest.mark.parametrize("method", ["platt", "beta", "isotonic"])
-def test_unseen_rows_of_the_same_source_are_calibrated(method: str) -> None:
+def test_unseen_rows_of_the_same_source_are_calibrated(method: CalibrationMethod) -> None:
     """The goal: an expected calibration error of at most 0.03, over the labels of unseen rows."""
     fitted = cross_validate(observed(1, 2000), method)
     unseen = observed(2, 2000)
     before, after = [], []
     for k, name in enumerate(unseen.names):
-        mapped = fitted.entries[name].calibrator(unseen.score[:, k])
+        mapped = fitted.calibrations[name].calibrator(unseen.score[:, k])
         assert np.abs(mapped - frequency(unseen.score[:, k])).mean() < 0.05
         before.append(unseen.score[:, k])
         after.append(mapped)
@@ -51,7 +51,7 @@ def test_unseen_rows_of_the_same_source_are_calibrated(method: str) -> None:
 
 def test_figures_out_of_fold_are_those_of_unseen_rows() -> None:
     fitted, unseen = cross_validate(observed(3, 1000), "isotonic"), observed(4, 20_000)
-    entry = fitted.entries["A"]
+    entry = fitted.calibrations["A"]
     raw, mapped = unseen.score[:, 0], entry.calibrator(unseen.score[:, 0])
     truth = unseen.truth[:, 0]
     assert entry.figures["brier"] == pytest.approx(
@@ -66,7 +66,7 @@ def test_every_entry_is_its_own_fit_on_everything() -> None:
     data = observed(5)
     fitted = cross_validate(data, "platt")
     for k, name in enumerate(data.names):
-        entry = fitted.entries[name]
+        entry = fitted.calibrations[name]
         assert entry.calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
         assert (entry.fitted_on, entry.threshold) == ("own", None)
         assert entry.positives == data.truth[:, k].sum()
@@ -75,9 +75,9 @@ def test_every_entry_is_its_own_fit_on_everything() -> None:
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
-def test_the_same_data_give_the_same_fit(method: str) -> None:
+def test_the_same_data_give_the_same_fit(method: CalibrationMethod) -> None:
     first, second = (cross_validate(observed(6), method, target=Target.parse("max-f1")) for _ in range(2))
-    assert (first.entries, first.figures) == (second.entries, second.figures)
+    assert (first.calibrations, first.figures) == (second.calibrations, second.figures)
 
 
 def rare(positives: int) -> Observations:
@@ -88,10 +88,10 @@ def rare(positives: int) -> Observations:
 
 
 def test_too_few_positives_get_the_pooled_calibrator_and_a_warning() -> None:
-    assert cross_validate(rare(LEAST)).entries["B"].fitted_on == "own"
+    assert cross_validate(rare(LEAST)).calibrations["B"].fitted_on == "own"
     data = rare(LEAST - 1)
     fitted = cross_validate(data, target=Target.parse("recall>=0.8"))
-    entry = fitted.entries["B"]
+    entry = fitted.calibrations["B"]
     assert (entry.fitted_on, entry.positives, entry.negatives) == ("pooled", 9, 591)
     pool = data.score[:, :3].ravel(), data.truth[:, :3].ravel()
     assert entry.calibrator == fit_calibrator("platt", *pool)
@@ -108,8 +108,8 @@ def test_unsafe_is_calibrated_on_its_own_or_not_at_all() -> None:
     data.truth[:, 3] = 0
     data.truth[:5, 3] = 1
     fitted = cross_validate(data, target=Target.parse("max-f1"))
-    assert (fitted.entries["unsafe"].calibrator, fitted.entries["unsafe"].fitted_on) == (IDENTITY, "none")
-    assert fitted.entries["unsafe"].threshold is None
+    assert (fitted.calibrations["unsafe"].calibrator, fitted.calibrations["unsafe"].fitted_on) == (IDENTITY, "none")
+    assert fitted.calibrations["unsafe"].threshold is None
     assert any(
         re.match("unsafe: 5 positives and 595 negatives are too few .* raw probabilities stay", w)
         for w in fitted.warnings
@@ -122,7 +122,7 @@ def test_labels_of_which_nothing_is_known_stay_raw() -> None:
     data = observed(9)
     data.truth[:, :3] = np.nan
     fitted = cross_validate(data)
-    assert [e.fitted_on for e in fitted.entries.values()] == ["none", "none", "none", "own"]
+    assert [e.fitted_on for e in fitted.calibrations.values()] == ["none", "none", "none", "own"]
     assert [w.split(":")[0] for w in fitted.warnings] == ["A", "B", "C"]
     assert fitted.figures["ece"] is None
 
@@ -131,7 +131,7 @@ def test_scores_that_rank_the_wrong_way_fall_back() -> None:
     data = observed(10)
     data.truth[:, 0] = (np.random.default_rng(0).random(600) < 1 - frequency(data.score[:, 0])).astype(float)
     fitted = cross_validate(data)
-    assert fitted.entries["A"].fitted_on == "pooled"
+    assert fitted.calibrations["A"].fitted_on == "pooled"
     assert fitted.warnings[0].startswith("A: higher scores do not go with more positives")
 
 
@@ -166,9 +166,9 @@ def test_labels_are_calibrated_where_unsafe_has_one_class_only(truth: float) -> 
     data.truth[:, 3] = truth
     fitted = cross_validate(data, target=Target.parse("max-f1"))
     for k, name in enumerate(LABELS):
-        assert fitted.entries[name].fitted_on == "own"
-        assert fitted.entries[name].calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
-    unsafe = fitted.entries["unsafe"]
+        assert fitted.calibrations[name].fitted_on == "own"
+        assert fitted.calibrations[name].calibrator == fit_calibrator("platt", data.score[:, k], data.truth[:, k])
+    unsafe = fitted.calibrations["unsafe"]
     assert (unsafe.calibrator, unsafe.fitted_on, unsafe.threshold) == (IDENTITY, "none", None)
     assert fitted.warnings == [
         f"unsafe: every record is {'unsafe' if truth else 'safe'}, and a calibrator needs both kinds; its raw "
@@ -181,7 +181,7 @@ def test_a_label_of_one_class_gets_the_pooled_calibrator() -> None:
     data = observed(11)
     data.truth[:, 1] = 0
     fitted = cross_validate(data)
-    assert [e.fitted_on for e in fitted.entries.values()] == ["own", "pooled", "own", "own"]
+    assert [e.fitted_on for e in fitted.calibrations.values()] == ["own", "pooled", "own", "own"]
     assert fitted.warnings == [
         "B: every record lacks it, and a calibrator needs both kinds; it gets the one pooled over all labels"
     ]
@@ -201,8 +201,8 @@ def test_rows_without_score_or_truth_do_not_count() -> None:
     few.score[:100] = few.lower[:100] = few.upper[:100] = np.nan
     few.truth[100:200] = np.nan
     kept = Observations(data.names, *(a[200:] for a in (data.truth, data.score, data.lower, data.upper)))
-    for name, entry in cross_validate(few).entries.items():
-        assert entry.calibrator == cross_validate(kept).entries[name].calibrator
+    for name, entry in cross_validate(few).calibrations.items():
+        assert entry.calibrator == cross_validate(kept).calibrations[name].calibrator
         assert entry.positives + entry.negatives == 400
 
 
@@ -215,11 +215,13 @@ def test_targets_are_reached_on_the_data_and_nearly_out_of_fold() -> None:
     ):
         target = Target.parse(text)
         fitted = cross_validate(data, target=target)
-        for k, entry in enumerate(fitted.entries.values()):
+        for k, entry in enumerate(fitted.calibrations.values()):
             assert entry.threshold.raw == target.threshold(data.score[:, k], data.truth[:, k])
             assert entry.threshold.certificate is None
             assert entry.figures[figure] == pytest.approx(target.level, abs=0.03)
-        flagged = np.any([data.score[:, k] >= e.threshold.raw for k, e in enumerate(fitted.entries.values())], axis=0)
+        flagged = np.any(
+            [data.score[:, k] >= e.threshold.raw for k, e in enumerate(fitted.calibrations.values())], axis=0
+        )
         assert fitted.figures["recall"] == np.mean(flagged[data.truth[:, 3] == 1])
 
 
@@ -227,16 +229,16 @@ def test_a_target_out_of_reach_is_told() -> None:
     data = observed(15)
     data.truth[np.argmax(data.score[:, 0]), 0] = 0
     fitted = cross_validate(data, target=Target.parse("precision>=0.999"))
-    assert fitted.entries["A"].threshold is None
+    assert fitted.calibrations["A"].threshold is None
     assert "A: no threshold reaches precision>=0.999; it gets none" in fitted.warnings
     fitted = cross_validate(data, target=Target.parse("fpr<=0"))
-    assert fitted.entries["A"].threshold.raw == np.inf
+    assert fitted.calibrations["A"].threshold.raw == np.inf
     assert "A: nothing reaches fpr<=0.0 but a threshold that flags nothing; it gets that" in fitted.warnings
 
 
 @pytest.mark.parametrize("risk", ["fnr", "fpr"])
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
-def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
+def test_promise_holds_through_the_whole_fit(risk: Risk, method: CalibrationMethod) -> None:
     """Calibrator and threshold see the same rows; the threshold is certified on raw scores, so the promise stands.
 
     The population's risk is known: of a score with density f, positives have density f * frequency.
@@ -247,7 +249,7 @@ def test_promise_holds_through_the_whole_fit(risk: str, method: str) -> None:
     kept = 0
     for seed in range(200):
         fitted = cross_validate(observed(seed, 150, ()), method, guarantee=Guarantee(risk, 0.2, 0.95), folds=2)
-        entry = fitted.entries["unsafe"]
+        entry = fitted.calibrations["unsafe"]
         wrong = grid < entry.threshold.raw if risk == "fnr" else grid >= entry.threshold.raw
         kept += weight[wrong].sum() / weight.sum() <= 0.2
         assert entry.threshold.certificate.bound <= 0.2
@@ -258,9 +260,9 @@ def test_certified_thresholds_and_the_targets_of_the_rest() -> None:
     data = observed(16, width=0.02)
     guarantee = Guarantee("fnr", 0.1)
     fitted = cross_validate(data, target=Target.parse("max-f1"), guarantee=guarantee, certify=["unsafe", "A"])
-    for name, entry in fitted.entries.items():
+    for name, entry in fitted.calibrations.items():
         assert (entry.threshold.certificate is not None) == (name in ("unsafe", "A")), name
-    entry = fitted.entries["A"]
+    entry = fitted.calibrations["A"]
     positive = data.truth[:, 0] == 1
     proof = entry.threshold.certificate
     assert proof.cases == positive.sum()
@@ -272,7 +274,7 @@ def test_simultaneous_is_stricter() -> None:
     data = observed(17)
     alone = cross_validate(data, guarantee=Guarantee("fnr", 0.1))
     together = cross_validate(data, guarantee=Guarantee("fnr", 0.1, simultaneous=True))
-    assert all(together.entries[n].threshold.raw < alone.entries[n].threshold.raw for n in data.names)
+    assert all(together.calibrations[n].threshold.raw < alone.calibrations[n].threshold.raw for n in data.names)
 
 
 def test_data_that_cannot_certify_are_refused() -> None:
@@ -283,11 +285,13 @@ def test_data_that_cannot_certify_are_refused() -> None:
         "fnr=0.05 at confidence 0.95 takes at least 59 positives of each; there are 30 of B: give more data, a higher "
         "level, or certify the others only (--certify A,C,unsafe)"
     )
-    assert cross_validate(data, guarantee=Guarantee("fnr", 0.05), certify=["A", "C"]).entries["B"].threshold is None
+    assert (
+        cross_validate(data, guarantee=Guarantee("fnr", 0.05), certify=["A", "C"]).calibrations["B"].threshold is None
+    )
     with pytest.raises(TokmargError, match="certify: 'Z' is none of A, B, C, unsafe"):
         cross_validate(data, guarantee=Guarantee("fnr", 0.05), certify=["Z"])
 
 
 def test_kinds() -> None:
-    kinds = {m: type(cross_validate(observed(18), m).entries["A"].calibrator) for m in CALIBRATIONS}
+    kinds = {m: type(cross_validate(observed(18), m).calibrations["A"].calibrator) for m in CALIBRATIONS}
     assert kinds == {"platt": Sigmoid, "temperature": Sigmoid, "beta": Sigmoid, "isotonic": Isotonic}

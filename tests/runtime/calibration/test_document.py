@@ -17,12 +17,11 @@ from jsonschema import Draft202012Validator
 
 from tests.support import word_guard
 from tests.support.documents import REMOVED, Place, at, edited, places
-from tokmarg import Guard, Result, Thresholds, TokmargError
-from tokmarg.bundle.bundle import Bundle
+from tokmarg import Result, Thresholds, TokmargError
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
-from tokmarg.calibration.document import Calibration, fit
+from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.label_calibration import Certificate, LabelCalibration, Threshold
-from tokmarg.calibration.provenance import Data, Provenance, SearchSettings
+from tokmarg.calibration.provenance import BundleProvenance, DataProvenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
@@ -42,8 +41,8 @@ FIGURES = {"ece": [0.2, 0.1], "brier": None, "recall": 0.5, "false_positive_rate
 HALF, STEPS = Sigmoid(0.5, 0.5, 0.0), Isotonic((0.2, 0.4, 0.8), (0.1, 0.3, 0.3))
 CALIBRATION = Calibration(
     "platt",
-    Provenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
-    Data("4" * 64, 100, 99, "5" * 64),
+    BundleProvenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
+    DataProvenance("4" * 64, 100, 99, "5" * 64),
     SearchSettings(1e-3, 256, "window"),
     "max-f1",
     Guarantee("fnr", 0.05, 0.95, True),
@@ -235,77 +234,11 @@ def test_users_thresholds_are_those_of_the_shown_probabilities(
         assert 0 <= marginal.lower <= marginal.probability <= marginal.upper <= 1
 
 
-ROWS = [("gun", ["A"]), ("idiot", ["B"]), ("gun idiot", ["A", "B"]), ("hello", []), ("noise hello", [])]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labelled records of which some are wrong."""
-    rows = [{"text": " ".join([text] * (1 + i % 3)), "labels": labels} for i in range(24) for text, labels in ROWS]
-    for i in range(0, len(rows), 7):
-        rows[i]["labels"] = [] if rows[i]["labels"] else ["A"]
-    path = tmp_path_factory.mktemp("data") / "d.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path: Path) -> None:
-    raw = Guard.load(word_bundle, device="cpu", threads=1)
-    calibration = fit(raw, data, target="max-f1")
-    assert calibration.search == SearchSettings()
-    assert (calibration.data.records, calibration.data.scored) == (120, 120)
-    calibration.write(tmp_path / "c.json")
-    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=tmp_path / "c.json")
-    assert guard.calibration == calibration
-    for text in ("gun", "hello", "idiot noise"):
-        plain, found = raw.score(text), guard.score(text)
-        assert found == calibration.apply(raw.score(text, thresholds=calibration.thresholds()))
-        assert found.raw.unsafe.probability == plain.unsafe.probability
-        assert (plain.calibrated, plain.raw, found.calibrated) == (False, None, True)
-        assert found.unsafe.probability == calibration.unsafe.calibrator(plain.unsafe.probability)
-        for limit in (0.1, 0.5, found.unsafe.probability):
-            assert guard.score(text, thresholds=Thresholds(limit)).flagged == (found.unsafe.probability >= limit)
-        other = guard.score(text, method="token")
-        assert other == raw.score(text, method="token")  # does not apply
-    again = fit(guard, data, target="max-f1")  # raw scores are what is fitted
-    assert again == calibration
-
-
-def test_expansion_goes_on_at_raw_thresholds(word_bundle: Path, data: Path) -> None:
-    """A calibrated threshold that lies in the raw interval makes no search; its raw counterpart does."""
-    raw = Guard.load(word_bundle, device="cpu", threads=1)
-    calibration = fit(raw, data)
-    shifted = replace(
-        calibration, unsafe=replace(calibration.unsafe, calibrator=Sigmoid(1.0, 1.0, -5.0), threshold=None)
-    )
-    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=shifted)
-    wide = {"tolerance": 1.0, "max_nodes": 64}
-    assert raw.score("gun", **wide, thresholds=Thresholds(0.0)).evaluated_nodes == 0
-    point = raw.score("gun").unsafe.probability
-    image = float(shifted.unsafe.calibrator(point))
-    assert guard.score("gun", **wide, thresholds=Thresholds(image * 0.9)).unsafe.flagged
-    assert guard.score("gun", **wide, thresholds=Thresholds(image * 0.9)).converged
-    assert not guard.score("gun", **wide, thresholds=Thresholds(image * 1.1)).unsafe.flagged
-    assert guard.score("gun", **wide, thresholds=Thresholds(image * 1.1)).evaluated_nodes > 0
-
-
-def test_windows_are_joined_before_they_are_mapped(word_bundle: Path, data: Path) -> None:
-    raw = Guard.load(word_bundle, device="cpu", threads=1)
-    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=fit(raw, data, method="beta"))
-    text = "hello " * 100 + "gun"
-    found, plain = guard.score(text, on_overflow="window"), raw.score(text, on_overflow="window")
-    assert found.truncated
-    assert found.raw.unsafe.probability == plain.unsafe.probability
-    for label in ("A", "B"):
-        mapped = guard.calibration.labels[label].calibrator(plain.labels[label].probability)
-        assert found.labels[label].probability == mapped
-
-
 def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> None:
     """The highest raw label is the raw `unsafe`, which has a calibrator of its own."""
     encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
     grammar = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}], [])
-    trie = Trie(grammar, encoder, "<|verdict|>", [""], ["<|end|>"])
+    trie = Trie(grammar, encoder, "<|verdict|>", ("",), ("<|end|>",))
     prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
     guarded, tries = GuardInfo(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
     limits = CALIBRATION.thresholds()
@@ -329,24 +262,3 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     assert found.labels["A"].probability == pytest.approx(0.75)
     assert found.labels["B"].probability == pytest.approx(0.2)
     assert (found.flagged, found.labels["A"].flagged, found.labels["B"].flagged) == (True, False, False)
-
-
-def test_other_bundles_and_policies_are_refused(word_bundle: Path, data: Path, tmp_path: Path) -> None:
-    calibration = fit(Guard.load(word_bundle, device="cpu", threads=1), data)
-    manifest = Bundle.open(word_bundle).manifest
-    policy = {"exclude": ["B"]}
-    with pytest.raises(
-        TokmargError, match=r"calibration: bundle\.policy: was fitted on another policy than that of tes"
-    ):
-        Guard.load(word_bundle, device="cpu", policy=policy, calibration=calibration)
-    for part in ("model", "spec"):
-        other = replace(calibration, origin=replace(calibration.origin, **{part: "0" * 64}))
-        other.write(tmp_path / "c.json")
-        with pytest.raises(
-            TokmargError, match=rf"c\.json: bundle\.{part}: was fitted on another {part} than"
-        ) as caught:
-            Guard.load(word_bundle, device="cpu", calibration=tmp_path / "c.json")
-        assert "calibration=False" in str(caught.value)
-    short = replace(calibration, labels={"A": calibration.labels["A"]})
-    with pytest.raises(TokmargError, match="calibration: labels: must be A, B, C, in this order"):
-        short.check(manifest, manifest.spec, "calibration")

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tokmarg.calibration.calibrators import Sigmoid, logs
 from tokmarg.calibration.fitting import fit_calibrator, isotonic, logistic, platt_targets
-from tokmarg.results import CALIBRATIONS
+from tokmarg.results import CALIBRATIONS, CalibrationMethod
 
 
 def sample(seed: int, count: int = 300, decimals: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,9 @@ def logit(p: np.ndarray) -> np.ndarray:
     return ln_p - ln_q
 
 
-def regression(features: np.ndarray, truth: np.ndarray, intercept: bool = True, weights=None) -> LogisticRegression:
+def regression(
+    features: np.ndarray, truth: np.ndarray, intercept: bool = True, weights: np.ndarray | None = None
+) -> LogisticRegression:
     """Without penalty: C is infinite."""
     model = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000, fit_intercept=intercept, solver="newton-cholesky")
     return model.fit(features, truth, sample_weight=weights)
@@ -52,7 +54,12 @@ def test_sigmoids_equal_logistic_regression_without_penalty_on_platts_targets(se
     assert sorted(set(targets)) == [1 / (2 + (truth == 0).sum()), (truth.sum() + 1) / (truth.sum() + 2)]
     ln_p, ln_q = logs(p)
     both, weights = np.repeat([1.0, 0.0], len(p)), np.concatenate([targets, 1 - targets])
-    for method, columns in (("platt", [ln_p - ln_q]), ("temperature", [ln_p - ln_q]), ("beta", [ln_p, -ln_q])):
+    all_columns: dict[CalibrationMethod, list[np.ndarray]] = {
+        "platt": [ln_p - ln_q],
+        "temperature": [ln_p - ln_q],
+        "beta": [ln_p, -ln_q],
+    }
+    for method, columns in all_columns.items():
         features = np.tile(np.column_stack(columns), (2, 1))
         model = regression(features, both, method != "temperature", weights)
         found = fit_calibrator(method, p, truth)
@@ -65,7 +72,9 @@ def test_sigmoids_equal_logistic_regression_without_penalty_on_platts_targets(se
 def test_platt_equals_scikit_learns_sigmoid_calibration() -> None:
     p, truth = sample(11)
     reference = _SigmoidCalibration().fit(logit(p), truth)
-    assert fit_calibrator("platt", p, truth)(p) == pytest.approx(reference.predict(logit(p)), abs=1e-4)
+    found = fit_calibrator("platt", p, truth)
+    assert found is not None
+    assert found(p) == pytest.approx(reference.predict(logit(p)), abs=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -78,9 +87,10 @@ def test_isotonic_equals_isotonic_regression(seed: int, decimals: int, count: in
 
 
 @pytest.mark.parametrize("method", CALIBRATIONS)
-def test_ranking_is_kept(method: str) -> None:
+def test_ranking_is_kept(method: CalibrationMethod) -> None:
     p, truth = sample(5)
     found = fit_calibrator(method, p, truth)
+    assert found is not None
     order = np.argsort(p)
     steps = np.diff(found(p[order]))
     assert (steps >= 0).all()
@@ -89,7 +99,7 @@ def test_ranking_is_kept(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["platt", "temperature", "beta"])
-def test_separate_classes_have_a_finite_fit(method: str) -> None:
+def test_separate_classes_have_a_finite_fit(method: CalibrationMethod) -> None:
     p = np.concatenate([np.linspace(0.01, 0.2, 20), np.linspace(0.7, 0.9, 20)])
     found = fit_calibrator(method, p, (p > 0.5).astype(float))
     assert isinstance(found, Sigmoid)
@@ -98,7 +108,7 @@ def test_separate_classes_have_a_finite_fit(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["platt", "temperature", "beta"])
-def test_scores_that_rank_the_wrong_way_have_no_sigmoid(method: str) -> None:
+def test_scores_that_rank_the_wrong_way_have_no_sigmoid(method: CalibrationMethod) -> None:
     p, truth = sample(3)
     assert fit_calibrator(method, p, 1 - truth) is None
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmarg.calibration.operating_point import Counts, Target
+from tokmarg.calibration.operating_point import Target
 from tokmarg.errors import TokmargError
+from tokmarg.metrics import ConfusionCounts
 
 SCORE = np.array([0.9, 0.8, 0.8, 0.6, 0.3, 0.1])
 TRUTH = np.array([1.0, 1, 0, 1, 0, 0])
@@ -54,10 +55,10 @@ def test_nothing_better_exists(cases: list[tuple[float, bool]], text: str) -> No
     score, truth = np.array([s for s, _ in cases]), np.array([float(t) for _, t in cases])
     target = Target.parse(text)
     found = target.threshold(score, truth)
-    rates = {t: Counts.of(score >= t, truth) for t in {*score.tolist(), math.inf}}
+    rates = {t: ConfusionCounts.of(score >= t, truth) for t in {*score.tolist(), math.inf}}
 
-    def f1(c: Counts) -> float:
-        return 2 * c.hits / (2 * c.hits + c.misses + c.false_alarms)
+    def f1(c: ConfusionCounts) -> float:
+        return 2 * c.true_positives / (2 * c.true_positives + c.false_negatives + c.false_positives)
 
     lacking = truth.all() if target.quantity == "fpr" else not truth.any()
     if lacking:
@@ -74,7 +75,7 @@ def test_nothing_better_exists(cases: list[tuple[float, bool]], text: str) -> No
         fine = [t for t, c in rates.items() if c.rates()["recall"] >= target.level]
         assert found == max(fine)
     else:
-        fine = [t for t, c in rates.items() if c.hits and c.rates()["precision"] >= target.level]
+        fine = [t for t, c in rates.items() if c.true_positives and c.rates()["precision"] >= target.level]
         assert found == (min(fine) if fine else None)
 
 
@@ -93,10 +94,3 @@ def test_refused(text: str) -> None:
     with pytest.raises(TokmargError, match=r"^target ") as caught:
         Target.parse(text)
     assert repr(text) in str(caught.value)
-
-
-def test_rates() -> None:
-    counts = Counts.of(SCORE >= 0.8, TRUTH)
-    assert (counts.hits, counts.misses, counts.false_alarms, counts.passes) == (2, 1, 1, 2)
-    assert counts.rates() == {"recall": 2 / 3, "false_positive_rate": 1 / 3, "precision": 2 / 3}
-    assert Counts(0, 0, 0, 0).rates() == {"recall": None, "false_positive_rate": None, "precision": None}

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom
 
-from tokmarg.calibration.risk_control import Guarantee, least_cases, most_errors, upper_bound
+from tokmarg.calibration.risk_control import Guarantee, Risk, least_cases, most_errors, upper_bound
 from tokmarg.errors import TokmargError
 
 
@@ -35,6 +35,7 @@ def test_bound_and_test_agree() -> None:
     """P(Bin(n, level) <= k) <= delta says the same as an upper bound at or below the level."""
     for cases in (40, 59, 60, 100, 500):
         errors = most_errors(cases, 0.1, 0.05)
+        assert errors is not None
         assert upper_bound(errors, cases, 0.05) <= 0.1 < upper_bound(errors + 1, cases, 0.05)
 
 
@@ -87,7 +88,7 @@ class Population:
 
 @pytest.mark.parametrize("risk", ["fnr", "fpr"])
 @pytest.mark.parametrize(("level", "cases"), [(0.05, 80), (0.1, 150), (0.3, 400)])
-def test_promise_holds_on_unseen_draws(risk: str, level: float, cases: int) -> None:
+def test_promise_holds_on_unseen_draws(risk: Risk, level: float, cases: int) -> None:
     """At least 180 of 200 at confidence 0.95: a right procedure fails here once in 1,000."""
     guarantee, population = Guarantee(risk, level, 0.95), Population()
     rng = np.random.default_rng(cases)
@@ -95,6 +96,7 @@ def test_promise_holds_on_unseen_draws(risk: str, level: float, cases: int) -> N
     for _ in range(200):
         score = population.draw(rng, cases)
         threshold = guarantee.certify(score, score, np.full(cases, float(risk == "fnr")))
+        assert threshold is not None
         true_risk = population.risk(guarantee, threshold)
         fresh = population.draw(rng, 20_000)
         seen = np.mean(fresh < threshold) if risk == "fnr" else np.mean(fresh >= threshold)
@@ -111,9 +113,9 @@ def test_simultaneous_promise_holds_for_all_at_once() -> None:
     for _ in range(200):
         scores = [population.draw(rng, 120) for _ in range(8)]
         found = [guarantee.certify(s, s, np.ones(120), len(scores)) for s in scores]
-        kept += all(population.below(t) <= 0.1 for t in found)
+        kept += all(t is not None and population.below(t) <= 0.1 for t in found)
         found = [Guarantee("fnr", 0.1, 0.9).certify(s, s, np.ones(120)) for s in scores]
-        alone += all(population.below(t) <= 0.1 for t in found)
+        alone += all(t is not None and population.below(t) <= 0.1 for t in found)
     assert kept >= 172  # 180 expected at least
     assert alone < kept  # what each threshold by itself does not promise
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.runtime.evaluation.test_measures import LABELS, cases
+from tests.support.cases import LABELS, cases
 from tokmarg.evaluation.bootstrap import bootstrap, difference, paired
 from tokmarg.evaluation.measures import Cases, measure
 

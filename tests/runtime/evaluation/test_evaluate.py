@@ -7,26 +7,20 @@ import hashlib
 import html.parser
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from tokmarg import Guard, Marginal, Result, TokmargError
+from tests.support.fake_guard import HOSTILE, FakeGuard, hostile_evaluation
+from tokmarg import Guard, Record, TokmargError
 from tokmarg.cli.render.evaluation import describe
-from tokmarg.evaluation.dataset import Example
-from tokmarg.evaluation.evaluate import Evaluation, evaluate
+from tokmarg.errors import OptionError
+from tokmarg.evaluation import Example, evaluate, write_report
 from tokmarg.evaluation.report.page import render
-from tokmarg.prompt.messages import Record
-
-HOSTILE = (
-    "</script><script>alert(1)</script><!-- <img src=http://example.invalid/x> \u2028 \ud800 &amp; 'quoted\" {{data}}"
-)
+from tokmarg.score_options import ScoreOptions
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +40,6 @@ def examples() -> list[Example]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Calibrated(Result):
-    """A result that went through a calibrator."""
-
-    raw: Any = None
-
-
-class Fake:
-    """A guard whose scores are given: label A, and unsafe alike."""
-
-    labels = ("A",)
-    calibration = None
-    path = Path("fake")
-    manifest = SimpleNamespace(model_id="tests/fake", precision="fp32")
-    spec = SimpleNamespace(labels=(SimpleNamespace(id="A", title="Weapons"),))
-
-    def __init__(self, scores: dict[str, float], raw: dict[str, float] | None = None, coverage: float | None = 1.0):
-        self.scores, self.raw, self.coverage = scores, raw, coverage
-
-    def check_method(self, method: str) -> None:
-        assert method == "exact"
-
-    def score_many(self, records: Any, **options: Any) -> Iterator[Result]:
-        for record in records:
-            marginal = self.marginal(self.scores[record.content])
-            raw = None
-            if self.raw is not None:
-                before = self.marginal(self.raw[record.content])
-                raw = SimpleNamespace(unsafe=before, labels={"A": before})
-            yield Calibrated(
-                record.id, False, marginal, {"A": marginal}, self.coverage, True, "exact", "tests/fake", raw=raw
-            )
-
-    @staticmethod
-    def marginal(value: float) -> Marginal:
-        return Marginal(value, value, value)
-
-
 def page_data(page: str) -> dict[str, Any]:
     """The JSON in the page, as a browser finds it."""
 
@@ -101,7 +57,7 @@ def page_data(page: str) -> dict[str, Any]:
 
     parser = Parser()
     parser.feed(page)
-    return json.loads(parser.found)
+    return dict(json.loads(parser.found))
 
 
 def test_the_word_guard(guard: Guard) -> None:
@@ -180,8 +136,8 @@ def test_before_and_after_calibration() -> None:
     """Said 0.9 of what is true every other time; calibrated to 0.5."""
     rows = [Example(Record(text, i), {"A": text == "yes"}, text == "yes") for i, text in enumerate(["yes", "no"] * 4)]
     scores = dict.fromkeys(["yes", "no"], 0.5)
-    calibrated = Fake(scores, dict.fromkeys(["yes", "no"], 0.9), coverage=0.25)
-    plain = Fake(scores)
+    calibrated = FakeGuard(scores, dict.fromkeys(["yes", "no"], 0.9), coverage=0.25)
+    plain = FakeGuard(scores)
     found = evaluate({"calibrated": calibrated, "plain": plain}, rows, samples=0)  # type: ignore[dict-item]
     run, other = found.runs
     assert run.metrics["ece"] == pytest.approx(0)
@@ -196,6 +152,26 @@ def test_before_and_after_calibration() -> None:
     assert data["runs"][1]["before"] is None
 
 
+def test_options_and_progress(guard: Guard) -> None:
+    """Options may come as an object, as keywords, or as both; progress counts over all runs."""
+    calls: list[tuple[int, int]] = []
+    found = evaluate(
+        guard,
+        examples(),
+        methods=["exact", "greedy"],
+        samples=0,
+        options=ScoreOptions(max_nodes=2, tolerance=0.5),
+        tolerance=1e-9,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(done, 18) for done in range(1, 19)]
+    same = evaluate(guard, examples(), samples=0, max_nodes=2, tolerance=1e-9)
+    assert found.runs[0].scored.results[:8] == same.runs[0].scored.results[:8]
+    assert found.runs[0].scored.converged < 1
+    with pytest.raises(OptionError, match="max_nodes must be an integer"):
+        evaluate(guard, examples(), max_nodes=0)
+
+
 def test_nothing_to_do(guard: Guard) -> None:
     with pytest.raises(TokmargError, match="there are no records to score"):
         evaluate(guard, [])
@@ -205,21 +181,8 @@ def test_nothing_to_do(guard: Guard) -> None:
         evaluate(guard, examples(), methods=["best"])  # type: ignore[list-item]
 
 
-def hostile() -> Evaluation:
-    rows = [
-        Example(Record(HOSTILE, HOSTILE), {"A": True}, True),
-        Example(Record("fine", 2), {"A": False}, False),
-        Example(Record([{"role": "user", "content": "x" * 5000}], None), {"A": False}, False),
-    ]
-    guard = Fake({HOSTILE: 0.1, "fine": 0.7, "long": 0.2})
-    guard.score_many = lambda records, **options: Fake.score_many(  # type: ignore[method-assign]
-        guard, (r if isinstance(r.content, str) else replace(r, content="long") for r in records), **options
-    )
-    return evaluate({"<b>guard</b>": guard}, rows, samples=5, data="<i>data</i>")  # type: ignore[dict-item]
-
-
 def test_hostile_texts_stay_texts() -> None:
-    page = render(hostile())
+    page = render(hostile_evaluation())
     assert page.count("<script") == 2
     assert page.count("</script>") == 2
     assert "alert(1)" in page
@@ -232,7 +195,7 @@ def test_hostile_texts_stay_texts() -> None:
 
 
 def test_the_page_needs_nothing_else() -> None:
-    page = render(hostile())
+    page = render(hostile_evaluation())
     body = page.replace(HOSTILE, "")
     assert not re.search(r"\b(?:src|href|action)\s*=\s*[\"'](?!data:,|#)", re.sub(r'id="data">.*?</script>', "", body))
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket|innerHTML|eval\(|document\.write", body)
@@ -252,7 +215,7 @@ def test_a_report_of_a_thousand_rows_is_small() -> None:
     rng = np.random.default_rng(0)
     texts = [" ".join(map(str, rng.integers(0, 10**6, 300)))[:2000] for _ in range(1000)]
     rows = [Example(Record(text, i), {"A": bool(i % 3)}, bool(i % 3)) for i, text in enumerate(texts)]
-    guards = {str(k): Fake(dict(zip(texts, rng.random(1000), strict=True))) for k in range(8)}
+    guards = {str(k): FakeGuard(dict(zip(texts, rng.random(1000), strict=True))) for k in range(8)}
     page = render(evaluate(guards, rows, samples=0))  # type: ignore[arg-type]
     assert len(page.encode()) < 5e6
     data = page_data(page)
@@ -277,7 +240,7 @@ def test_scores_and_truths_in_the_page(guard: Guard) -> None:
 
 def test_a_report_that_cannot_be_written(guard: Guard, tmp_path: Path) -> None:
     found = evaluate(guard, examples(), samples=0)
-    found.write_report(tmp_path / "report.html")
+    write_report(found, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(found)
     with pytest.raises(TokmargError, match=r"none/report.html: cannot be written: No such file or directory"):
-        found.write_report(tmp_path / "none" / "report.html")
+        write_report(found, tmp_path / "none" / "report.html")

@@ -9,21 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import run_python
+from tests.support.cases import LABELS, cases
 from tokmarg.evaluation.measures import Cases, measure
 from tokmarg.metrics import expected_calibration_error, undefined
-
-LABELS = ("A", "B", "C")
-
-
-def cases(seed: int, count: int = 200, unknown: float = 0.2) -> Cases:
-    rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 2, (count, 3)).astype(float)
-    score = np.clip(truth * 0.3 + rng.random((count, 3)) * 0.7, 0, 1).round(2)  # with ties
-    truth[rng.random((count, 3)) < unknown] = np.nan
-    score[rng.random((count, 3)) < unknown / 4] = np.nan
-    unsafe = rng.integers(0, 2, count).astype(float)
-    unsafe[rng.random(count) < unknown] = np.nan
-    return Cases(LABELS, truth, score, unsafe, rng.random(count))
 
 
 @settings(max_examples=30, deadline=None)

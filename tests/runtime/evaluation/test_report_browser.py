@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 
-from tests.runtime.evaluation.test_evaluate import HOSTILE, hostile
 from tests.support.browser import Browser
+from tests.support.fake_guard import HOSTILE, hostile_evaluation
+from tokmarg.evaluation import Evaluation, Run, write_report
 from tokmarg.evaluation.bootstrap import bootstrap, difference
 from tokmarg.evaluation.dataset import Example
-from tokmarg.evaluation.evaluate import Evaluation, Run
 from tokmarg.evaluation.measures import Cases, measure
 from tokmarg.evaluation.scoring_run import ScoringRun
 from tokmarg.prompt.messages import Record
@@ -70,7 +70,7 @@ def found() -> Evaluation:
 @pytest.fixture(scope="module")
 def page(found: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    found.write_report(path)
+    write_report(found, path)
     return path
 
 
@@ -228,7 +228,7 @@ def test_errors_are_the_worst_and_can_be_filtered(browser: Browser, page: Path, 
 
 def test_hostile_texts(browser: Browser, tmp_path: Path) -> None:
     path = tmp_path / "hostile.html"
-    hostile().write_report(path)
+    write_report(hostile_evaluation(), path)
     browser.log("browser")
     browser.open(path.as_uri())
     assert errors(browser)[0][-1] == "fine"

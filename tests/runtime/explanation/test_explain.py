@@ -1,8 +1,13 @@
 """Explanations on the guard that counts words: occlusion equals scoring every variant alone."""
 
+from __future__ import annotations
+
 import copy
 import json
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,26 +15,35 @@ from hypothesis import strategies as st
 
 from tests.support import word_guard
 from tokmarg import ContentError
-from tokmarg.explanation.explain import Effect, explain
+from tokmarg.explanation import Effect, Explanation, Occlusion, explain
 from tokmarg.guard import Guard
+from tokmarg.prompt.messages import Content
+from tokmarg.results import Marginal
 
 
 @pytest.fixture(scope="module")
-def guard(word_bundle):
+def guard(word_bundle: Path) -> Guard:
     return Guard.load(word_bundle, device="cpu", threads=1)
 
 
-def sigmoid(x):
+def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def marginals(guard, content, **options):
+def marginals(guard: Guard, content: Content, **options: Any) -> dict[str, Marginal]:
     result = guard.score(content, **options)
     every = {"unsafe": result.unsafe, **result.labels, **result.events}
     return {event: m for event, m in every.items() if m is not None}
 
 
-def check(guard, found, occlusion, text, earlier=(), **options):
+def check(
+    guard: Guard,
+    found: Explanation,
+    occlusion: Occlusion,
+    text: str,
+    earlier: Sequence[Mapping[str, str]] = (),
+    **options: Any,
+) -> None:
     """Every segment's effects are those of two scores, each made alone."""
     full = marginals(guard, [*earlier, {"role": "user", "content": text}], **options)
     for segment in occlusion.segments:
@@ -49,7 +63,7 @@ def check(guard, found, occlusion, text, earlier=(), **options):
             check(guard, found, segment.inner, text, earlier, **options)
 
 
-def test_by_hand(guard):
+def test_by_hand(guard: Guard) -> None:
     """unsafe: 4 and 8 for every gun against 8 for safe; A: 6 for every gun against 0 for B."""
     found = explain(guard, "hello gun gun", id="x")
     assert found.id == "x"
@@ -74,7 +88,7 @@ WORDS = ["hello", "gun", "idiot", "noise", "hello.", "gun.", "idiot.\n", "noise.
 
 @settings(max_examples=12, deadline=None)
 @given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), by_words=st.booleans(), most=st.integers(1, 9))
-def test_equals_scoring_each_variant_alone(guard, words, by_words, most):
+def test_equals_scoring_each_variant_alone(guard: Guard, words: list[str], by_words: bool, most: int) -> None:
     text = " ".join(words)
     found = explain(guard, text, by_words=by_words, most_segments=most, depth=3, max_nodes=6, tolerance=0.01)
     assert "".join(s.text for s in found.occlusion.segments) == text
@@ -82,7 +96,7 @@ def test_equals_scoring_each_variant_alone(guard, words, by_words, most):
     check(guard, found, found.occlusion, text, max_nodes=6, tolerance=0.01)
 
 
-def test_sentences_then_words_of_the_most_influential_one(guard):
+def test_sentences_then_words_of_the_most_influential_one(guard: Guard) -> None:
     text = "hello hello. hello hello gun. hello"
     found = explain(guard, text.replace("hello gun", "Hello gun").replace(". hello", ". Hello"))
     # (unknown words count for nothing)
@@ -99,7 +113,7 @@ def test_sentences_then_words_of_the_most_influential_one(guard):
     assert explain(guard, found.text, by_words=True).occlusion.unit == "words"
 
 
-def test_neighbours_are_joined_and_looked_into(guard):
+def test_neighbours_are_joined_and_looked_into(guard: Guard) -> None:
     text = " ".join(["hello"] * 30 + ["gun"] + ["hello"] * 9)
     found = explain(guard, text, most_segments=8, depth=2)
     outer = found.occlusion
@@ -109,19 +123,19 @@ def test_neighbours_are_joined_and_looked_into(guard):
     assert [s.effects["A"].is_zero for s in segment.inner.segments] == [False, *[True] * 4]
 
 
-def test_nothing_to_look_into(guard):
+def test_nothing_to_look_into(guard: Guard) -> None:
     found = explain(guard, "Hello hello. Hello. Hello.", depth=4)
     assert all(s.influence == 0 and s.inner is None for s in found.occlusion.segments)
 
 
-def test_the_only_part(guard):
+def test_the_only_part(guard: Guard) -> None:
     (segment,) = explain(guard, "gun").occlusion.segments
     assert segment.effects is None
     assert segment.influence == 0.0
     assert segment.unscored == "empty_text: messages[0].content is empty or blank"
 
 
-def test_conversation(guard):
+def test_conversation(guard: Guard) -> None:
     earlier = [{"role": "user", "content": "gun hello"}]
     found = explain(guard, [*earlier, {"role": "user", "content": "hello idiot"}])
     assert found.text == "hello idiot"
@@ -133,7 +147,7 @@ def test_conversation(guard):
 
 
 @pytest.mark.parametrize(("content", "type"), [("", "empty_text"), ("gun " * 200, "content_too_long")])
-def test_content_that_cannot_be_scored(guard, content, type):
+def test_content_that_cannot_be_scored(guard: Guard, content: Content, type: str) -> None:
     with pytest.raises(ContentError) as caught:
         explain(guard, content)
     assert caught.value.type == type
@@ -141,19 +155,19 @@ def test_content_that_cannot_be_scored(guard, content, type):
 
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"most_segments": 0}, {"least": 1.0}])
-def test_options_out_of_range(guard, options):
+def test_options_out_of_range(guard: Guard, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be >= 1"):
         explain(guard, "gun", **options)
 
 
-def test_effects_within_the_bounds_are_nothing():
+def test_effects_within_the_bounds_are_nothing() -> None:
     assert Effect(0.02, -0.001, 0.04).is_zero
     assert not Effect(0.02, 0.001, 0.04).is_zero
     assert not Effect(-0.02, -0.04, -0.001).is_zero
     assert Effect(0.0001, 0.0001, 0.0001).is_zero
 
 
-def test_json(guard):
+def test_json(guard: Guard) -> None:
     found = explain(guard, "Hello gun. Hello. Idiot \ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"))
     data = json.loads(found.to_json())
     assert data == json.loads(json.dumps(found.to_dict()))
@@ -165,7 +179,7 @@ def test_json(guard):
 
 
 @pytest.fixture(scope="module")
-def per_label_guard(tmp_path_factory):
+def per_label_guard(tmp_path_factory: pytest.TempPathFactory) -> Guard:
     """The word guard, asked for one label at a time, content first; the prompt on A speaks for unsafe with 4."""
     patch = pytest.MonkeyPatch()
     spec = copy.deepcopy(word_guard.SPEC)
@@ -179,7 +193,7 @@ def per_label_guard(tmp_path_factory):
     return Guard.load(folder, device="cpu", threads=1)
 
 
-def test_one_label_at_a_time(per_label_guard):
+def test_one_label_at_a_time(per_label_guard: Guard) -> None:
     found = explain(per_label_guard, "hello gun", least=0.0)
     assert [tree.label for tree in found.trees] == ["A", "B"]  # the likelier one first
     for tree, logit in zip(found.trees, (8, 4), strict=True):

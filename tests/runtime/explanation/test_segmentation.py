@@ -1,15 +1,18 @@
 """Texts are cut into sentences, words or groups of characters that together are the text."""
 
+from __future__ import annotations
+
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmarg.explanation.segmentation import Part, grouped, sentences, words
+from tokmarg.explanation.segmentation import Span, grouped, sentences, words
 
 
-def texts(parts):
+def texts(parts: list[Span]) -> list[str]:
     return [part.text for part in parts]
 
 
@@ -27,7 +30,7 @@ def texts(parts):
         ("\n\n a. b", ["\n\n a. b"]),
     ],
 )
-def test_sentences(text, expected):
+def test_sentences(text: str, expected: list[str]) -> None:
     assert texts(sentences(text)) == expected
 
 
@@ -44,7 +47,7 @@ def test_sentences(text, expected):
         ("!!!", ["!!!"]),
     ],
 )
-def test_words(text, expected):
+def test_words(text: str, expected: list[str]) -> None:
     assert texts(words(text)) == expected
 
 
@@ -53,24 +56,24 @@ LETTERS = st.text(alphabet=st.sampled_from("ab.!? \n\t,字か。ก\u0301\u200d�
 
 @pytest.mark.parametrize("cut", [sentences, words])
 @given(text=LETTERS)
-def test_parts_are_the_text(cut, text):
+def test_parts_are_the_text(cut: Callable[[str], list[Span]], text: str) -> None:
     parts = cut(text)
     assert "".join(texts(parts)) == (text if text.strip() else "")
     at = 0
     for part in parts:
-        assert part == Part(at, part.end, text[at : part.end])
+        assert part == Span(at, part.end, text[at : part.end])
         assert part.text.strip()
         at = part.end
 
 
 @given(text=LETTERS)
-def test_no_accent_loses_its_letter(text):
+def test_no_accent_loses_its_letter(text: str) -> None:
     for part in words(text)[1:]:
         assert unicodedata.category(part.text[0]) not in ("Mn", "Me", "Mc")
 
 
 @given(text=LETTERS, most=st.integers(1, 8))
-def test_groups_keep_to_the_limit(text, most):
+def test_groups_keep_to_the_limit(text: str, most: int) -> None:
     parts = words(text)
     groups = grouped(parts, most)
     assert len(groups) <= most

@@ -1,7 +1,11 @@
 """The verdict tree has the probabilities of whole texts, enumerated by brute force; the worked example by hand."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +19,15 @@ from tests.runtime.grammar.test_grammar import language
 from tests.runtime.grammar.test_trie import EOT, TAIL, build
 from tests.support.searches import VOCABULARY, RandomModel
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
-from tokmarg.explanation.verdict_tree import HESITATION, verdict_tree, verdicts
+from tokmarg.explanation.verdict_tree import HESITATION, VerdictNode, complete_verdicts, verdict_tree
 from tokmarg.grammar.trie import Trie
+from tokmarg.prompt.labels import Role
 from tokmarg.scoring.exact import ExactSearch
 
 
-def searched(model: RandomModel, **changes: object) -> ExactSearch:
-    search = ExactSearch(model.trie, **{"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes})
+def searched(model: RandomModel, **changes: Any) -> ExactSearch:
+    options: dict[str, Any] = {"tolerance": 1e-9, "max_nodes": 20_000, "thresholds": {}, **changes}
+    search = ExactSearch(model.trie, **options)
     while wanted := search.wanted(8):
         for node in wanted:
             search.feed(node, model.logits(node.path))
@@ -86,7 +92,7 @@ def test_worked_example_by_hand() -> None:
     assert by_text["unsafe"].entropy == pytest.approx(expected)
     assert root.children[0].entropy is None  # nothing follows
     assert [text for text, node in root.walk() if node.hesitates] == ["", "unsafe", "unsafe\nB"]
-    top = verdicts(trie, search, most=3)
+    top = complete_verdicts(trie, search, most=3)
     assert [(v.text, round(v.probability, 6)) for v in top] == [("safe", 0.5), ("unsafe\nA", 0.3), ("unsafe\nB", 0.075)]
 
 
@@ -102,7 +108,7 @@ def test_pruning_keeps_the_sum() -> None:
     assert all(node.unexplored == 0 for _, node in root.walk())
 
 
-def check_sums(root) -> None:
+def check_sums(root: VerdictNode) -> None:
     assert root.probability == pytest.approx(1.0, abs=1e-9)
     for _, node in root.walk():
         if not node.complete:
@@ -113,7 +119,7 @@ def check_sums(root) -> None:
 
 def check_seen(trie: Trie, search: ExactSearch, expected: dict[str, float]) -> None:
     """What the search has seen whole is listed, nothing else; with what it left open it is 1."""
-    seen = verdicts(trie, search, most=len(expected) + 1)
+    seen = complete_verdicts(trie, search, most=len(expected) + 1)
     assert len({v.text for v in seen}) == len(seen)
     assert {v.text: v.probability for v in seen} == pytest.approx({v.text: expected[v.text] for v in seen}, abs=1e-9)
     left = [mass for mass, node in search.leaves() if not trie.has_ended(node)]
@@ -144,11 +150,11 @@ def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: 
     assert set(complete) <= set(expected)  # what has next to no mass is not looked into
     assert {text: complete.get(text, 0.0) for text in expected} == pytest.approx(expected, abs=1e-9)
     whole = searched(model, tolerance=-1.0)  # no interval is as narrow: the search goes on until nothing is open
-    found = verdicts(trie, whole, most=len(expected) + 1)
+    found = complete_verdicts(trie, whole, most=len(expected) + 1)
     assert sorted(v.text for v in found) == sorted(expected)
     assert {v.text: v.probability for v in found} == pytest.approx(expected, rel=1e-6, abs=0.0)
     assert [v.probability for v in found] == sorted((v.probability for v in found), reverse=True)
-    assert verdicts(trie, whole, most=4) == found[:4]
+    assert complete_verdicts(trie, whole, most=4) == found[:4]
     check_seen(trie, search, expected)
     for text, node in root.walk():  # a node is the sum of the verdicts that begin with its labels
         said = text.split("\n")
@@ -187,7 +193,7 @@ LISTS = [("llama-guard-1", "user"), ("llama-guard-3-8b", "user")]
 @pytest.mark.parametrize(
     ("name", "role"), [*FIELDS, *LISTS, pytest.param("polyguard", "assistant", marks=pytest.mark.slow)]
 )
-def test_families(name: str, role) -> None:
+def test_families(name: str, role: Role) -> None:
     """Several fields, alternative spellings, optional leads, several terminators: a text is the sum of its paths."""
     labels = labels_of(name, role)[:2]
     trie = trie_of(name, role, NATIVE[name], labels)
@@ -204,17 +210,17 @@ def test_families(name: str, role) -> None:
     texts = [squeezed(text) for text, node in root.walk() if node.complete]
     assert len(set(texts)) == len(texts)
     assert set(texts) == {squeezed(text) for text in language_of(parts_of(spec_of(name), role), labels)}
-    found = Counter()
-    happened = {"": frozenset()}
+    found: Counter[str] = Counter()
+    before_text: dict[str, frozenset[str]] = {"": frozenset()}
     for text, node in root.walk():
-        before = next(happened[text[:i]] for i in range(len(text), -1, -1) if text[:i] in happened)
-        happened[text] = before | frozenset(node.events)
+        before = next(before_text[text[:i]] for i in range(len(text), -1, -1) if text[:i] in before_text)
+        before_text[text] = before | frozenset(node.events)
         if node.complete:
-            found.update(dict.fromkeys(happened[text], node.probability))
+            found.update(dict.fromkeys(before_text[text], node.probability))
     assert dict(found) == pytest.approx(dict(events), abs=1e-9)
 
 
-def _sized(model: RandomModel, size: int):
+def _sized(model: RandomModel, size: int) -> Callable[[tuple[int, ...]], np.ndarray]:
     vocabulary = list(model.trie.vocabulary())
 
     def logits(path: tuple[int, ...]) -> np.ndarray:

@@ -19,9 +19,7 @@ from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
     from tokmarg.bundle.bundle import Bundle
-    from tokmarg.calibration.document import Calibration
-    from tokmarg.calibration.operating_point import Target
-    from tokmarg.calibration.risk_control import Guarantee
+    from tokmarg.calibration import Calibration, Guarantee, Target
 
 __all__ = ["calibrate"]
 
@@ -94,7 +92,7 @@ def calibrate(
     """
     from tokmarg.bundle.bundle import Bundle
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.evaluation.calibrate import fit
+    from tokmarg.evaluation import calibrate as fit
     from tokmarg.guard import Guard
 
     aim, guarantee = _parse_aims(target, promise, confidence, simultaneous, certify)
@@ -114,9 +112,7 @@ def calibrate(
             role=role,
             text_field=text_field,
             format=input_format,
-            tolerance=scoring.tolerance,
-            max_nodes=scoring.max_nodes,
-            on_overflow=scoring.on_overflow,
+            options=scoring,
             folds=folds,
             seed=seed,
             warn=lambda message: _warn(message, progress),
@@ -129,8 +125,7 @@ def _parse_aims(
     target: str | None, promise: str | None, confidence: float, simultaneous: bool, certify: str | None
 ) -> tuple[Target | None, Guarantee | None]:
     """The values of --target and --guarantee."""
-    from tokmarg.calibration.operating_point import Target
-    from tokmarg.calibration.risk_control import Guarantee
+    from tokmarg.calibration import Guarantee, Target
 
     if promise is None and (certify is not None or simultaneous):
         raise click.UsageError("--certify and --simultaneous belong to --guarantee.")
@@ -169,12 +164,12 @@ def _write(calibration: Calibration, source: Bundle, output: Path | None, as_jso
     """Writes the calibration, or a copy of the bundle with it, and prints it."""
     from tokmarg.cli.render.calibration import describe
     from tokmarg.documents import to_json
-    from tokmarg.evaluation.calibrate import write_bundle
+    from tokmarg.evaluation import write_calibrated_bundle
 
     if output is not None and _is_file(output):
         calibration.write(output)
     elif output is not None:
-        write_bundle(source, calibration, output)
+        write_calibrated_bundle(source.path, calibration, output)
     for line in [to_json(calibration.to_dict())] if as_json else describe(calibration):
         echo(line)
     if output is not None:

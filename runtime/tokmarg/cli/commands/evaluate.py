@@ -103,9 +103,8 @@ def evaluate(
     if report is not None:
         check_output("--report", report, {"data": data, "label map": label_map})
 
-    from tokmarg.evaluation.dataset import read_label_map, read_labelled
-    from tokmarg.evaluation.evaluate import check_methods
-    from tokmarg.evaluation.evaluate import evaluate as measure
+    from tokmarg.evaluation import check_methods, read_label_map, read_labelled
+    from tokmarg.evaluation import evaluate as measure
 
     with capture_stderr():
         guards = _guards(bundle, compare, calibration_file, device, threads)
@@ -121,11 +120,9 @@ def evaluate(
             methods=names,
             threshold=threshold,
             samples=samples,
-            tolerance=scoring.tolerance,
-            max_nodes=scoring.max_nodes,
-            on_overflow=scoring.on_overflow,
-            data=str(data),
-            progress=lambda done: progress.update(done, done),
+            options=scoring,
+            data=data,
+            progress=lambda done, total: progress.update(done, done),
         )
     _write(evaluation, report, as_json)
 
@@ -133,9 +130,10 @@ def evaluate(
 def _write(evaluation: Evaluation, report: Path | None, as_json: bool) -> None:
     """Writes the HTML report, if there is to be one, and prints the text or the JSON object."""
     from tokmarg.cli.render.evaluation import describe
+    from tokmarg.evaluation import write_report
 
     if report is not None:
-        evaluation.write_report(report)
+        write_report(evaluation, report)
         click.echo(f"report: {report}", err=True)
     for line in [evaluation.to_json()] if as_json else describe(evaluation):
         echo(line)

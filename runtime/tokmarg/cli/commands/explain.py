@@ -100,7 +100,7 @@ def explain(
     if html is not None:
         check_output("--html", html, {})
 
-    from tokmarg.explanation.explain import explain as explain_content
+    from tokmarg.explanation import explain as explain_content
     from tokmarg.guard import Guard
 
     with ExitStack() as stack:
@@ -115,8 +115,7 @@ def explain(
                 record.content,
                 id=record.id,
                 role=record.role,
-                tolerance=scoring.tolerance,
-                max_nodes=scoring.max_nodes,
+                options=scoring,
                 least=least,
                 by_words=by_words,
                 depth=depth,
@@ -160,10 +159,10 @@ def _pick(source: Source, stack: ExitStack, role: Any, number: int | None, wante
 def _write(explanation: Explanation, stream: OutputStream, html: str | None, as_json: bool) -> None:
     """Writes the HTML page, if there is to be one, and the text or the JSON object."""
     from tokmarg.cli.render.explanation import ExplanationRenderer
-    from tokmarg.explanation.html_page import page
+    from tokmarg.explanation import html_page
 
     if html is not None:
-        Path(html).write_text(page(explanation), encoding="utf-8")
+        Path(html).write_text(html_page(explanation), encoding="utf-8")
     if as_json:
         stream.write(explanation.to_json() + "\n")
     else:

@@ -159,7 +159,7 @@ def _check_output(output: str, source: Source, reads: Mapping[str, str | None]) 
 
 
 def _thresholds(guard: Guard, threshold: float | None, file: str | None) -> Thresholds | None:
-    from tokmarg.calibration.thresholds_file import read_thresholds
+    from tokmarg.calibration import read_thresholds
 
     if file is not None:
         return read_thresholds(file, guard.labels)

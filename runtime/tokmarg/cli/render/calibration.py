@@ -18,7 +18,7 @@ def describe(calibration: Calibration) -> list[str]:
     data, promise = calibration.data, calibration.guarantee
     lines = [
         f"{calibration.method}, {data.scored:,} of {data.records:,} records scored, "
-        f"{printable(calibration.origin.model_id)}; figures are out of fold, raw -> calibrated"
+        f"{printable(calibration.bundle.model_id)}; figures are out of fold, raw -> calibrated"
     ]
     if promise is not None:
         certified = [e for e in (*calibration.labels.values(), calibration.unsafe) if e.threshold]

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from tokmarg.explanation.explain import Effect, Explanation, Occlusion, Segment, VerdictTree
-from tokmarg.explanation.verdict_tree import VerdictNode
+from tokmarg.explanation import Effect, Explanation, Occlusion, Segment, VerdictNode, VerdictTree
 
 from .terminal import fit, pad, printable
 
