@@ -1,20 +1,22 @@
-"""Typed reading of parsed JSON or TOML, with errors that name the file and the field."""
+"""JSON and TOML documents: reading a file, and typed access to its fields with errors that name file and field."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import tomllib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from .errors import TokmargError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Fields", "has_surrogate", "strict_json", "to_json", "unique_json"]
+__all__ = ["Fields", "has_surrogate", "read_document", "strict_json", "to_json", "unique_json"]
 
 T = TypeVar("T")
+#: Size limit of a document, in bytes.
+_MAX_BYTES = 16 * 2**20
 _REQUIRED: Any = object()
 _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
@@ -95,6 +97,36 @@ class Fields:
         if isinstance(value, str) and has_surrogate(value):
             raise self.fail(key, "holds a lone surrogate")
         return value
+
+
+def read_document(
+    path: str | os.PathLike[str], error: type[Exception], *, format: Literal["json", "toml"] | None = None
+) -> Any:
+    """Reads and parses a JSON or TOML file of at most 16 MiB.
+
+    Args:
+        path: the file, UTF-8 with or without byte order mark.
+        error: exception class for everything that goes wrong.
+        format: of the file; None takes JSON for the extension ``.json`` in any case, TOML for all others.
+
+    Returns:
+        the parsed document; for :class:`Fields`.
+
+    Raises:
+        error: the file is too large, cannot be read or parsed; one line that names it.
+    """
+    path = Path(path)
+    if format is None:
+        format = "json" if path.suffix.lower() == ".json" else "toml"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise error(f"{path}: larger than {_MAX_BYTES // 2**20} MiB")
+        text = path.read_bytes().decode("utf-8-sig")
+        return strict_json(text) if format == "json" else tomllib.loads(text)
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
+    except (ValueError, RecursionError) as failure:  # malformed UTF-8, JSON or TOML; tables nested too deeply
+        raise error(f"{path}: not valid {format.upper()}: {failure}") from None
 
 
 def has_surrogate(text: str) -> bool:

@@ -16,14 +16,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokmarg.documents import strict_json
+from tokmarg.documents import read_document
 from tokmarg.errors import BundleError, BundleNotFoundError
 
 from .manifest import MANIFEST, Manifest
 
 __all__ = ["Bundle"]
-
-_MAX_MANIFEST = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +46,7 @@ class Bundle:
             raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
         if _leaves(manifest, folder):
             raise BundleError(f"{manifest}: is a link that leaves the bundle")
-        try:
-            if manifest.stat().st_size > _MAX_MANIFEST:
-                raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
-            data = strict_json(manifest.read_bytes())
-        except OSError as error:
-            raise BundleError(f"{manifest}: cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{manifest}: not valid JSON: {error}") from None
+        data = read_document(manifest, BundleError, format="json")
         return cls(folder, Manifest.parse(data, str(manifest)))
 
     def file(self, name: str) -> Path:

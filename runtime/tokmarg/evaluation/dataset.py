@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import io
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokmarg.documents import Fields
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import ContentError, SpecError, TokmargError
 from tokmarg.guard import Record
 from tokmarg.prompt.labels import Role
@@ -58,13 +57,7 @@ def read_label_map(path: Path, labels: Sequence[str]) -> dict[str, tuple[str, ..
     Raises:
         SpecError: malformed, or maps to a label that the bundle does not have; names file and field.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # wrong UTF-8 and TOML alike, and tables without end
-        raise SpecError(f"{path}: not valid TOML: {error}") from None
-    document = Fields(data, str(path), SpecError)
+    document = Fields(read_document(path, SpecError, format="toml"), str(path), SpecError)
     document.only(["map"])
     table = document.table("map")
     found = {}

@@ -121,3 +121,9 @@ def test_labels_that_cannot_be_told_apart_are_refused_at_load(tiny_bundle: Path)
     policy = {"labels": [{"id": i, "name": i} for i in ("A", "A,B", "B")]}
     with pytest.raises(SpecError, match="A,B"):
         Guard.load(tiny_bundle, device="cpu", verify=False, policy=policy)
+
+
+def test_json_extension_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "POLICY.JSON"
+    path.write_text('{"exclude": ["A"]}')
+    assert read_policy(path) == ({"exclude": ["A"]}, str(path))
