@@ -86,7 +86,7 @@ class Fields:
         return dict(table)
 
     def only(self, allowed: Iterable[str]) -> None:
-        """Refuses fields that nobody reads: a misspelt option must not be ignored."""
+        """Refuses unknown fields: a misspelt option must not be ignored."""
         allowed = set(allowed)
         for key in self.data:
             if key not in allowed:
@@ -135,15 +135,15 @@ def has_surrogate(text: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A wrong value for a message: never long, and never as deep as the document."""
+    """A wrong value for a message: short, and of tables and lists the kind alone."""
     if type(value) is int and abs(value) >= 2**63:
         return "a number beyond 64 bits"
     return "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else f"{value!r:.60}"
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parses JSON as the standard has it: UTF-8, no NaN, no infinity, and no field twice, of which readers differ in
-    which they take.
+    """Parses JSON as the standard has it: UTF-8, no NaN, no infinity, and no field twice (parsers differ in which
+    of the two they take).
 
     Raises:
         ValueError: it is not that.
@@ -155,7 +155,7 @@ def strict_json(text: str | bytes) -> Any:
 
 
 def unique_json(text: str) -> Any:
-    """Parses JSON as Python does, but for a field twice: data that people have may hold NaN where nobody looks.
+    """Parses JSON as Python does, but refuses a field twice: files from elsewhere may hold NaN in ignored fields.
 
     Raises:
         ValueError: it is not that.
@@ -165,12 +165,12 @@ def unique_json(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"field {twice!r:.60} is there twice")
-    return found
+    return table
 
 
 def _refuse(name: str) -> Any:

@@ -157,7 +157,7 @@ def _draft(trie: Trie, search: ExactSearch) -> _Draft:
     for mass, node in search.leaves():
         readings = [
             [(("".join(move.text.split()), move.events), move.text) for move in said if move.text]
-            for said in trie.said(node)
+            for said in trie.readings(node)
         ]
         path = readings[0][: _common([[key for key, _ in reading] for reading in readings])]
         draft = root

@@ -160,7 +160,9 @@ class PromptBuilder:
     def specials(self) -> set[int]:
         """Ids of the special tokens that prompts can hold."""
         texts = [text for prompts in self._scaffolds.values() for pair in prompts.values() for text in pair]
-        return {i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.specials(text)}
+        return {
+            i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.special_ids_in(text)
+        }
 
     def tail(self, role: Role, label: str | None = None) -> str:
         """Scaffold text behind the prompt's last special token: what the verdict may merge with."""

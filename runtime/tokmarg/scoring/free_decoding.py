@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from tokmarg.grammar.grammar import UNSAFE, Grammar, Part, State
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 from tokmarg.tokenizer import Encoder
 
 __all__ = ["Path", "Reader"]
@@ -108,7 +109,7 @@ class Reader:
         node = None if path.node is None else self.trie.children(path.node).get(token)
         if path.node is None or node is None:
             return Path(token, path, None, text, completed | bit, open)
-        spelt = self.trie.spelt(node, path.spelt)
+        spelt = self.trie.spelled_events(node, path.spelt)
         certain = node.certain & spelt & ~(path.node.certain & path.spelt)
         return Path(token, path, node, text, completed | certain & self.counted & ~self._growing, open, spelt)
 

@@ -11,7 +11,8 @@ from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_grammar import LLAMA_GUARD, language
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 
 EOT = {"llama3": "<|eot_id|>", "gemma3": "<end_of_turn>", "qwen3": "<|im_end|>", "smollm2": "<|im_end|>"}
 TAIL = {"llama3": "", "gemma3": "model\n", "qwen3": "assistant\n", "smollm2": "assistant\n"}

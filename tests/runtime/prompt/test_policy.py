@@ -11,7 +11,7 @@ import pytest
 
 from tests.runtime.test_guard import assert_same
 from tokmarg import Guard, SpecError
-from tokmarg.prompt.policy import apply_policy
+from tokmarg.prompt.policy import apply_policy, read_policy
 
 TWO = {"labels": [{"id": "A", "name": "Apples"}, {"id": "B1", "name": "Berries", "definition": "small fruit"}]}
 

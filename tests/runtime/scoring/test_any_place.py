@@ -7,7 +7,7 @@ import pytest
 
 from tests.runtime.grammar.test_trie import build
 from tests.runtime.scoring.test_free_decoding import Random, reader_of, run
-from tokmarg.grammar.trie import Node
+from tokmarg.grammar.node import Node
 from tokmarg.scoring.any_place import AnyPlace
 from tokmarg.scoring.free_decoding import Path, Reader
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.runtime.conftest import encoder_of
 from tests.runtime.grammar.test_trie import build
 from tokmarg.errors import ContentError
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 from tokmarg.scoring.exact import ExactSearch, Marginals
 
 VOCABULARY = 128_256

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokmarg.errors import ContentError
     from tokmarg.guard import Record
     from tokmarg.prompt.spec import Role
-    from tokmarg.records import Format, Place
+    from tokmarg.records import Format, InputPosition
 
 __all__ = ["STDIN", "Input", "Source"]
 
@@ -86,7 +86,7 @@ class Source:
             stream = stack.enter_context(open(self.path, "rb"))  # noqa: SIM115 (closed by the stack)
         return self.read(stream, role, START)
 
-    def read(self, stream: BinaryIO, role: Role | None, start: Place) -> Input:
+    def read(self, stream: BinaryIO, role: Role | None, start: InputPosition) -> Input:
         """The records of opened input from a place on.
 
         Raises:

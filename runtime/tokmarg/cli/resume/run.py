@@ -96,7 +96,7 @@ class FileRun:
         Raises:
             TokmargError: the last run was another one; a CSV file without the text column.
         """
-        from tokmarg.records import START, Place
+        from tokmarg.records import START, InputPosition
 
         batch, format = self._batch, str(self._source.format)
         run = identify(
@@ -106,7 +106,7 @@ class FileRun:
         place, tally = START, Tally()
         if (mark := batch.mark) is not None:
             lines = count_lines(self._file, mark.input) if format == "csv" else 0
-            place, tally = Place(mark.records, mark.input, lines), counted(mark, self._output)
+            place, tally = InputPosition(mark.records, mark.input, lines), counted(mark, self._output)
         self._witness = Witness(self._file, place.bytes)
         stream = io.BufferedReader(self._witness, _BUFFER)
         given = self._source.read(cast(BinaryIO, stream), role, place)
