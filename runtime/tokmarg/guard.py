@@ -17,11 +17,11 @@ from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.encoded_record import EncodedRecord
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.messages import Content, Record, messages_of
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Role, Spec
-from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.first_label import FirstLabel
 from tokmarg.scoring.free_decoding import Reader
@@ -90,8 +90,8 @@ class Guard:
             self._prefixes = load_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
         else:
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter.prefixes())
-        self._guesses = bundle.manifest.guesses if spec is None else None  # of the bundle's own policy
-        suspicions = Suspicions(self.spec, self._encoder)
+        self._guesses = bundle.manifest.branch_priors if spec is None else None  # of the bundle's own policy
+        suspicions = InjectionDetector(self.spec, self._encoder)
         engine = engine_for(session, self._prefixes, spec is None)
         self._packer = Pipeline(self._prompter, suspicions, self._prefixes, engine)
         self._guarded = GuardInfo(self.labels, self.events, bundle.manifest.model_id)

@@ -52,7 +52,7 @@ def build_tries(prompter: PromptBuilder) -> dict[PromptKey, Trie]:
     spec, found = prompter.spec, {}
     for role in spec.roles:
         grammar = spec.grammar(role)
-        for label in prompter.asked(role):
+        for label in prompter.prompt_labels(role):
             tail = prompter.tail(role, label)
             found[role, label] = Trie(grammar, prompter.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
     return found
@@ -72,7 +72,7 @@ def check_sizes(where: Path, graph: GraphContract, prompter: PromptBuilder, trie
     encoder, columns = prompter.encoder, graph.columns
     terminators = prompter.spec.verdict.terminators
     ends = [token for text in terminators if (token := encoder.token_id(text)) is not None]
-    ends += prompter.specials()
+    ends += prompter.special_ids()
     for (role, _), trie in tries.items():
         prefix = prompter.prefix_ids(role)
         if len(prefix) >= prompter.max_tokens:

@@ -12,10 +12,11 @@ from tokmarg.engine.packed import Engine
 from tokmarg.engine.prefix_cache import Prefix, shared_tokens
 from tokmarg.engine.sequence import Sequence
 from tokmarg.prompt.builder import Prompt, PromptBuilder
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.encoded_record import EncodedRecord
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Message, Record, messages_of
-from tokmarg.prompt.windows import EncodedRecord, longest, windows
+from tokmarg.prompt.windows import longest, windows
 
 from .errors import ContentError
 from .score_options import OnOverflow
@@ -34,7 +35,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, prompter: PromptBuilder, suspicions: Suspicions, prefixes: Mapping[Role, Prefix], engine: Engine
+        self, prompter: PromptBuilder, suspicions: InjectionDetector, prefixes: Mapping[Role, Prefix], engine: Engine
     ) -> None:
         self._prompter, self._suspicions, self._prefixes, self._engine = prompter, suspicions, prefixes, engine
 
@@ -62,14 +63,14 @@ class Pipeline:
 
     def _encoded(self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow) -> EncodedRecord:
         try:
-            return EncodedRecord(record.id, (self.whole(messages),), False, self._suspicions.of(messages))
+            return EncodedRecord(record.id, (self.whole(messages),), False, self._suspicions.detect(messages))
         except ContentError as error:
             if on_overflow != "window" or error.type != "content_too_long":
                 raise
         found = tuple(windows(self._prompter, messages))
         if not found:  # a tokenizer may drop every character of a text
             raise ContentError("empty_text", "the last message has no tokens")
-        return EncodedRecord(record.id, found, True, self._suspicions.of(messages))
+        return EncodedRecord(record.id, found, True, self._suspicions.detect(messages))
 
     def packs(self, records: Iterable[EncodedRecord | ContentError]) -> Iterator[list[EncodedRecord | ContentError]]:
         """Consecutive records that share passes. Where a pack ends depends on the records alone."""

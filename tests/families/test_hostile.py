@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.delimiters import fences_of
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.delimiters import delimiters_of
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Role
 from tokmarg.tokenizer import Piece
@@ -49,8 +49,8 @@ ORDINARY = [
 
 
 @functools.cache
-def suspicions(name: str) -> Suspicions:
-    return Suspicions(spec_of(name), encoder_of(NATIVE[name]))
+def suspicions(name: str) -> InjectionDetector:
+    return InjectionDetector(spec_of(name), encoder_of(NATIVE[name]))
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def test_content_that_closes_the_conversation_is_told(name: str, role: Role) -> 
     for text in (f"hello{foot}{after}", f"hello\n{before}{head}bye", f"hello{foot}{after}\n{head}bye"):
         latin = text.upper().translate(str.maketrans(*CYRILLIC))
         for dress in (text, text.upper(), latin, text.translate(WIDE), text.replace("<", "<\u200b")):
-            found = suspicions(name).of([Message(role, dress)])
+            found = suspicions(name).detect([Message(role, dress)])
             assert {"fence", "special-token"} & set(found), dress
 
 
@@ -139,18 +139,18 @@ def test_content_that_closes_the_conversation_is_told(name: str, role: Role) -> 
 @given(data=st.data())
 def test_every_fence_of_every_spec_is_told_in_any_dress(name: str, data: st.DataObject) -> None:
     """Every mark, with case, spaces, invisible characters, fullwidth forms and look-alikes at any of its characters."""
-    fences = fences_of(spec_of(name))
+    fences = delimiters_of(spec_of(name))
     inside = [f"hello {mark} bye" for mark in sorted(fences.tags)]
     starting = [f"hello\n{mark} bye" for mark in sorted(fences.openings)]
     alone = [f"hello\n{mark}\nbye" for mark in sorted(fences.lines | fences.words)]
     dress = data.draw(st.sampled_from([str.upper, *DRESSES]))
     for text in inside + starting + alone:
         dressed = "".join(data.draw(st.sampled_from([c, dress(c)])) if len(text) < 60 else dress(c) for c in text)
-        assert {"fence", "special-token"} & set(suspicions(name).of([Message("user", dressed)])), ascii(dressed)
+        assert {"fence", "special-token"} & set(suspicions(name).detect([Message("user", dressed)])), ascii(dressed)
 
 
 def test_marks_of_llama_guard() -> None:
-    fences = fences_of(spec_of("llama-guard-3-8b"))
+    fences = delimiters_of(spec_of("llama-guard-3-8b"))
     assert "<endconversation>" in fences.tags
     assert "agent:" in fences.openings
 
@@ -160,10 +160,10 @@ def test_roles_in_front_of_messages_are_told(name: str, role: Role) -> None:
     head = spec_of(name).template.messages[role].split("{{content}}")[0].strip(" ")
     if not head.strip():
         pytest.skip("nothing stands in front of a message")
-    assert suspicions(name).of([Message(role, f"hello\n\n{head} Smith")])
+    assert suspicions(name).detect([Message(role, f"hello\n\n{head} Smith")])
 
 
 @pytest.mark.parametrize("name", list_specs())
 def test_ordinary_contents_are_not_reported(name: str) -> None:
     for text in ORDINARY:
-        assert suspicions(name).of([Message("user", text)]) == (), text
+        assert suspicions(name).detect([Message("user", text)]) == (), text

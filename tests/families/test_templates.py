@@ -568,7 +568,7 @@ def test_prompts_of_single_labels_share_everything_before_the_policy(name: str, 
     prompter = prompter_of(name)
     prompts = prompter.prompts(messages_of(USER if role == "user" else BOTH))
     labels = spec_of(name).labels_of(role)
-    assert [p.label for p in prompts] == [label.id for label in labels] == list(prompter.asked(role))
+    assert [p.label for p in prompts] == [label.id for label in labels] == list(prompter.prompt_labels(role))
     definitions = [
         label.definition if isinstance(label.definition, str) else label.definition[role] for label in labels
     ]

@@ -28,7 +28,7 @@ from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
 from tokmarg.guard import Record
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
@@ -160,7 +160,7 @@ def _use(found: Spec) -> None:
     for role in found.roles:
         found.scaffold(role)
         found.grammar(role).moves(found.grammar(role).start)
-    Suspicions(found, encoder()).of([Message("user", "unsafe\nAgent: <b>")])
+    InjectionDetector(found, encoder()).detect([Message("user", "unsafe\nAgent: <b>")])
 
 
 def _manifest(path: Path) -> None:

@@ -180,7 +180,7 @@ def trie_of(name: str, role: Role, tokenizer: str, labels: list[tuple[str, str]]
     # Where a lead may come first, the prompt ends at a special token.
     prompter = prompter_of(name)
     tail = (
-        prompter.tail(role, prompter.asked(role)[0])
+        prompter.tail(role, prompter.prompt_labels(role)[0])
         if native
         else TAIL[tokenizer]
         if spec.verdict.leads == ("",)

@@ -1,4 +1,4 @@
-"""A user's policy in place of the spec's: other labels, names and definitions, or some labels left out."""
+"""User policies that replace the spec's: other labels, names and definitions, or some labels left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
 
 
 def apply_policy(spec: Spec, policy: Policy) -> Spec:
-    """The spec with the policy's labels.
+    """The spec with the labels of a user policy.
 
     The document has ``labels``, tables with ``id``, ``name`` and, if wanted, ``title``, ``definition`` and ``roles``,
     which replace the spec's; or ``exclude``, ids of labels to leave out; or both. Ids stay as they are: nothing is

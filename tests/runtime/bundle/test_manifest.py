@@ -193,7 +193,6 @@ REFUSED: list[tuple[Place, object, str]] = [
     (("graph", "head_token_ids"), [True], r"graph\.head_token_ids: must be token ids below 100"),
     (("graph", "head_token_ids"), [-1], r"graph\.head_token_ids: must be token ids below 100"),
     (("graph", "sliding_window"), 0, r"graph\.sliding_window: must be positive, not 0"),
-    (("graph", "alone"), True, r"graph\.alone: is of an earlier tokmarg: export the bundle again"),
     (("graph", "by_content"), 1, r"graph\.by_content: must be true or false, not 1"),
     (("files", "model.onnx"), REMOVED, r"files\.model\.onnx: is missing"),
     (("files", "tokenizer.json"), REMOVED, r"files\.tokenizer\.json: is missing"),

@@ -12,8 +12,9 @@ from tests.support.word_guard import SPEC
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Choice, LabelList, Option
 from tokmarg.prompt.policy import apply_policy
-from tokmarg.prompt.spec import Label, Spec, Verdict, substitute
+from tokmarg.prompt.spec import Label, Spec, substitute
 from tokmarg.prompt.template import Template
+from tokmarg.prompt.verdict import VerdictSpec
 
 CHOICE: Place = ("verdict", "grammar", 0, "choice")
 LABELS: Place = (*CHOICE, 1, "then", 1)
@@ -44,7 +45,7 @@ def test_everything_is_read() -> None:
             Label("B", "Insults", "Insults", "", ("user", "assistant")),
             Label("C", "Refusals", "Refusals", "", ("assistant",)),
         ),
-        verdict=Verdict(("", "\n"), ("<|end|>",), tuple(data["verdict"]["grammar"])),
+        verdict=VerdictSpec(("", "\n"), ("<|end|>",), tuple(data["verdict"]["grammar"])),
     )
 
 
