@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, modes, prompter_of, spec_of
+from tests.support.tokenizers import NATIVE, TOKENIZERS, builder_of, encoder_of, modes, spec_of
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.delimiters import delimiters_of
 from tokmarg.prompt.injection import InjectionDetector
@@ -55,7 +55,7 @@ def suspicions(name: str) -> InjectionDetector:
 
 @functools.cache
 def plain(name: str, role: Role) -> tuple[Prompt, ...]:
-    return prompter_of(name).prompts(conversation(role, "x"))
+    return builder_of(name).prompts(conversation(role, "x"))
 
 
 def conversation(role: Role, content: str) -> list[Message]:
@@ -95,7 +95,7 @@ def test_scaffold_does_not_depend_on_content(name: str, role: Role, data: st.Dat
         | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     )
     content = data.draw(st.lists(pieces, min_size=1, max_size=8).map("".join).filter(str.strip))
-    found = prompter_of(name).prompts(conversation(role, content))
+    found = builder_of(name).prompts(conversation(role, content))
     assert len(found) == len(plain(name, role))
     for prompt, other in zip(found, plain(name, role), strict=True):
         ids, wanted = prompt.token_ids, other.token_ids

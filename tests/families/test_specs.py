@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.bundle.test_manifest import FULL, VALIDATOR, parses
-from tests.runtime.grammar.test_grammar import language
 from tests.support import word_guard
 from tests.support.documents import REMOVED, Place, at, edited, places
+from tests.support.grammars import language
+from tests.support.manifests import FULL, VALIDATOR, parses
 from tests.support.tokenizers import encoder_of, modes, resolved, spec_of
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle

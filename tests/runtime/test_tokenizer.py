@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.conftest import FAMILIES, tokenizer_file
-from tests.runtime.conftest import encoder_of
+from tests.support.encoders import encoder_of
 from tokmarg.errors import BundleError
 from tokmarg.tokenizer import Encoder, Piece
 

@@ -145,7 +145,7 @@ def spec_of(name: str) -> Spec:
 
 
 @functools.cache
-def prompter_of(name: str) -> PromptBuilder:
+def builder_of(name: str) -> PromptBuilder:
     return PromptBuilder(spec_of(name), encoder_of(NATIVE[name]), 4096)
 
 
@@ -178,9 +178,9 @@ def trie_of(name: str, role: Role, tokenizer: str, labels: list[tuple[str, str]]
         parts = without_alternatives(parts)
         ends = tuple(dict.fromkeys(t if t.isspace() else EOT[tokenizer] for t in ends))
     # Where a lead may come first, the prompt ends at a special token.
-    prompter = prompter_of(name)
+    builder = builder_of(name)
     tail = (
-        prompter.tail(role, prompter.prompt_labels(role)[0])
+        builder.tail(role, builder.prompt_labels(role)[0])
         if native
         else TAIL[tokenizer]
         if spec.verdict.leads == ("",)

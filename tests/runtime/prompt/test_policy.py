@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.test_guard import assert_same
+from tests.support.results import assert_same
 from tokmarg import Guard, SpecError
 from tokmarg.prompt.policy import apply_policy, read_policy
 

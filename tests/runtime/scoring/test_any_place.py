@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.runtime.grammar.test_trie import build
 from tests.runtime.scoring.test_free_decoding import Random, reader_of, run
+from tests.support.tries import build
 from tokmarg.grammar.node import Node
 from tokmarg.scoring.any_place import AnyPlace
 from tokmarg.scoring.free_decoding import Path, Reader

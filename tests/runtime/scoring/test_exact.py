@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import build
+from tests.support.encoders import encoder_of
+from tests.support.tries import build
 from tokmarg.errors import ContentError
 from tokmarg.grammar.node import Node
 from tokmarg.grammar.trie import Trie

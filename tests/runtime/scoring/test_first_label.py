@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import S14, TAIL, build
 from tests.runtime.scoring.test_exact import Model as AnyModel
 from tests.runtime.scoring.test_free_decoding import SPLITS
+from tests.support.encoders import encoder_of
+from tests.support.tries import S14, TAIL, build
 from tokmarg.errors import ContentError, SpecError
 from tokmarg.scoring.first_label import FirstLabel
 from tokmarg.scoring.uncertainty import softmax

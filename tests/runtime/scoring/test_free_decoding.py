@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import EOT, S14, TAIL, build
+from tests.support.encoders import encoder_of
 from tests.support.published import Published
+from tests.support.tries import EOT, S14, TAIL, build
 from tokmarg.scoring.any_place import AnyPlace
 from tokmarg.scoring.free_decoding import Path, Reader
 from tokmarg.scoring.greedy import Greedy

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.grammar.test_trie import build
 from tests.runtime.scoring.test_exact import VOCABULARY, Model
+from tests.support.tries import build
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.speculation import BranchEstimates
 
