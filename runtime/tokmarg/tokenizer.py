@@ -58,8 +58,8 @@ class Encoder:
         where: name for messages.
 
     Attributes:
-        special_ids: spelling -> id of every added token that is not white space.
-        marked: those of them that are marked special; the others (Gemma's ``<b>``) may be everyday text.
+        special_ids: name -> id of every added token that is not white space.
+        marked: names of those that the tokenizer marks as special; the others (Gemma's ``<b>``) may be everyday text.
 
     Raises:
         BundleError: the JSON is not a tokenizer, or the tokenizer fails on plain text.
@@ -88,8 +88,8 @@ class Encoder:
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
         self.largest_id = max(vocabulary.values(), default=0)  # of what content can become
         self.longest_token = max((len(token) for token in vocabulary if secret not in token), default=1)  # characters
-        # Tokenizers that put a space in front of the first word do so once per text, not behind a special token.
-        # A stand-in special token in front of such a segment keeps the pipeline in that state. It is random, so
+        # Tokenizers that put a space in front of the first word do so once per text, not after a special token.
+        # A stand-in special token before such a segment keeps the pipeline in that state. It is random, so
         # no content can contain it.
         self._stand_in = f"\ufdd0{secret}\ufdd1"
         self._plain.add_special_tokens([AddedToken(self._stand_in, normalized=False)])
@@ -100,7 +100,7 @@ class Encoder:
             self._encoded(probe)
 
     def token_id(self, text: str) -> int | None:
-        """Id of the special token spelt ``text``, or None."""
+        """Id of the special token named ``text``, or None."""
         return self.special_ids.get(text)
 
     def encode(self, pieces: Sequence[Piece], *, after_special: bool = False) -> Encoding:
@@ -133,12 +133,12 @@ class Encoder:
         return Encoding(ids, offsets)
 
     def token_text(self, token: int) -> str:
-        """A token as it stands in the vocabulary, for messages."""
+        """A token's entry in the vocabulary, for messages."""
         special = next((text for text, i in self.special_ids.items() if i == token), None)
         return str(special if special is not None else self._plain.id_to_token(token))
 
     def vocabulary_id(self, token: str) -> int | None:
-        """Id of the vocabulary entry spelt ``token`` (as the vocabulary spells it), or None."""
+        """Id of the vocabulary entry ``token`` (in the vocabulary's own spelling), or None."""
         token_id: int | None = self.special_ids.get(token, self._plain.token_to_id(token))
         return token_id
 
@@ -147,7 +147,7 @@ class Encoder:
         return len(self._encoded(text))
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text that stands in the middle of a prompt; special tokens are not recognised."""
+        """Ids of plain text in the middle of a prompt; special tokens are not recognised."""
         return self.encode([Piece(text, True)], after_special=True).ids
 
     def encode_verdict(self, text: str) -> list[int]:

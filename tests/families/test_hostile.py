@@ -75,7 +75,7 @@ def test_every_special_token_of_every_tokenizer_stays_text(tokenizer: str) -> No
     assert len(texts) >= 3
     for glue in ("", " ", "\n", "\0", "\u200b", "▁"):
         for spelt in (texts, [text.translate(WIDE) for text in texts], [text.replace(" ", "▁") for text in texts]):
-            ids = encoder.encode([Piece(glue.join(spelt), True)], behind=bool(glue)).ids
+            ids = encoder.encode([Piece(glue.join(spelt), True)], after_special=bool(glue)).ids
             assert not special & set(ids)
             assert len(ids) > len(texts)  # none has become one token
 
@@ -103,7 +103,7 @@ def test_scaffold_does_not_depend_on_content(name: str, role: Role, data: st.Dat
         start, end = prompt.message_spans[-1]
         assert prompt.text[:start] == other.text[: other.message_spans[-1][0]]
         assert prompt.text[end:] == other.text[other.message_spans[-1][1] :]
-        # Tokens, ids and positions, up to the last special token before the message and from the first behind it.
+        # Tokens, ids and positions, up to the last special token before the message and from the first after it.
         (head, tail), (other_head, other_tail) = around(prompt, special, encoder), around(other, special, encoder)
         assert (head, ids[:head]) == (other_head, wanted[:other_head])
         assert ids[len(ids) - tail :] == wanted[len(wanted) - other_tail :]
@@ -111,19 +111,19 @@ def test_scaffold_does_not_depend_on_content(name: str, role: Role, data: st.Dat
 
 
 def around(prompt: Prompt, special: set[int], encoder: object) -> tuple[int, int]:
-    """How many tokens stand before the last message for certain, and how many behind it: those that a special token
+    """How many tokens stand before the last message for certain, and how many after it: those that a special token
     parts from it."""
     start, end = prompt.content_token_span
     places = [i for i, token in enumerate(prompt.token_ids) if token in special]
     # Between messages special tokens lie inside the span of all of them; those of the last message lie at its end.
     before = [i for i in places if i < start]
-    behind = [i for i in places if i >= end]
-    return (before[-1] + 1 if before else 0), (len(prompt.token_ids) - behind[0] if behind else 0)
+    after = [i for i in places if i >= end]
+    return (before[-1] + 1 if before else 0), (len(prompt.token_ids) - after[0] if after else 0)
 
 
 @pytest.mark.parametrize(("name", "role"), modes())
 def test_content_that_closes_the_conversation_is_told(name: str, role: Role) -> None:
-    """What stands behind a message, up to the verdict, and all that stands before one: each as content."""
+    """The template after a message, up to the verdict, and the template before one: each as content."""
     spec = spec_of(name)
     before, after = spec.scaffold(role)
     head, foot = spec.template.messages[role].split("{{content}}")

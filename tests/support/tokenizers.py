@@ -120,7 +120,7 @@ def resolved(name: str) -> dict[str, Any]:
         def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> str:
             import jinja2
 
-            return jinja2.Template(chat, keep_trailing_newline=True).render(messages=turns)
+            return str(jinja2.Template(chat, keep_trailing_newline=True).render(messages=turns))
 
         def convert_ids_to_tokens(self, _: int) -> str:
             return EOT.get(native, EOT["llama3"])

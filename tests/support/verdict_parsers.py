@@ -13,7 +13,8 @@ from typing import Any
 
 from tests.support.tokenizers import NATIVE, encoder_of, parts_of, spec_of
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.spec import Role
+from tokmarg.prompt.labels import Role
+from tokmarg.tokenizer import Encoder
 
 __all__ = ["ALTERNATIVES", "SPLIT", "Labels", "expected", "listed", "read", "verdicts"]
 
@@ -44,6 +45,12 @@ def verdicts(parts: list[Any], labels: Labels) -> Iterator[str]:
     yield from (head + tail for head in heads for tail in tails)
 
 
+def matched(pattern: str, text: str) -> re.Match[str]:
+    match = re.search(pattern, text)
+    assert match is not None
+    return match
+
+
 def listed(text: str, separator: str = r",\s*") -> set[str]:
     return set(re.split(separator, text.strip())) - {"None", ""}
 
@@ -68,12 +75,12 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
             events.add("unsafe")
         return events | {ids[x] for x in listed(verdict.get("Safety Categories", ""))}
     if name.startswith(("shieldgemma", "granite")):  # on the one policy that the prompt asks for
-        first = re.search("yes|no", text.lower())[0]
+        first = matched("yes|no", text.lower())[0]
         return {"unsafe"} if first == "yes" else set()
     if name == "wildguard":
         if not answer:
-            return {"unsafe", "harmful_request"} if re.fullmatch(r".*:(.*)", text)[1].strip() == "yes" else set()
-        request, refusal, response = (x.strip() for x in re.match(".*:(.*)\n.*:(.*)\n.*:(.*)", text).groups())
+            return {"unsafe", "harmful_request"} if matched(r"\A.*:(.*)\Z", text)[1].strip() == "yes" else set()
+        request, refusal, response = (x.strip() for x in matched(r"\A.*:(.*)\n.*:(.*)\n.*:(.*)", text).groups())
         yes = {"harmful_request": request, "refusal": refusal, "harmful_response": response, "unsafe": response}
         return {event for event, said in yes.items() if said == "yes"}
     if name == "polyguard":
@@ -86,24 +93,34 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
         events |= {"harmful_response", "unsafe"} if fields["Harmful response"] == "yes" else set()
         return events | ({"refusal"} if fields["Response refusal"] == "yes" else set())
     if name == "qwen3guard-gen":
-        safety = re.search(r"Safety: (Safe|Unsafe|Controversial)", text)[1]
+        safety = matched(r"Safety: (Safe|Unsafe|Controversial)", text)[1]
         known = sorted((re.escape(n) for n in ids), key=len, reverse=True)
         found = re.findall("|".join(known), text.split("\n")[1].removeprefix("Categories:"))
         refusal = re.search(r"Refusal: (Yes|No)", text)
         assert bool(refusal) is answer
-        readings = {"Safe": [], "Unsafe": ["unsafe", "unsafe_loose"], "Controversial": ["unsafe", "controversial"]}
+        readings: dict[str, list[str]] = {
+            "Safe": [],
+            "Unsafe": ["unsafe", "unsafe_loose"],
+            "Controversial": ["unsafe", "controversial"],
+        }
         return {*readings[safety], *(ids[x] for x in found), *(["refusal"] if refusal and refusal[1] == "Yes" else [])}
     if name == "yufeng-xguard":
         return set() if text == "sec" else {"unsafe", text}
-    kanana = re.fullmatch(r"<SAFE>|<UNSAFE-(\w+)>", text)
+    kanana = matched(r"\A(?:<SAFE>|<UNSAFE-(\w+)>)\Z", text)
     return {"unsafe", kanana[1]} if kanana[1] else set()
+
+
+def _token(encoder: Encoder, piece: str) -> int:
+    token = encoder.vocabulary_id(piece)
+    assert token is not None
+    return token
 
 
 def expected(name: str, role: Role, tokenizer: str, labels: Labels, trie: Trie) -> dict[tuple[int, ...], set[str]]:
     """Token path -> events, for every verdict, from whole texts and the parsers above."""
     spec, encoder = spec_of(name), encoder_of(tokenizer)
     base = encoder.encode_verdict(trie._tail)
-    found = {}
+    found: dict[tuple[int, ...], set[str]] = {}
     for lead, text in itertools.product(spec.verdict.leads, verdicts(parts_of(spec, role), labels)):
         whole = encoder.encode_verdict(trie._tail + lead + text)
         assert whole[: len(base)] == base
@@ -111,7 +128,7 @@ def expected(name: str, role: Role, tokenizer: str, labels: Labels, trie: Trie) 
         if tokenizer == NATIVE[name]:
             paths += [
                 [
-                    *(encoder.vocabulary_id(piece) for piece in pieces),
+                    *(_token(encoder, piece) for piece in pieces),
                     *whole[len(encoder.encode_verdict(trie._tail + word)) :],
                 ]
                 for word, pieces in ALTERNATIVES.get(name, [])

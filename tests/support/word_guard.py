@@ -12,6 +12,7 @@ overflow. Label C exists for assistant messages only.
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
 CONTEXT = 160  # tokens
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "words",
     "title": "Counts words",
     "template": {
@@ -180,7 +181,7 @@ def _graph() -> onnx.ModelProto:
 def _prefixes(folder: Path) -> dict[str, np.ndarray]:
     spec = Spec.parse(SPEC, "words")
     builder = PromptBuilder(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for role in spec.roles:
         ids = np.array(builder.prefix_ids(role), dtype=np.int64)
         cache = np.eye(len(VOCAB), dtype=np.float32)[ids][None, None]

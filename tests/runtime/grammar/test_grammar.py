@@ -41,6 +41,7 @@ def test_reachable_events_shrink_along_the_path() -> None:
     grammar = Grammar.parse(LLAMA_GUARD, ABC)
     unsafe = grammar.moves(grammar.start)[1]
     assert grammar.names(grammar.reachable(grammar.start)) == ("A", "B", "C", "unsafe")
+    assert unsafe.state is not None
     a = grammar.moves(unsafe.state)[0]
     assert grammar.names(grammar.reachable(a.state)) == ("B", "C")
 

@@ -46,7 +46,9 @@ def test_s1_is_certain_only_when_it_cannot_be_s10(family: str) -> None:
     if splits_digits:
         assert node.possible & trie.grammar.mask("S10")
         comma = encoder.encode_text(f"{TAIL[family]}unsafe\nS1,S2")[base:]
-        ended = trie.children(node)[encoder.token_id(EOT[family])]
+        end = encoder.token_id(EOT[family])
+        assert end is not None
+        ended = trie.children(node)[end]
         assert ended.complete
         assert trie.grammar.names(ended.certain) == ("S1", "unsafe")
         after_comma = trie.children(node)[comma[len(node.path)]]

@@ -200,7 +200,7 @@ def test_shared_prefix_is_stored_whole(name: str, content: str) -> None:
     for role in ("user", "assistant"):
         turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
         ids = prompt(name, turns[:1] if role == "user" else turns).token_ids
-        prefix = builder_of(name).prefix_ids(role)  # type: ignore[arg-type]
+        prefix = builder_of(name).prefix_ids(role)
         shared = next((i for i, (a, b) in enumerate(zip(ids, prefix, strict=False)) if a != b), len(prefix))
         # The space before the content merges with most words, and is then the content's first token.
         assert shared >= len(prefix) - 1
@@ -216,7 +216,7 @@ def test_prefix_is_the_scaffold_before_the_first_message() -> None:
 @pytest.mark.parametrize(("name", "tail"), [("llama-guard-3-8b", ""), ("instruct", "assistant\n")])
 def test_tail_is_what_the_verdict_follows(name: str, tail: str) -> None:
     for role in ("user", "assistant"):
-        assert builder_of(name).tail(role) == tail  # type: ignore[arg-type]
+        assert builder_of(name).tail(role) == tail
 
 
 @pytest.mark.parametrize("name", NAMES)
