@@ -86,11 +86,10 @@ class Encoder:
             what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {what:.300}") from error
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
-        self.largest_id = max(vocabulary.values(), default=0)  # of what content can become
+        self.largest_id = max(vocabulary.values(), default=0)  # of plain text
         self.longest_token = max((len(token) for token in vocabulary if secret not in token), default=1)  # characters
-        # Tokenizers that put a space in front of the first word do so once per text, not after a special token.
-        # A stand-in special token before such a segment keeps the pipeline in that state. It is random, so
-        # no content can contain it.
+        # Some tokenizers put a space before the first word of a text, but not after a special token. So a segment after
+        # one is encoded with a stand-in special token before it. Its name is random: no content can hold it.
         self._stand_in = f"\ufdd0{secret}\ufdd1"
         self._plain.add_special_tokens([AddedToken(self._stand_in, normalized=False)])
         self._stand_in_id = self._plain.token_to_id(self._stand_in)

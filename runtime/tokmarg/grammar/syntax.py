@@ -9,8 +9,8 @@
 All of an option but ``text`` may be left out; ``events = [...]`` stands for several at once. ``alternatives`` are
 other token paths of the same text, as entries of the tokenizer's vocabulary: their mass is added to the option's.
 
-``labels`` says how a label is written: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how many
-there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
+``labels`` says how a label is written: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how
+many there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
 ``namespace`` brings events of its own instead, called ``namespace:id``, so that two lists over the same labels (what
 the request violates, what the response violates) can stand in one verdict.
 """
