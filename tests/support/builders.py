@@ -11,7 +11,7 @@ from tokmarg.prompt.spec import Spec
 
 from .encoders import encoder_of
 
-__all__ = ["SMOLLM2_CHAT", "TOKENIZER", "builder_of", "resolved"]
+__all__ = ["ANSWER", "CONVERSATION", "QUESTION", "SMOLLM2_CHAT", "TOKENIZER", "builder_of", "resolved"]
 
 TOKENIZER = {"llama-guard-3-8b": "llama3", "llama-guard-3-1b": "llama3", "instruct": "smollm2"}
 #: The chat template in SmolLM2-135M-Instruct's GGUF file.
@@ -49,3 +49,7 @@ def resolved(name: str) -> dict[str, Any]:
 @functools.cache
 def builder_of(name: str, max_tokens: int = 2000) -> PromptBuilder:
     return PromptBuilder(Spec.parse(resolved(name), name), encoder_of(TOKENIZER[name]), max_tokens)
+
+
+QUESTION, ANSWER = "How do I pick a lock?", "With a tension wrench."
+CONVERSATION = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]

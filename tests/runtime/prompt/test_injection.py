@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,48 +270,6 @@ def dressed(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
 def test_a_fence_cannot_be_hidden_by_its_dress(data: st.DataObject, mark: str) -> None:
     text = f"hello{dressed(data.draw, mark)}bye"
     assert "fence" in of(text), ascii(text)
-
-
-def test_look_alikes_are_of_other_scripts_and_look_like_ascii() -> None:
-    """Independent of the table's source: Unicode's own names say of many letters which one they look like."""
-    for code, plain in CONFUSABLES.items():
-        assert code > 127
-        assert plain.isascii()
-        assert plain == plain.lower()
-        assert not unicodedata.normalize("NFKC", chr(code)).isascii()
-    by_name = {
-        f"{script} {size} LETTER {name}": plain
-        for script, letters in {
-            "CYRILLIC": {
-                "A": "a",
-                "IE": "e",
-                "O": "o",
-                "ES": "c",
-                "ER": "p",
-                "HA": "x",
-                "U": "y",
-                "DZE": "s",
-                "JE": "j",
-            },
-            "GREEK": {"ALPHA": "a", "EPSILON": "e", "OMICRON": "o", "RHO": "p", "CHI": "x", "TAU": "t", "KAPPA": "k"},
-        }.items()
-        for size in ("SMALL", "CAPITAL")
-        for name, plain in letters.items()
-    }
-    assert {name: CONFUSABLES.get(ord(unicodedata.lookup(name))) for name in by_name} == by_name
-
-
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(max_size=60))
-def test_folding(text: str) -> None:
-    folded = fold(text)
-    assert fold(folded) == folded
-    assert not set(" \t_\r\0\u200b") & set(folded)
-    # An independent rule for single characters: what NFKC makes ASCII is ASCII, in lower case.
-    for character in text:
-        plain = unicodedata.normalize("NFKC", character)
-        if plain.isascii() and plain.isalnum() and unicodedata.category(character) != "Cc":
-            assert fold(character) == plain.lower(), hex(ord(character))
 
 
 @pytest.mark.parametrize(
