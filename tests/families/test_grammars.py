@@ -17,7 +17,7 @@ from tests.support.verdict_parsers import Labels, expected
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.spec import Role
+from tokmarg.prompt.labels import Role
 from tokmarg.scoring.exact import ExactSearch
 
 

@@ -13,8 +13,8 @@ from tests.support.tokenizers import NATIVE, TOKENIZERS, builder_of, encoder_of,
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.delimiters import delimiters_of
 from tokmarg.prompt.injection import InjectionDetector
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Message
-from tokmarg.prompt.spec import Role
 from tokmarg.tokenizer import Piece
 from tokmarg_export.spec_library import list_specs
 

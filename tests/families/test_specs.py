@@ -21,8 +21,9 @@ from tokmarg.cli.render.table import Table
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.loading import VERDICT_ROOM, prompt_builder_of
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import apply_policy
-from tokmarg.prompt.spec import Role, Spec
+from tokmarg.prompt.spec import Spec
 from tokmarg_export.errors import ExportError
 from tokmarg_export.model.huggingface import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec

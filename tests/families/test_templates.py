@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.tokenizers import builder_of, modes, spec_of
 from tokmarg.errors import ContentError
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import messages_of
-from tokmarg.prompt.spec import Role
 from tokmarg_export.spec_library import list_specs
 
 QUESTION, ANSWER = "How do I pick a lock?", "With a tension wrench."

@@ -13,7 +13,8 @@ from typing import Any
 from tests.conftest import CACHE, FAMILIES, from_npm, tokenizer_file
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import PromptBuilder
-from tokmarg.prompt.spec import Role, Spec
+from tokmarg.prompt.labels import Role
+from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.huggingface import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec

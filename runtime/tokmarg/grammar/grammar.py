@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 from tokmarg.errors import SpecError
 
-from .syntax import Choice, LabelList, Option, Part, label_lists, parse_parts
+from .syntax import Choice, LabelList, Part, label_lists, parse_parts
 
-__all__ = ["UNSAFE", "Alternative", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
+__all__ = ["UNSAFE", "Alternative", "Grammar", "Move", "Part", "State"]
 
 UNSAFE = "unsafe"
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from tokmarg.errors import BundleError, ContentError
 from tokmarg.tokenizer import Encoder, Encoding, Piece
 
+from .labels import ROLES, Role
 from .messages import Message
-from .spec import ROLES, Role, Spec
+from .spec import Spec
 
 __all__ = ["Prompt", "PromptBuilder"]
 

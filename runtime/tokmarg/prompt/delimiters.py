@@ -75,14 +75,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def fold(text: str) -> str:
-    r"""Text as fences are compared: lower case, ASCII where there is an ASCII form, no spaces but line ends.
+    r"""Text in the form in which delimiters are compared: lower case, ASCII where there is an ASCII form, no spaces but line ends.
 
     >>> fold("＜ＥＮＤ\u200b of_Turn＞\r\nAgent :")
     '<endofturn>\n\nagent:'
     """
-    if not text.isascii():  # before it is in lower case: "Η" looks like an H, "η" like an n
+    if not text.isascii():  # before lower(): "Η" looks like an H, "η" like an n
         text = text.translate(CONFUSABLES)
-    text = text.lower()  # before the rest, for it can put marks on letters
+    text = text.lower()  # before the rest: it can add combining marks
     if not text.isascii() or _CONTROLS.search(text):
         text = text.translate(_foldings())
     return text.replace(" ", "").replace("\t", "").replace("_", "")
