@@ -75,7 +75,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def fold(text: str) -> str:
-    r"""Text in the form in which delimiters are compared: lower case, ASCII where there is an ASCII form, no spaces but line ends.
+    r"""Folds a text for comparison: lower case, ASCII where there is an ASCII form, no spaces but line ends.
 
     >>> fold("＜ＥＮＤ\u200b of_Turn＞\r\nAgent :")
     '<endofturn>\n\nagent:'
