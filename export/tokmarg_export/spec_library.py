@@ -9,13 +9,12 @@ Beyond the resolved form (see ``tokmarg.prompt.spec``) a TOML spec may say:
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokmarg.documents import Fields
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.policy import Policy, apply_policy
@@ -45,21 +44,8 @@ def list_specs() -> list[str]:
 
 def spec_title(name: str) -> str:
     """One line about the spec called ``name``."""
-    return str(_read_toml(_folder() / f"{name}.toml").get("title", ""))
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    """Parses a TOML file.
-
-    Raises:
-        ExportError: it is missing or no valid TOML; names file and line.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path}: cannot be read: {error}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ExportError(f"{path}: not valid TOML: {error}") from None
+    document = read_document(_folder() / f"{name}.toml", ExportError, format="toml")
+    return str(document.get("title", ""))
 
 
 def choose_spec(name: str | None, model_id: str) -> tuple[dict[str, Any], str]:
@@ -73,15 +59,15 @@ def choose_spec(name: str | None, model_id: str) -> tuple[dict[str, Any], str]:
     """
     if name is None:
         for known in list_specs():
-            data = _read_toml(_folder() / f"{known}.toml")
+            data = read_document(_folder() / f"{known}.toml", ExportError, format="toml")
             patterns = data.get("models", [])
             if any(fnmatchcase(model_id.lower(), str(pattern).lower()) for pattern in patterns):
                 return data, f"{known}.toml"
         name = DEFAULT_SPEC
     if name in list_specs():
-        return _read_toml(_folder() / f"{name}.toml"), f"{name}.toml"
+        return read_document(_folder() / f"{name}.toml", ExportError, format="toml"), f"{name}.toml"
     if Path(name).is_file():
-        return _read_toml(Path(name)), name
+        return read_document(Path(name), ExportError, format="toml"), name
     raise ExportError(f"no spec {name!r}: give a TOML file or one of {', '.join(list_specs())}")
 
 

@@ -1,20 +1,22 @@
-"""Typed reading of parsed JSON or TOML, with errors that name the file and the field."""
+"""JSON and TOML documents: reading a file, and typed access to its fields with errors that name file and field."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import tomllib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from .errors import TokmargError
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Fields", "has_surrogate", "strict_json", "to_json", "unique_json"]
+__all__ = ["Fields", "has_surrogate", "read_document", "strict_json", "to_json", "unique_json"]
 
 T = TypeVar("T")
+#: Size limit of a document, in bytes.
+_MAX_BYTES = 16 * 2**20
 _REQUIRED: Any = object()
 _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
 
@@ -84,7 +86,7 @@ class Fields:
         return dict(table)
 
     def only(self, allowed: Iterable[str]) -> None:
-        """Refuses fields that nobody reads: a misspelt option must not be ignored."""
+        """Refuses unknown fields: a misspelt option must not be ignored."""
         allowed = set(allowed)
         for key in self.data:
             if key not in allowed:
@@ -97,21 +99,51 @@ class Fields:
         return value
 
 
+def read_document(
+    path: str | os.PathLike[str], error: type[Exception], *, format: Literal["json", "toml"] | None = None
+) -> Any:
+    """Reads and parses a JSON or TOML file of at most 16 MiB.
+
+    Args:
+        path: the file, UTF-8 with or without byte order mark.
+        error: exception class for everything that goes wrong.
+        format: of the file; None takes JSON for the extension ``.json`` in any case, TOML for all others.
+
+    Returns:
+        the parsed document; for :class:`Fields`.
+
+    Raises:
+        error: the file is too large, cannot be read or parsed; one line that names it.
+    """
+    path = Path(path)
+    if format is None:
+        format = "json" if path.suffix.lower() == ".json" else "toml"
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise error(f"{path}: larger than {_MAX_BYTES // 2**20} MiB")
+        text = path.read_bytes().decode("utf-8-sig")
+        return strict_json(text) if format == "json" else tomllib.loads(text)
+    except OSError as failure:
+        raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
+    except (ValueError, RecursionError) as failure:  # malformed UTF-8, JSON or TOML; tables nested too deeply
+        raise error(f"{path}: not valid {format.upper()}: {failure}") from None
+
+
 def has_surrogate(text: str) -> bool:
     """JSON can spell half of a surrogate pair; no tokenizer takes it."""
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _shown(value: object) -> str:
-    """A wrong value for a message: never long, and never as deep as the document."""
+    """A wrong value for a message: short, and of tables and lists the kind alone."""
     if type(value) is int and abs(value) >= 2**63:
         return "a number beyond 64 bits"
     return "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else f"{value!r:.60}"
 
 
 def strict_json(text: str | bytes) -> Any:
-    """Parses JSON as the standard has it: UTF-8, no NaN, no infinity, and no field twice, of which readers differ in
-    which they take.
+    """Parses JSON as the standard has it: UTF-8, no NaN, no infinity, and no field twice (parsers differ in which
+    of the two they take).
 
     Raises:
         ValueError: it is not that.
@@ -123,7 +155,7 @@ def strict_json(text: str | bytes) -> Any:
 
 
 def unique_json(text: str) -> Any:
-    """Parses JSON as Python does, but for a field twice: data that people have may hold NaN where nobody looks.
+    """Parses JSON as Python does, but refuses a field twice: files from elsewhere may hold NaN in ignored fields.
 
     Raises:
         ValueError: it is not that.
@@ -133,12 +165,12 @@ def unique_json(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"field {twice!r:.60} is there twice")
-    return found
+    return table
 
 
 def _refuse(name: str) -> Any:

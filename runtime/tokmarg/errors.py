@@ -1,14 +1,14 @@
-"""Every error tokmarg raises on purpose.
+"""Exceptions of tokmarg: every error that it raises on purpose.
 
     TokmargError
     ├── BundleError              a bundle is missing, broken, or newer than this tokmarg
     │   └── BundleNotFoundError  nothing at the path, under the name, or installed
     ├── SpecError                a spec, policy or verdict grammar cannot be used
-    ├── DeviceError              the device that was asked for is not available, or a pass on it failed
+    ├── DeviceError              the requested device is not available, or a forward pass on it failed
     ├── OptionError              an argument is of the wrong type or out of range (also a ValueError)
     └── ContentError             one content cannot be scored; ``type`` is one of ``ERROR_TYPES``
 
-Messages are one line: they name the file, field or value, and the way out.
+Messages are one line: they name the file, field or value, and say what to do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "TokmargError",
 ]
 
-#: The closed list of row-error types (the ``error.type`` field of the JSONL output).
+#: All row-error types (the ``error.type`` field of the JSONL output).
 ERROR_TYPES: dict[str, str] = {
     "invalid_record": "the input record is not valid JSON or CSV, or a field is missing or of the wrong type",
     "invalid_encoding": "the input record is not UTF-8, or the text holds lone surrogates",
@@ -54,7 +54,7 @@ class SpecError(TokmargError):
 
 
 class DeviceError(TokmargError):
-    """The device that was asked for is not available, or a pass on it failed."""
+    """The requested device is not available, or a forward pass on it failed."""
 
 
 class OptionError(TokmargError, ValueError):

@@ -1,7 +1,7 @@
-"""Calls into libraries that are written in Rust.
+"""Calls into native libraries written in Rust: a panic becomes an ordinary exception.
 
-Where their code panics, Python sees a ``PanicException``, which is no Exception: it goes through every ``except
-Exception`` and ends the program with a traceback. A hostile file must not be able to do that.
+pyo3 raises a panic as ``PanicException``, which is a BaseException: it passes every ``except Exception`` and ends the
+program with a traceback. A hostile file must not be able to do that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def without_panic(call: Callable[[], T]) -> T:
     """The result of a call.
 
     Raises:
-        PanicError: in place of a ``PanicException``; all else as it comes.
+        PanicError: in place of a ``PanicException``; other exceptions pass unchanged.
     """
     try:
         return call()

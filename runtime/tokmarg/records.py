@@ -1,7 +1,7 @@
-"""Input records: JSONL, CSV or plain lines, read as bytes and one at a time.
+"""Readers of input records: JSONL, CSV or plain lines, from a byte stream and one record at a time.
 
-Output line n is record n. So a record that cannot be read is not an exception but a ContentError that keeps
-its place, and bytes that are not UTF-8 spoil their own record only.
+Output line n is record n. So a record that cannot be read raises nothing: a ContentError is yielded in its place, and
+bytes that are not UTF-8 affect their own record only.
 
     jsonl   one object per line with ``text`` or ``messages``, optional ``id``; other fields are ignored, but no field
             may be there twice
@@ -11,7 +11,7 @@ its place, and bytes that are not UTF-8 spoil their own record only.
 Every line is a record, a blank one too; the newline that ends the last line starts none. ``id`` is passed
 through as it is; a record without one (an empty CSV cell counts as none) has its 1-based number for id.
 
-Reading can start behind any record (:class:`Place`), and then gives what reading from the start would have given.
+Reading can resume after any record (:class:`InputPosition`), and yields what reading from the start would have yielded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tokmarg.prompt.spec import Role
 from .documents import unique_json
 from .errors import ContentError, TokmargError
 
-__all__ = ["FORMATS", "START", "Format", "Place", "csv_rows", "format_of", "read_records", "read_texts"]
+__all__ = ["FORMATS", "START", "Format", "InputPosition", "csv_rows", "format_of", "read_records", "read_texts"]
 
 Format = Literal["jsonl", "csv", "lines"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "lines")
@@ -38,22 +38,22 @@ _EXTENSIONS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv":
 _BOM = b"\xef\xbb\xbf"
 #: Characters that one CSV field may have: the largest limit that the csv module takes on every platform.
 _FIELD_LIMIT = 2**31 - 1
-#: Nesting that an id or messages may have. Code behind here recurses into them; Python stops near 1000.
+#: Nesting that an id or messages may have. Later steps recurse into them; Python stops near 1000.
 _DEPTH = 100
-#: What the ``surrogateescape`` decoder makes of bytes that are not UTF-8.
+#: Characters that the ``surrogateescape`` decoder produces for bytes that are not UTF-8.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place between two records: how many records, bytes and lines (their newlines) of the input lie before it."""
+class InputPosition:
+    """A position between two records: the number of records, bytes and lines (newlines) of the input before it."""
 
     records: int
     bytes: int
     lines: int
 
 
-START = Place(0, 0, 0)
+START = InputPosition(0, 0, 0)
 
 
 def format_of(path: str) -> Format | None:
@@ -72,16 +72,21 @@ def read_texts(texts: Sequence[str], role: Role | None = None) -> Iterator[Recor
 
 
 def read_records(
-    stream: BinaryIO, format: Format, *, role: Role | None = None, text_field: str = "text", start: Place = START
+    stream: BinaryIO,
+    format: Format,
+    *,
+    role: Role | None = None,
+    text_field: str = "text",
+    start: InputPosition = START,
 ) -> Iterator[Record | ContentError]:
     """Reads records lazily; of a CSV file the header is read at once.
 
     Args:
         stream: bytes, UTF-8 with or without byte order mark.
-        format: how they are laid out.
+        format: of the stream.
         role: role of bare texts; beside ``messages`` it makes the record an error when it is scored.
         text_field: JSONL field or CSV column that holds the text.
-        start: where to start; other places than the beginning need a stream that can seek.
+        start: position to start from; any but the beginning needs a stream that can seek.
 
     Raises:
         TokmargError: a CSV file without the text column, or with two of a column that is read.
@@ -95,7 +100,7 @@ def read_records(
     return _read_jsonl(stream, role, text_field, start)
 
 
-def _raw_lines(stream: BinaryIO, start: Place = START) -> Iterator[bytes]:
+def _raw_lines(stream: BinaryIO, start: InputPosition = START) -> Iterator[bytes]:
     """Lines with their ends. Only a newline ends a line: text may hold any other separator."""
     first = stream.readline()
     if not start.bytes:
@@ -105,7 +110,7 @@ def _raw_lines(stream: BinaryIO, start: Place = START) -> Iterator[bytes]:
         yield from stream
 
 
-def _lines(stream: BinaryIO, start: Place) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: BinaryIO, start: InputPosition) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without their ends."""
     for number, line in enumerate(_raw_lines(stream, start), start.records + 1):
         yield number, line.removesuffix(b"\n").removesuffix(b"\r")
@@ -119,7 +124,7 @@ def _decode(line: bytes, number: int) -> str:
         raise ContentError("invalid_encoding", message, number) from None
 
 
-def _read_lines(stream: BinaryIO, role: Role | None, start: Place) -> Iterator[Record | ContentError]:
+def _read_lines(stream: BinaryIO, role: Role | None, start: InputPosition) -> Iterator[Record | ContentError]:
     for number, line in _lines(stream, start):
         try:
             yield Record(_decode(line, number), number, role)
@@ -127,7 +132,9 @@ def _read_lines(stream: BinaryIO, role: Role | None, start: Place) -> Iterator[R
             yield error
 
 
-def _read_jsonl(stream: BinaryIO, role: Role | None, text_field: str, start: Place) -> Iterator[Record | ContentError]:
+def _read_jsonl(
+    stream: BinaryIO, role: Role | None, text_field: str, start: InputPosition
+) -> Iterator[Record | ContentError]:
     for number, line in _lines(stream, start):
         try:
             yield _json_record(_decode(line, number), number, role, text_field)
@@ -171,7 +178,7 @@ def _json_record(line: str, number: int, role: Role | None, text_field: str) -> 
 
 
 def _kind(value: object) -> str:
-    """What JSON calls the type of a value."""
+    """The JSON type of a value, for messages."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     kinds: list[tuple[type, str]] = [(str, "a string"), (list, "a list"), (dict, "an object")]
@@ -194,7 +201,9 @@ def _is_finite(id: object) -> bool:
     return True
 
 
-def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place) -> Iterator[Record | ContentError]:
+def _read_csv(
+    stream: BinaryIO, role: Role | None, text_field: str, start: InputPosition
+) -> Iterator[Record | ContentError]:
     rows = csv_rows(stream)
     header = next(rows, None)
     if header is None:
@@ -204,8 +213,8 @@ def _read_csv(stream: BinaryIO, role: Role | None, text_field: str, start: Place
     columns = ", ".join(map(repr, header))
     if header.count("id") > 1:
         raise TokmargError(f"the CSV input has {header.count('id')} columns 'id'")
-    if (found := header.count(text_field)) != 1:
-        has = f"{found} columns" if found else "no column"
+    if (count := header.count(text_field)) != 1:
+        has = f"{count} columns" if count else "no column"
         raise TokmargError(
             f"the CSV input has {has} {text_field!r:.60} (columns: {columns:.300}; --text-field names another)"
         )
@@ -228,7 +237,7 @@ def _csv_records(
         elif any(map(_NOT_UTF8.search, row)):
             yield ContentError("invalid_encoding", "the row is not valid UTF-8", number)
         elif len(row) != len(header):
-            # A text whose commas are not quoted would lose what stands behind the first.
+            # A text with unquoted commas would be cut at the first.
             message = f"the row has {len(row)} fields, the header {len(header)}; quote fields that hold commas"
             yield ContentError("invalid_record", message, number)
         else:
@@ -236,13 +245,13 @@ def _csv_records(
             yield Record(row[text_at], id, role)
 
 
-def csv_rows(stream: BinaryIO, place: Place = START) -> Iterator[list[str] | str]:
-    """Rows of a CSV file, the header first; in place of one that cannot be read, the message that says why."""
-    text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream, place))
-    # strict: a quote that is never closed would swallow the rest of the file without a word.
+def csv_rows(stream: BinaryIO, position: InputPosition = START) -> Iterator[list[str] | str]:
+    """Rows of a CSV file, the header first; for a row that cannot be read, an error message instead."""
+    text = (line.decode("utf-8", "surrogateescape") for line in _raw_lines(stream, position))
+    # strict: else a quote that is never closed silently swallows the rest of the file.
     reader = csv.reader(text, strict=True)
     while True:
-        start = place.lines + reader.line_num + 1
+        start = position.lines + reader.line_num + 1
         # The csv module's limit (131,072 characters) is global to the process, so it is raised for a row at a time.
         limit = csv.field_size_limit(_FIELD_LIMIT)
         row: list[str] | str

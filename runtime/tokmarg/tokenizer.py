@@ -1,14 +1,14 @@
-"""Text to token ids, such that special tokens come from the scaffold only.
+"""Tokenizer: prompt text to token ids, with special tokens recognised in the scaffold only.
 
-A prompt is text with known places of content. It is cut at the special tokens *of the scaffold*; everything
+A prompt is scaffold text with content in known spans. It is split at the special tokens *of the scaffold*; everything
 between two of them, scaffold and content together, is encoded as one string. So merges across the border come
 out as they do when the whole prompt is tokenised (as in training), while a content that spells ``<|im_end|>`` is
 encoded as plain characters.
 
-To get there the tokenizer is rebuilt without its added tokens. ``encode_special_tokens = True`` would leave the
+For that the tokenizer is rebuilt without its added tokens. ``encode_special_tokens = True`` would leave the
 added tokens that are not marked special (Qwen's ``<think>``), so they are taken out altogether; only those made
 of white space stay (Gemma's runs of newlines), since they are how the model reads plain text. Where the vocabulary
-holds special tokens as well, they are renamed there to what no content can guess: a tokenizer that looks up whole
+holds special tokens as well, they are renamed there to names that no content can guess: a tokenizer that looks up whole
 words, or whose normalizer makes ``<|im_end|>`` of ``＜｜im_end｜＞``, must not find them either.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["Encoder", "Encoding", "Piece"]
 #: Token ids stay below this; the largest vocabularies have some 300,000 entries.
 _MAX_ID = 2**24
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-#: What a tokenizer must get through when it is loaded: runs that make a hostile pattern backtrack for ever.
+#: Texts that every tokenizer must encode when it is loaded: runs that make a hostile pattern backtrack forever.
 _PROBES = [character * 256 + "\x01" for character in "aA1 !\n"]
 
 
@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """Token ids and, for each, the characters [start, end) of the whole text it stands for."""
+    """Token ids, and for each the characters ``[start, end)`` of the whole text that it encodes; of equal length."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -58,8 +58,8 @@ class Encoder:
         where: name for messages.
 
     Attributes:
-        special_ids: spelling -> id of every added token that is not white space.
-        marked: those of them that are marked special; the others (Gemma's ``<b>``) may be everyday text.
+        special_ids: name -> id of every added token that is not white space.
+        marked: names of those that the tokenizer marks as special; the others (Gemma's ``<b>``) may be everyday text.
 
     Raises:
         BundleError: the JSON is not a tokenizer, or the tokenizer fails on plain text.
@@ -86,11 +86,10 @@ class Encoder:
             what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {what:.300}") from error
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
-        self.largest_id = max(vocabulary.values(), default=0)  # of what content can become
+        self.largest_id = max(vocabulary.values(), default=0)  # of plain text
         self.longest_token = max((len(token) for token in vocabulary if secret not in token), default=1)  # characters
-        # Tokenizers that put a space in front of the first word do so once per text, not behind a special token.
-        # A stand-in special token in front of such a segment keeps the pipeline in that state. It is random, so
-        # no content can contain it.
+        # Some tokenizers put a space before the first word of a text, but not after a special token. So a segment after
+        # one is encoded with a stand-in special token before it. Its name is random: no content can hold it.
         self._stand_in = f"\ufdd0{secret}\ufdd1"
         self._plain.add_special_tokens([AddedToken(self._stand_in, normalized=False)])
         self._stand_in_id = self._plain.token_to_id(self._stand_in)
@@ -100,15 +99,15 @@ class Encoder:
             self._encoded(probe)
 
     def token_id(self, text: str) -> int | None:
-        """Id of the special token spelt ``text``, or None."""
+        """Id of the special token named ``text``, or None."""
         return self.special_ids.get(text)
 
-    def encode(self, pieces: Sequence[Piece], *, behind: bool = False) -> Encoding:
+    def encode(self, pieces: Sequence[Piece], *, after_special: bool = False) -> Encoding:
         """Encodes a prompt, or a part of one.
 
         Args:
             pieces: the text; special tokens are recognised in scaffold pieces only.
-            behind: a special token stands in front of it.
+            after_special: a special token stands before the text.
 
         Returns:
             ids and character offsets into the joined text of ``pieces``.
@@ -122,43 +121,43 @@ class Encoder:
         start = 0  # where the current segment begins in `whole`
         for at, special in self._scaffold_specials(pieces):
             lstrip, rstrip = self._strips[special]
-            self._segment(whole, start, at, behind, (False, lstrip), ids, offsets)
+            self._encode_segment(whole, start, at, after_special, lstrip, ids, offsets)
             ids.append(self.special_ids[special])
             start = at + len(special)
             offsets.append((at, start))
-            behind = True
+            after_special = True
             while rstrip and start < len(whole) and whole[start].isspace():
                 start += 1
-        self._segment(whole, start, len(whole), behind, (False, False), ids, offsets)
+        self._encode_segment(whole, start, len(whole), after_special, False, ids, offsets)
         return Encoding(ids, offsets)
 
     def token_text(self, token: int) -> str:
-        """A token as it stands in the vocabulary, for messages."""
+        """A token's entry in the vocabulary, for messages."""
         special = next((text for text, i in self.special_ids.items() if i == token), None)
         return str(special if special is not None else self._plain.id_to_token(token))
 
     def vocabulary_id(self, token: str) -> int | None:
-        """Id of the vocabulary entry spelt ``token`` (as the vocabulary spells it), or None."""
-        found: int | None = self.special_ids.get(token, self._plain.token_to_id(token))
-        return found
+        """Id of the vocabulary entry ``token`` (in the vocabulary's own spelling), or None."""
+        token_id: int | None = self.special_ids.get(token, self._plain.token_to_id(token))
+        return token_id
 
     def count(self, text: str) -> int:
         """How many tokens plain text has; cheaper than :meth:`encode`."""
         return len(self._encoded(text))
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text that stands in the middle of a prompt; special tokens are not recognised."""
-        return self.encode([Piece(text, True)], behind=True).ids
+        """Ids of plain text in the middle of a prompt; special tokens are not recognised."""
+        return self.encode([Piece(text, True)], after_special=True).ids
 
     def encode_verdict(self, text: str) -> list[int]:
-        """Ids of a verdict, or of scaffold in front of one; some guards answer with special tokens."""
-        return self.encode([Piece(text, False)], behind=True).ids
+        """Ids of a verdict, or of the scaffold before one; some guards answer with special tokens."""
+        return self.encode([Piece(text, False)], after_special=True).ids
 
     @cached_property
     def texts(self) -> list[str]:
-        """The text of every token id, as it reads in the middle of a text; special tokens are spelt out.
+        """The text of every token id, as it reads in the middle of a text; special tokens by their name.
 
-        A token of broken UTF-8 reads U+FFFD, an id of no token the empty text.
+        An incomplete UTF-8 sequence reads U+FFFD, an id of no token the empty text.
         """
         special = {i: text for text, i in self.special_ids.items()}
         size = 1 + max(self.largest_id, *special)
@@ -166,60 +165,63 @@ class Encoder:
         return [special.get(i, text[len(self._stand_in) :]) for i, text in enumerate(known)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a token path that stands in the middle of a prompt; special tokens are spelt out."""
+        """The text of a token path in the middle of a prompt; special tokens by their name."""
         special = {i: text for text, i in self.special_ids.items()}
-        found, plain = "", [self._stand_in_id]
+        text, plain = "", [self._stand_in_id]
         for i in [*ids, None]:
             if i is None or i in special:
-                found += self._plain.decode(plain, skip_special_tokens=False)[len(self._stand_in) :]
-                found, plain = found + special.get(-1 if i is None else i, ""), [self._stand_in_id]
+                text += self._plain.decode(plain, skip_special_tokens=False)[len(self._stand_in) :]
+                text, plain = text + special.get(-1 if i is None else i, ""), [self._stand_in_id]
             else:
                 plain.append(i)
-        return found
+        return text
 
-    def specials(self, scaffold: str) -> set[int]:
-        """Ids of the special tokens that a piece of scaffold spells."""
+    def special_ids_in(self, scaffold: str) -> set[int]:
+        """Ids of the special tokens in a piece of scaffold."""
         return {self.special_ids[text] for _, text in self._scaffold_specials([Piece(scaffold, False)])}
 
     def tail(self, scaffold: str) -> str:
-        """The scaffold text behind its last special token: what a following text may merge with."""
+        """The scaffold text after its last special token: what a following text may merge with."""
         if self._special is None:
             return scaffold
         ends = [match.end() for match in self._special.finditer(scaffold)]
         return scaffold[ends[-1] :] if ends else scaffold
 
     def _scaffold_specials(self, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
-        found: list[tuple[int, str]] = []
+        """The special tokens in scaffold pieces, each with its character position in the joined text."""
+        specials: list[tuple[int, str]] = []
         at = 0
         for piece in pieces:
             if not piece.is_content and self._special is not None:
-                found += [(at + m.start(), m[0]) for m in self._special.finditer(piece.text)]
+                specials += [(at + m.start(), m[0]) for m in self._special.finditer(piece.text)]
             at += len(piece.text)
-        return found
+        return specials
 
-    def _segment(
+    def _encode_segment(
         self,
         whole: str,
         start: int,
         end: int,
-        behind: bool,
-        strip: tuple[bool, bool],
+        after_special: bool,
+        strip_end: bool,
         ids: list[int],
         offsets: list[tuple[int, int]],
     ) -> None:
-        while strip[1] and end > start and whole[end - 1].isspace():
+        """Encodes ``whole[start:end]``, text between two special tokens, and appends to ``ids`` and ``offsets``."""
+        while strip_end and end > start and whole[end - 1].isspace():
             end -= 1
         if end <= start:
             return
-        if not behind:
-            found = self._encoded(whole[start:end])
-            ids += found.ids
-            offsets += [(start + a, start + b) for a, b in found.offsets]
+        if not after_special:
+            encoding = self._encoded(whole[start:end])
+            ids += encoding.ids
+            offsets += [(start + a, start + b) for a, b in encoding.offsets]
             return
-        found = self._encoded(self._stand_in + whole[start:end])
+        # The stand-in takes the special token's place; its own id and offset, the first, are dropped.
+        encoding = self._encoded(self._stand_in + whole[start:end])
         shift = start - len(self._stand_in)
-        ids += found.ids[1:]
-        offsets += [(shift + a, shift + b) for a, b in found.offsets[1:]]
+        ids += encoding.ids[1:]
+        offsets += [(shift + a, shift + b) for a, b in encoding.offsets[1:]]
 
     def _encoded(self, text: str) -> Any:
         try:
@@ -241,9 +243,9 @@ def _added(token: Any) -> dict[str, Any]:
 
 
 def _rename(model: Any, special: Iterable[str], prefix: str) -> None:
-    """Renames special tokens in the vocabulary, and drops the merges that would make them.
+    """Renames special tokens in the vocabulary, and drops the merges that would produce them.
 
-    The unknown token stays: it is what the tokenizer itself falls back to. So do the tokens of single bytes.
+    The unknown token keeps its name, for the tokenizer itself falls back to it. So do the tokens of single bytes.
     """
     kept = model.get("unk_token")
     names = {text: f"{prefix}{i}" for i, text in enumerate(special) if text != kept and not _BYTE.fullmatch(text)}
@@ -261,7 +263,7 @@ def _rename(model: Any, special: Iterable[str], prefix: str) -> None:
 
 
 def _product(merge: Any) -> str:
-    """What a merge makes: ``"a b"`` and ``["a", "b"]`` make ab."""
+    """The token that a merge produces: ``"a b"`` and ``["a", "b"]`` give ab."""
     return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
 
 

@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.export.graph.test_export import FAMILY, tiny
-from tests.families.test_grammars import ALTERNATIVES, read, verdicts
 from tests.support.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
+from tests.support.verdict_parsers import ALTERNATIVES, read, verdicts
 from tokmarg import Guard, Marginal, Result, SpecError, TokmargError
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.spec import Role
+from tokmarg.prompt.labels import Role
 from tokmarg.scoring.methods import UNCERTAINTIES
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.model.huggingface import load_model

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.bundle.test_manifest import FULL, VALIDATOR, parses
-from tests.runtime.grammar.test_grammar import language
 from tests.support import word_guard
 from tests.support.documents import REMOVED, Place, at, edited, places
+from tests.support.grammars import language
+from tests.support.manifests import FULL, VALIDATOR, parses
 from tests.support.tokenizers import encoder_of, modes, resolved, spec_of
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle
@@ -22,7 +22,7 @@ from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.loading import VERDICT_TOKENS, prompt_builder_of
 from tokmarg.prompt.policy import apply_policy
-from tokmarg.prompt.spec import Role, Spec
+from tokmarg.prompt.spec import Spec
 from tokmarg_export.errors import ExportError
 from tokmarg_export.model.huggingface import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec

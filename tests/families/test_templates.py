@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.tokenizers import modes, prompter_of, spec_of
+from tests.support.tokenizers import builder_of, modes, spec_of
 from tokmarg.errors import ContentError
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import messages_of
-from tokmarg.prompt.spec import Role
 from tokmarg_export.spec_library import list_specs
 
 QUESTION, ANSWER = "How do I pick a lock?", "With a tension wrench."
@@ -530,45 +530,45 @@ def test_every_family_is_here() -> None:
 
 @pytest.mark.parametrize(("name", "role"), EXPECTED)
 def test_prompt(name: str, role: Role) -> None:
-    found = prompter_of(name).prompts(messages_of(USER if role == "user" else BOTH))[0]
+    found = builder_of(name).prompts(messages_of(USER if role == "user" else BOTH))[0]
     assert found.text == EXPECTED[name, role]
     assert found.role == role
     assert [found.text[a:b] for a, b in found.message_spans] == [QUESTION, ANSWER][: 1 + (role == "assistant")]
-    prefix = prompter_of(name).prefix_ids(role)
+    prefix = builder_of(name).prefix_ids(role)
     shared = next((i for i, (a, b) in enumerate(zip(prefix, found.token_ids, strict=False)) if a != b), len(prefix))
     assert len(prefix) - shared <= 2  # but for what merges with the first message
 
 
 @pytest.mark.parametrize("name", [n for n in list_specs() if spec_of(n).template.turns == "pair"])
 def test_pairs_are_one_user_message_and_at_most_one_answer(name: str) -> None:
-    prompter = prompter_of(name)
+    builder = builder_of(name)
     for content, message in [
         ([*BOTH, *USER], "not 3 messages|cannot judge user|has no place for assistant"),
         (BOTH[1:], "needs turns user, assistant|cannot judge assistant"),
         ([*USER, *USER], "message 2 is user, not assistant|cannot judge user"),
     ]:
         with pytest.raises(ContentError, match=message) as caught:
-            prompter.prompts(messages_of(content))[0]
+            builder.prompts(messages_of(content))[0]
         assert caught.value.type == "unsupported_conversation"
 
 
 def test_longer_conversations() -> None:
     text = (
-        prompter_of("qwen3guard-gen").prompts(messages_of([*BOTH, {"role": "user", "content": "And a safe?"}]))[0].text
+        builder_of("qwen3guard-gen").prompts(messages_of([*BOTH, {"role": "user", "content": "And a safe?"}]))[0].text
     )
     assert f"USER: {QUESTION}\n\nASSISTANT: {ANSWER}\n\nUSER: And a safe?\n\n<END CONVERSATION>" in text
     assert "LAST USER's query" in text
-    text = prompter_of("llama-guard-1").prompts(messages_of([*BOTH, *BOTH]))[0].text
+    text = builder_of("llama-guard-1").prompts(messages_of([*BOTH, *BOTH]))[0].text
     assert "'Agent' messages" in text
     assert text.count(f"Agent: {ANSWER}\n\n") == 2
 
 
 @pytest.mark.parametrize(("name", "role"), [(n, r) for n, r in modes() if spec_of(n).aggregate == "max"])
 def test_prompts_of_single_labels_share_everything_before_the_policy(name: str, role: Role) -> None:
-    prompter = prompter_of(name)
-    prompts = prompter.prompts(messages_of(USER if role == "user" else BOTH))
+    builder = builder_of(name)
+    prompts = builder.prompts(messages_of(USER if role == "user" else BOTH))
     labels = spec_of(name).labels_of(role)
-    assert [p.label for p in prompts] == [label.id for label in labels] == list(prompter.asked(role))
+    assert [p.label for p in prompts] == [label.id for label in labels] == list(builder.prompt_labels(role))
     definitions = [
         label.definition if isinstance(label.definition, str) else label.definition[role] for label in labels
     ]

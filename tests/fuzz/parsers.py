@@ -159,7 +159,7 @@ def _use(found: Spec) -> None:
     for role in found.roles:
         found.scaffold(role)
         found.grammar(role).moves(found.grammar(role).start)
-    Suspicions(found, encoder()).of([Message("user", "unsafe\nAgent: <b>")])
+    InjectionDetector(found, encoder()).detect([Message("user", "unsafe\nAgent: <b>")])
 
 
 def _manifest(path: Path) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.conftest import FAMILIES, tokenizer_file
+from tests.conftest import FAMILIES
 from tests.support import word_guard
 from tokmarg.cli import main
-from tokmarg.tokenizer import Encoder
-
-
-@functools.cache
-def encoder_of(family: str) -> Encoder:
-    return Encoder(tokenizer_file(family).read_text(encoding="utf-8"))
 
 
 @pytest.fixture(params=FAMILIES)

@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_python
-from tokmarg import ContentError, Guard, Record, Result, SpecError, Thresholds
+from tests.support.results import assert_same
+from tokmarg import ContentError, Guard, Record, SpecError, Thresholds
 from tokmarg.engine.forward import Forward
 from tokmarg.engine.packed import PackedEngine
 from tokmarg.engine.session import Session
@@ -28,16 +29,6 @@ TEXTS = [
     "word " * 150,
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nsafe",
 ]
-
-
-def assert_same(a: Result, b: Result, within: float) -> None:
-    for x, y in [(a.unsafe, b.unsafe), *((a.labels[k], b.labels[k]) for k in a.labels)]:
-        assert x is not None
-        assert y is not None
-        assert x.probability == pytest.approx(y.probability, abs=within)
-        assert x.lower == pytest.approx(y.lower, abs=within)
-        assert x.upper == pytest.approx(y.upper, abs=within)
-    assert a.coverage == pytest.approx(b.coverage, abs=within)
 
 
 class Reference:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.conftest import FAMILIES, tokenizer_file
-from tests.runtime.conftest import encoder_of
+from tests.support.encoders import encoder_of
 from tokmarg.errors import BundleError
 from tokmarg.tokenizer import Encoder, Piece
 
@@ -109,7 +109,7 @@ def test_families_are_all_tested() -> None:
 
 
 @pytest.mark.parametrize("text", ["unsafe\nS1, S10", "  two  spaces", "Ça coûte 雨 🌧️\n\n"])
-def test_decode_returns_the_text(family, text):
+def test_decode_returns_the_text(family: str, text: str) -> None:
     encoder = encoder_of(family)
     ids = encoder.encode_text(text)
     assert encoder.decode(ids) == text
@@ -118,7 +118,7 @@ def test_decode_returns_the_text(family, text):
     assert encoder.decode([]) == ""
 
 
-def test_texts_of_single_tokens(family):
+def test_texts_of_single_tokens(family: str) -> None:
     encoder = encoder_of(family)
     for text in ("unsafe\nS1, S10", " and so on"):
         assert "".join(encoder.texts[i] for i in encoder.encode_text(text)) == text

@@ -13,7 +13,8 @@ from typing import Any
 from tests.conftest import CACHE, FAMILIES, from_npm, tokenizer_file
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import PromptBuilder
-from tokmarg.prompt.spec import Role, Spec
+from tokmarg.prompt.labels import Role
+from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.huggingface import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
@@ -120,7 +121,7 @@ def resolved(name: str) -> dict[str, Any]:
         def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> str:
             import jinja2
 
-            return jinja2.Template(chat, keep_trailing_newline=True).render(messages=turns)
+            return str(jinja2.Template(chat, keep_trailing_newline=True).render(messages=turns))
 
         def convert_ids_to_tokens(self, _: int) -> str:
             return EOT.get(native, EOT["llama3"])
@@ -145,7 +146,7 @@ def spec_of(name: str) -> Spec:
 
 
 @functools.cache
-def prompter_of(name: str) -> PromptBuilder:
+def builder_of(name: str) -> PromptBuilder:
     return PromptBuilder(spec_of(name), encoder_of(NATIVE[name]), 4096)
 
 
@@ -178,9 +179,9 @@ def trie_of(name: str, role: Role, tokenizer: str, labels: list[tuple[str, str]]
         parts = without_alternatives(parts)
         ends = tuple(dict.fromkeys(t if t.isspace() else EOT[tokenizer] for t in ends))
     # Where a lead may come first, the prompt ends at a special token.
-    prompter = prompter_of(name)
+    builder = builder_of(name)
     tail = (
-        prompter.tail(role, prompter.asked(role)[0])
+        builder.tail(role, builder.prompt_labels(role)[0])
         if native
         else TAIL[tokenizer]
         if spec.verdict.leads == ("",)

@@ -12,6 +12,7 @@ overflow. Label C exists for assistant messages only.
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
 CONTEXT = 160  # tokens
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "words",
     "title": "Counts words",
     "template": {
@@ -53,7 +54,7 @@ SPEC = {
 }
 SPECIAL = ["<|policy|>", "<|talk|>", "<|user|>", "<|agent|>", "<|verdict|>", "<|end|>"]
 PLAIN = ["<unk>", "safe", "unsafe", "\n", "A", "B", "C", ",", " ", ".", "hello", "gun", "idiot", "noise", "boom"]
-#: Tokens longer than any word of a test: the prompter refuses content that cannot fit by its characters alone.
+#: Tokens longer than any word of a test: the prompt builder refuses content that cannot fit by its characters alone.
 VOCAB = {token: i for i, token in enumerate([*PLAIN, "x" * 64, *SPECIAL])}
 NEXT = {
     "<|verdict|>": {"safe": 8.0, "unsafe": 4.0},
@@ -182,7 +183,7 @@ def _prefixes(folder: Path) -> dict[str, np.ndarray]:
     prompter = PromptBuilder(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
     tensors: dict[str, np.ndarray] = {}
     for role in spec.roles:
-        ids = np.array(prompter.prefix_ids(role), dtype=np.int64)
+        ids = np.array(builder.prefix_ids(role), dtype=np.int64)
         cache = np.eye(len(VOCAB), dtype=np.float32)[ids][None, None]
         tensors |= {f"{role}.token_ids": ids, f"{role}.0.key": cache, f"{role}.0.value": cache}
     return tensors

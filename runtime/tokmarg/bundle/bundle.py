@@ -1,10 +1,9 @@
-"""The bundle on disk: a folder of data, nothing executable.
+"""Bundle folder on disk: manifest, graph, tokenizer and prefix cache; data only, nothing executable.
 
     manifest.json        what is in the folder and how to use it (schema: manifest.schema.json in this package)
     model.onnx (+ .data) the graph
     tokenizer.json       for the `tokenizers` library
-    prefix.safetensors   key/value cache of the policy prefix per role mode: "{role}.token_ids" int64 [P] and
-                         "{role}.{layer}.key" / ".value" [1, kv_heads, P, head_dim]
+    prefix.safetensors   key/value cache of the policy prefix per role mode (:mod:`tokmarg.bundle.prefix_file`)
 
 Loading checks the manifest, sizes and sha256 sums, and refuses files outside the folder.
 """
@@ -16,19 +15,17 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokmarg.documents import strict_json
+from tokmarg.documents import read_document
 from tokmarg.errors import BundleError, BundleNotFoundError
 
 from .manifest import MANIFEST, Manifest
 
 __all__ = ["Bundle"]
 
-_MAX_MANIFEST = 16 * 2**20
-
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle folder whose manifest has been read."""
+    """A bundle folder and its parsed manifest."""
 
     path: Path
     manifest: Manifest
@@ -46,20 +43,13 @@ class Bundle:
         manifest = folder / MANIFEST
         if not os.path.isfile(manifest):
             raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
-        if _leaves(manifest, folder):
+        if _points_outside(manifest, folder):
             raise BundleError(f"{manifest}: is a link that leaves the bundle")
-        try:
-            if manifest.stat().st_size > _MAX_MANIFEST:
-                raise BundleError(f"{manifest}: larger than {_MAX_MANIFEST // 2**20} MiB")
-            data = strict_json(manifest.read_bytes())
-        except OSError as error:
-            raise BundleError(f"{manifest}: cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise BundleError(f"{manifest}: not valid JSON: {error}") from None
+        data = read_document(manifest, BundleError, format="json")
         return cls(folder, Manifest.parse(data, str(manifest)))
 
     def file(self, name: str) -> Path:
-        """Path of one of the bundle's files.
+        """Path of the bundle's file ``name``, after a check of its size.
 
         Raises:
             BundleError: it is missing, of the wrong size, or a link out of the folder.
@@ -71,7 +61,7 @@ class Bundle:
             if path.exists():
                 raise BundleError(f"{path}: is no file, but a folder or a device")
             raise BundleError(f"{path}: is missing; export the bundle again or copy it whole")
-        if _leaves(path, self.path):
+        if _points_outside(path, self.path):
             raise BundleError(f"{path}: is a link that leaves the bundle")
         size = self.manifest.files[name][1]
         if path.stat().st_size != size:
@@ -92,15 +82,15 @@ class Bundle:
         path = self.file(name)
         try:
             with path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
-        if found != self.manifest.files[name][0]:
+        if sha256 != self.manifest.files[name][0]:
             raise BundleError(f"{path}: sha256 differs from the manifest; copy or export the bundle again")
 
 
-def _leaves(path: Path, folder: Path) -> bool:
-    """Whether a file is a link to somewhere else than the folder."""
+def _points_outside(path: Path, folder: Path) -> bool:
+    """Whether a file is a link to a place outside the folder."""
     try:
         return path.resolve().parent != folder.resolve()
     except (OSError, RuntimeError):  # links that lead to each other

@@ -1,4 +1,4 @@
-"""The graph contract: the shapes of a bundle's graph, as its manifest states them."""
+"""Graph contract: the ``graph`` table of a manifest, the shapes and dtypes of the ONNX graph's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["GraphContract"]
 
 @dataclass(frozen=True, slots=True)
 class GraphContract:
-    """Shapes of the graph; see the README's bundle section.
+    """Shapes of a bundle's graph.
 
     Attributes:
         layers, kv_heads, head_dim: of the key/value cache.
@@ -20,15 +20,15 @@ class GraphContract:
         head: ``full`` or ``verdict``.
         head_token_ids: token id of each column of a ``verdict`` head, else None.
         kv_dtype: dtype of keys and values.
-        sliding_window: tokens that local layers see; set if and only if some layer is local, that is if the graph has
-            the input ``sliding_attention_mask``.
+        sliding_window: tokens that local layers see; set if and only if the graph has a local layer, and so the input
+            ``sliding_attention_mask``.
         max_positions: the model's context window in tokens.
         verdict_token_ids: of a ``full`` head: token id of each column of a second, small output layer, for positions
             where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
             has none.
-        by_content: attention takes each content of a pass by itself (inputs ``attention_rows``, ``row_places``,
-            ``key_slots``, ``stack_heads`` and ``own_key_values``), so that its sums do not depend on its company. Set
-            where rounding behind them would let it show.
+        by_content: attention is computed for each content of a batch on its own (inputs ``attention_rows``,
+            ``row_places``, ``key_slots``, ``stack_heads`` and ``own_key_values``), so that its sums do not depend on
+            the rest of the batch. Set where later rounding would make a difference visible.
     """
 
     layers: int
@@ -52,14 +52,18 @@ class GraphContract:
 
     @property
     def cache_parts(self) -> tuple[str, ...]:
-        """What each tensor of a cache is called behind ``past_key_values.`` and its like."""
+        """Names of the cache's tensors, without ``past_key_values.`` or ``present.`` in front."""
         layers = range(self.layers)
         if self.by_content:
             return tuple(map(str, layers))
         return tuple(f"{i}.{part}" for i in layers for part in ("key", "value"))
 
     def cache_shape(self, tokens: int) -> tuple[int, ...]:
-        """Of each tensor of a cache; ``by_content`` has the heads of keys, then those of values, token by token."""
+        """Shape of each tensor of a cache of ``tokens`` tokens.
+
+        ``[1, kv_heads, tokens, head_dim]``, keys and values apart; with ``by_content`` one tensor for both,
+        ``[tokens * 2 * kv_heads, head_dim]``: for each token the heads of its keys, then those of its values.
+        """
         if self.by_content:
             return (tokens * 2 * self.kv_heads, self.head_dim)
         return (1, self.kv_heads, tokens, self.head_dim)
@@ -67,8 +71,6 @@ class GraphContract:
     @classmethod
     def parse(cls, f: Fields) -> GraphContract:
         """Reads the ``graph`` table."""
-        if "alone" in f.data:
-            raise f.fail("alone", "is of an earlier tokmarg: export the bundle again")
         f.only(cls.__slots__)
         sizes = {}
         for key in ("layers", "kv_heads", "head_dim", "vocab_size", "max_positions"):

@@ -1,4 +1,4 @@
-"""Where bundles are found: a folder, $TOKMARG_BUNDLE, or a bundle installed as a Python package."""
+"""Bundle lookup: by folder, by $TOKMARG_BUNDLE, or by the name of a bundle installed as a Python package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tokmarg.errors import BundleNotFoundError
 
 __all__ = ["DEFAULT_BUNDLE", "ENTRY_POINTS", "find_bundle", "installed_bundles"]
 
+#: Installed bundle that is used when none is named.
 DEFAULT_BUNDLE = "reference-guard"
-
-
+#: Entry-point group of installed bundles.
 ENTRY_POINTS = "tokmarg.bundles"
 
 
@@ -23,17 +23,17 @@ def installed_bundles() -> dict[str, Path]:
     An entry point of the group ``tokmarg.bundles`` names a package; the bundle is that package's folder. The package
     itself is not imported.
     """
-    found: dict[str, Path] = {}
+    bundles: dict[str, Path] = {}
     for point in entry_points(group=ENTRY_POINTS):
         top, *below = point.value.partition(":")[0].split(".")  # find_spec("a.b") would import a
         try:
             spec = find_spec(top)
         except (ImportError, ValueError):
-            continue  # what is broken in another package must not stop this one
-        folders = [Path(place, *below) for place in (spec and spec.submodule_search_locations) or ()]
+            continue  # a broken package must not hide the others
+        folders = [Path(location, *below) for location in (spec and spec.submodule_search_locations) or ()]
         if folder := next((folder for folder in folders if folder.is_dir()), None):
-            found.setdefault(point.name, folder)
-    return found
+            bundles.setdefault(point.name, folder)
+    return bundles
 
 
 def find_bundle(name: str | os.PathLike[str] | None) -> Path:

@@ -1,4 +1,7 @@
-"""``manifest.json``: what a bundle holds and how to use it (schema: manifest.schema.json in this package)."""
+"""Bundle manifest, ``manifest.json``: model, spec, graph contract, precision and checksums of a bundle.
+
+Its JSON Schema is ``manifest.schema.json`` in this package.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,25 @@ from .graph_contract import GraphContract
 __all__ = ["MANIFEST", "SCHEMA_VERSION", "Manifest"]
 
 MANIFEST = "manifest.json"
-
-
 SCHEMA_VERSION = 1
-
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Contents of ``manifest.json``; ``data`` is the parsed document as written."""
+    """Contents of ``manifest.json``.
+
+    Attributes:
+        model_id, revision, licence, architecture: of the model that was exported.
+        spec: the guard's resolved spec.
+        graph: shapes of the graph.
+        precision: of the weights, ``fp32`` or ``int8`` say.
+        files: name -> (sha256, size in bytes) of every other file.
+        tokmarg_version: version that wrote the bundle.
+        branch_priors: field ``guesses``, empty if there is none.
+        data: the parsed document as written.
+    """
 
     model_id: str
     revision: str | None
@@ -38,9 +46,9 @@ class Manifest:
     spec: Spec
     graph: GraphContract
     precision: str
-    files: Mapping[str, tuple[str, int]]  # name -> (sha256, size in bytes)
+    files: Mapping[str, tuple[str, int]]
     tokmarg_version: str
-    guesses: BranchPriors
+    branch_priors: BranchPriors
     data: Mapping[str, object]
 
     @classmethod
@@ -64,21 +72,7 @@ class Manifest:
         for name, figure in parity.data.items():
             if isinstance(figure, (bool, dict, list)):
                 raise parity.fail(name, "must be a number, a string or null")
-        table, files = f.table("files"), {}
-        for name in table.data:
-            if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-                raise table.fail(f"{name!r:.60}", "is not a plain file name inside the bundle")
-            entry = table.table(name)
-            entry.only(["sha256", "size"])
-            sha256, size = entry.get("sha256", str), entry.get("size", int)
-            if not _SHA256.fullmatch(sha256):
-                raise entry.fail("sha256", f"must be 64 hexadecimal digits in lower case, not {sha256!r:.60}")
-            if size < 0:
-                raise entry.fail("size", f"must not be negative, but is {size}")
-            files[name] = (sha256, size)
-        for name in ("model.onnx", "tokenizer.json", "prefix.safetensors"):
-            if name not in files:
-                raise f.fail(f"files.{name}", "is missing")
+        files = _parse_files(f)
         return cls(
             model_id=model.get("id", str),
             revision=model.get("revision", str, None),
@@ -89,6 +83,26 @@ class Manifest:
             precision=f.get("precision", str),
             files=files,
             tokmarg_version=f.get("tokmarg_version", str),
-            guesses=parse_branch_priors(f),
+            branch_priors=parse_branch_priors(f),
             data=dict(f.data),
         )
+
+
+def _parse_files(f: Fields) -> dict[str, tuple[str, int]]:
+    """Reads ``files``: name -> (sha256, size in bytes)."""
+    table, files = f.table("files"), {}
+    for name in table.data:
+        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+            raise table.fail(f"{name!r:.60}", "is not a plain file name inside the bundle")
+        entry = table.table(name)
+        entry.only(["sha256", "size"])
+        sha256, size = entry.get("sha256", str), entry.get("size", int)
+        if not _SHA256.fullmatch(sha256):
+            raise entry.fail("sha256", f"must be 64 hexadecimal digits in lower case, not {sha256!r:.60}")
+        if size < 0:
+            raise entry.fail("size", f"must not be negative, but is {size}")
+        files[name] = (sha256, size)
+    for name in ("model.onnx", "tokenizer.json", "prefix.safetensors"):
+        if name not in files:
+            raise f.fail(f"files.{name}", "is missing")
+    return files

@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.documents import Fields, strict_json
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.spec import Spec
@@ -32,7 +32,6 @@ from .risk_control import Guarantee, Risk
 __all__ = ["CALIBRATION", "Calibration", "find_calibration"]
 
 SCHEMA_VERSION = 1
-_MAX_SIZE = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,16 +191,7 @@ class Calibration:
         Raises:
             TokmargError: it cannot be read or is malformed; names file and field.
         """
-        path = Path(path)
-        try:
-            if path.stat().st_size > _MAX_SIZE:
-                raise TokmargError(f"{path}: larger than {_MAX_SIZE // 2**20} MiB")
-            data = strict_json(path.read_bytes())
-        except OSError as error:
-            raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise TokmargError(f"{path}: not valid JSON: {error}") from None
-        return cls.parse(data, str(path))
+        return cls.parse(read_document(path, TokmargError, format="json"), str(Path(path)))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes a file; one that is there is replaced, whole or not at all.

@@ -9,11 +9,10 @@ S1 = 0.3
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokmarg.documents import Fields, strict_json
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.results import Thresholds
 
@@ -28,16 +27,10 @@ def read_thresholds(path: str | os.PathLike[str], labels: Sequence[str]) -> Thre
         labels: label ids that may have a threshold.
 
     Raises:
-        TokmargError: the file is malformed, or a field is unknown or outside [0, 1]; names file and field.
-        OSError: it cannot be read.
+        TokmargError: the file cannot be read or is malformed, or a field is unknown or outside [0, 1]; names file and
+            field.
     """
-    path = Path(path)
-    parse = strict_json if path.suffix.lower() == ".json" else tomllib.loads
-    try:
-        data = parse(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise TokmargError(f"{path}: cannot be read: {error}") from None
-    fields = Fields(data, str(path), TokmargError)
+    fields = Fields(read_document(path, TokmargError), str(Path(path)), TokmargError)
     fields.only(["unsafe", "labels"])
     own = fields.table("labels", {})
     own.only(labels)

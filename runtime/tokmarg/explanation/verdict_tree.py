@@ -158,7 +158,7 @@ def _draft_tree(trie: Trie, search: ExactSearch) -> _Draft:
     for mass, node in search.leaves():
         readings = [
             [(("".join(move.text.split()), move.events), move.text) for move in said if move.text]
-            for said in trie.said(node)
+            for said in trie.readings(node)
         ]
         moves = readings[0][: _common_length([[key for key, _ in reading] for reading in readings])]
         draft = root

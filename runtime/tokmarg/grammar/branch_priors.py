@@ -1,24 +1,23 @@
-"""Branch priors: the mean probability share of each next verdict token, as the exporter measured it."""
+"""Branch priors: the mean share of probability that each next verdict token has, measured by the exporter.
+
+A search evaluates the children with large priors before it knows that it needs them. Priors never enter a result.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from tokmarg.documents import Fields
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["BranchPriors", "parse_branch_priors"]
 
-#: Events certain so far, token before, token -> mean share.
+#: (number of events that are certain so far, token before or -1, token) -> mean share of the token, 0 to 1.
 BranchPriors = Mapping[tuple[int, int, int], float]
 
 
 def parse_branch_priors(f: Fields) -> BranchPriors:
     """Reads ``guesses`` of a manifest: a list of [events certain so far, token before or -1, token, mean share]."""
-    found: dict[tuple[int, int, int], float] = {}
+    priors: dict[tuple[int, int, int], float] = {}
     for i, row in enumerate(f.get("guesses", list, [])):
         if not isinstance(row, list) or len(row) != 4 or not all(type(number) is int for number in row[:3]):
             raise f.fail(f"guesses[{i}]", "must be [events so far, token before, token, share], three of them integers")
@@ -27,5 +26,5 @@ def parse_branch_priors(f: Fields) -> BranchPriors:
             raise f.fail(f"guesses[{i}]", "share must be a number from 0 to 1")
         if certain < 0 or before < -1 or token < 0:
             raise f.fail(f"guesses[{i}]", "has a negative number that is no token before")
-        found[certain, before, token] = float(share)
-    return found
+        priors[certain, before, token] = float(share)
+    return priors

@@ -1,4 +1,4 @@
-"""The verdict grammar: which strings count as a verdict, and which events happen in each.
+"""Verdict grammar as a state machine: which strings count as a verdict, and which events happen in each.
 
 A grammar is a list of parts, matched one after the other; :mod:`tokmarg.grammar.syntax` says what parts there are.
 Llama Guard, for example:
@@ -7,8 +7,8 @@ Llama Guard, for example:
                 {text = "unsafe", event = "unsafe", then = ["\\n", {labels = "id", separators = [","]}]}]}]
 
 The grammar is walked as a state machine over pieces of text. A *state* is the tuple of parts still to be
-matched; ``moves`` lists what may come next: a piece of text, the events it brings, and the state behind it.
-A literal is glued to the front of what follows, so that every move ends where the grammar really decides.
+matched; ``moves`` lists what may come next: a piece of text, the events it brings, and the state after it.
+A literal is joined to the move that follows it, so that every move ends at a decision of the grammar.
 
 >>> g = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe", "then": [
 ...     "\\n", {"labels": "id", "separators": [","]}]}]}], labels=[("A", "A"), ("B", "B")])
@@ -20,15 +20,16 @@ A literal is glued to the front of what follows, so that every move ends where t
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from tokmarg.errors import SpecError
 
-from .syntax import Choice, LabelList, Option, Part, label_lists, parse_parts
+from .syntax import Choice, LabelList, Part, label_lists, parse_parts
 
-__all__ = ["UNSAFE", "Alternative", "Choice", "Grammar", "LabelList", "Move", "Option", "Part", "State"]
+__all__ = ["UNSAFE", "Alternative", "Grammar", "Move", "Part", "State"]
 
 UNSAFE = "unsafe"
 
@@ -50,7 +51,7 @@ class Alternative(NamedTuple):
 class Move(NamedTuple):
     """One piece of verdict text from a decision to the next.
 
-    ``state`` is None when the verdict is complete behind ``text`` and only a terminator may follow.
+    ``state`` is None when the verdict is complete after ``text`` and only a terminator may follow.
     """
 
     text: str
@@ -113,42 +114,51 @@ class Grammar:
             return [Move("", 0, None)]
         part, rest = state.parts[0], state.parts[1:]
         if isinstance(part, str):
-            return [_glued(part, move) for move in self.moves(State(rest, state.used))]
+            return [_with_literal(part, move) for move in self.moves(State(rest, state.used))]
+        moves: list[Move] = []
         if isinstance(part, Choice):
-            found = []
             for option in part.options:
                 after = State((*option.then, *rest), state.used)
                 events = self._mask(option.events)
                 if option.text:
-                    others = tuple(Alternative("", pieces) for pieces in option.alternatives)
-                    found.append(Move(option.text, events, after, others))
+                    alternatives = tuple(Alternative("", pieces) for pieces in option.alternatives)
+                    moves.append(Move(option.text, events, after, alternatives))
                 else:
-                    found += [move._replace(events=move.events | events) for move in self.moves(after)]
-            return found
-        leads = part.separators if part.started else ("",)
+                    moves += [move._replace(events=move.events | events) for move in self.moves(after)]
+            return moves
+        separators = part.separators if part.started else ("",)
         left = None if part.left is None else part.left - 1
-        behind = rest if left == 0 else (replace(part, started=True, left=left), *rest)
-        found = []
+        parts_after = rest if left == 0 else (replace(part, started=True, left=left), *rest)
         for label_id, name in self.labels:
             bit = self._bit[part.event(label_id)]
             if not state.used & bit:
-                after = State(behind, state.used | bit)
-                found += [Move(lead + part.spell(label_id, name), bit, after) for lead in leads]
+                after = State(parts_after, state.used | bit)
+                moves += [Move(separator + part.spell(label_id, name), bit, after) for separator in separators]
         if part.started:
-            found += self.moves(State(rest, state.used))
-        return found
+            moves += self.moves(State(rest, state.used))
+        return moves
 
     def reachable(self, state: State | None) -> int:
-        """Bit set of events that may still happen behind ``state`` (labels already used excluded)."""
+        """Bit set of events that may still happen after ``state`` (labels already used excluded)."""
         if state is None:
             return 0
-        found = self._reach.get(state.parts)
-        if found is None:
-            found = self._reach[state.parts] = self._mask(self._named_events(state.parts))
-        return found & ~state.used
+        events = self._reach.get(state.parts)
+        if events is None:
+            events = self._reach[state.parts] = self._mask(self._named_events(state.parts))
+        return events & ~state.used
+
+    def random_verdict(self, rng: random.Random, leads: Sequence[str]) -> tuple[str, int]:
+        """The text of a random verdict after one of the leads, and the bit set of its events."""
+        text = rng.choice(leads)
+        state: State | None = self.start
+        events = 0
+        while state is not None:
+            move = rng.choice(self.moves(state))
+            text, events, state = text + move.text, events | move.events, move.state
+        return text, events
 
     def longest(self) -> str:
-        """A verdict than which none is much longer: the longest options, every label."""
+        """A verdict of about the greatest length: the longest options, every label."""
         return self._longest(self.start.parts)
 
     def _longest(self, parts: Sequence[Part]) -> str:
@@ -159,20 +169,20 @@ class Grammar:
             elif isinstance(part, Choice):
                 text += max((option.text + self._longest(option.then) for option in part.options), key=len)
             else:
-                spelt = sorted((part.spell(*label) for label in self.labels), key=len, reverse=True)[: part.left]
-                text += max(part.separators, key=len, default="").join(spelt)
+                labels = sorted((part.spell(*label) for label in self.labels), key=len, reverse=True)[: part.left]
+                text += max(part.separators, key=len, default="").join(labels)
         return text
 
     def _named_events(self, parts: Sequence[Part]) -> list[str]:
         """The events that the parts can bring."""
-        found: list[str] = []
+        events: list[str] = []
         for part in parts:
             if isinstance(part, LabelList):
-                found += [part.event(label_id) for label_id, _ in self.labels]
+                events += [part.event(label_id) for label_id, _ in self.labels]
             elif isinstance(part, Choice):
                 for option in part.options:
-                    found += [*option.events, *self._named_events(option.then)]
-        return found
+                    events += [*option.events, *self._named_events(option.then)]
+        return events
 
     def _mask(self, events: Sequence[str]) -> int:
         mask = 0
@@ -181,6 +191,7 @@ class Grammar:
         return mask
 
 
-def _glued(text: str, move: Move) -> Move:
-    others = tuple(other._replace(before=text + other.before) for other in move.alternatives)
-    return move._replace(text=text + move.text, alternatives=others)
+def _with_literal(text: str, move: Move) -> Move:
+    """The move with a literal in front of it."""
+    alternatives = tuple(other._replace(before=text + other.before) for other in move.alternatives)
+    return move._replace(text=text + move.text, alternatives=alternatives)

@@ -1,4 +1,4 @@
-"""The parts a verdict grammar is made of, and how they are read from a spec; :mod:`tokmarg.grammar.grammar` walks them.
+"""Syntax of verdict grammars: the parts, and how a spec states them. :mod:`tokmarg.grammar.grammar` walks them.
 
     "text"                                  the text itself
     {choice = [option, ...]}                one of the options
@@ -9,8 +9,8 @@
 All of an option but ``text`` may be left out; ``events = [...]`` stands for several at once. ``alternatives`` are
 other token paths of the same text, as entries of the tokenizer's vocabulary: their mass is added to the option's.
 
-``labels`` says how a label is spelt: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how many
-there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
+``labels`` says how a label is written: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how
+many there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
 ``namespace`` brings events of its own instead, called ``namespace:id``, so that two lists over the same labels (what
 the request violates, what the response violates) can stand in one verdict.
 """
@@ -39,7 +39,7 @@ _MAX_TEXT, _MAX_SEPARATORS = 2000, 16
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A text, what happens when the guard says it, and what follows. See the module docstring."""
+    """A text, the events it brings, the parts that follow, and other token paths of the text (see the module)."""
 
     text: str
     events: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class LabelList:
-    """A list of labels, or what is left of one: ``left`` labels may still come (None: all), ``started`` if one has."""
+    """A list of labels, or the rest of one: ``left`` labels may still come (None: all), ``started`` if one has."""
 
     spelling: str
     separators: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class LabelList:
     started: bool = False
 
     def event(self, label_id: str) -> str:
-        """What happens when the label is named."""
+        """The event that the label brings."""
         return label_id if self.namespace is None else f"{self.namespace}:{label_id}"
 
     def spell(self, label_id: str, name: str) -> str:
@@ -122,15 +122,15 @@ def _length(parts: Sequence[Part]) -> int:
     )
 
 
-def _most_moves(parts: Sequence[Part], behind: int) -> tuple[int, int]:
-    """How many moves there are where the parts begin (``behind``: where they end), and the most anywhere in them."""
-    moves = most = behind
+def _most_moves(parts: Sequence[Part], after: int) -> tuple[int, int]:
+    """How many moves there are where the parts begin (``after``: where they end), and the most anywhere in them."""
+    moves = most = after
     for part in reversed(parts):
         if isinstance(part, LabelList):
             moves += 1 + len(part.separators)
         elif isinstance(part, Choice):
             inside = [_most_moves(option.then, moves) for option in part.options]
-            most = max(most, *(found for _, found in inside))
+            most = max(most, *(count for _, count in inside))
             pairs = zip(part.options, inside, strict=True)
             moves = sum(1 if option.text else first for option, (first, _) in pairs)
         most = max(most, moves)
@@ -141,17 +141,17 @@ def _most_moves(parts: Sequence[Part], behind: int) -> tuple[int, int]:
 
 def _check_lists(parts: Sequence[Part], where: str, path: str) -> set[str | None]:
     """The namespaces of the lists that one verdict can hold."""
-    found: set[str | None] = set()
+    namespaces: set[str | None] = set()
     for part in parts:
         here: set[str | None] = set()
         if isinstance(part, LabelList):
             here = {part.namespace}
         elif isinstance(part, Choice):
             here = set().union(*(_check_lists(option.then, where, path) for option in part.options))
-        if found & here:
+        if namespaces & here:
             raise SpecError(f"{where}: {path}: two label lists in one verdict bring the same events: use namespace")
-        found |= here
-    return found
+        namespaces |= here
+    return namespaces
 
 
 def _parse_parts(parts: object, where: str, path: str, depth: int) -> tuple[Part, ...]:
@@ -176,7 +176,7 @@ def _parse_part(part: Any, where: str, path: str, depth: int) -> Part:
         if not options:
             raise fields.fail("choice", "has no options")
         return Choice(options)
-    return _parse_labels(fields)
+    return _parse_label_list(fields)
 
 
 def _parse_option(option: Fields, depth: int) -> Option:
@@ -193,18 +193,18 @@ def _parse_option(option: Fields, depth: int) -> Option:
         raise option.fail("events", "holds a blank name")
     alternatives = []
     for i, pieces in enumerate(option.get("alternatives", list, [])):
-        place = f"alternatives[{i}]"
-        spelt = Fields({place: pieces}, option.where, option.error, option.path).strings(place)
-        if not spelt or not all(spelt):
-            raise option.fail(place, "needs at least one token, none of them empty")
-        alternatives.append(spelt)
+        key = f"alternatives[{i}]"
+        path = Fields({key: pieces}, option.where, option.error, option.path).strings(key)
+        if not path or not all(path):
+            raise option.fail(key, "needs at least one token, none of them empty")
+        alternatives.append(path)
     if alternatives and not text:
         raise option.fail("alternatives", "are for an option with text")
     then = _parse_parts(option.get("then", list, []), option.where, f"{option.path}.then", depth + 1)
     return Option(text, events, then, tuple(alternatives))
 
 
-def _parse_labels(fields: Fields) -> LabelList:
+def _parse_label_list(fields: Fields) -> LabelList:
     fields.only(["labels", "separators", "max", "namespace"])
     spelling = fields.get("labels", str)
     used = PLACEHOLDER.findall(spelling)

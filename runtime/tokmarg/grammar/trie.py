@@ -1,15 +1,16 @@
-"""The verdict grammar compiled for one tokenizer: which token may come next, and what it decides.
+"""Token trie: the verdict grammar compiled for one tokenizer; which token may come next, and which events it decides.
 
-Label lists have more orders than can be listed (14 labels: about 2.4e11 verdicts), so the trie is unfolded where
-the search goes. A node is a token path; it holds *threads*, the grammar moves that are under way on that path:
+Label lists have more orders than can be listed (14 labels: about 2.4e11 verdicts), so the trie is unfolded lazily, only
+where a search looks. :mod:`tokmarg.grammar.node` describes a node, :mod:`tokmarg.grammar.compiler` finds the tokens of
+a grammar move.
 
-    path  S 1      threads: label S1 is complete, behind it ",S2" ... or a terminator
-                            label S10 needs "0", S11 needs "1", ...
+A guard that says ``safe``, or ``unsafe`` and a list of the labels A and B, has with one token per word the trie
 
-so with tokenizers that split digits ``S1`` is told from ``S10`` by the token that follows, as it must be.
-An event is *certain* at a node when every thread brings it, *possible* when some thread can.
-
-Which tokens spell a move is :mod:`tokmarg.grammar.compiler`'s business.
+    root ── safe ── <end>
+     └───── unsafe ── \\n ── A ── <end>
+                        │    └── , ── B ── <end>
+                        └─── B ── <end>
+                             └── , ── A ── <end>
 """
 
 from __future__ import annotations
@@ -27,62 +28,23 @@ import numpy.typing as npt
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder
 
-from .compiler import Place, Spelling, SpeltMove
+from .compiler import CompiledMove, GrammarCompiler
 from .grammar import Grammar, State
+from .node import Node, PartialMove
 
-__all__ = ["Node", "Trie", "Undecided"]
+__all__ = ["Trie", "Undecided"]
 
-# Unfolded nodes are shared by all searches. Beyond this many the next search starts a tree of its own, and the old one
-# goes with the last search that uses it: memory stays bounded however many contents are scored.
+#: Unfolded nodes are shared by all searches. Beyond this many the next search starts a new tree, and the old one is
+#: freed with the last search that uses it: memory stays bounded however many contents are scored.
 _KEPT_NODES = 20_000
 
 
-class _Thread(NamedTuple):
-    """A move under way: ``rest`` tokens are still to come, then ``state`` at ``place``."""
-
-    happened: int  # events on the path, the move under way included: nothing else can come of this thread
-    rest: tuple[int, ...]
-    state: State | None
-    place: Place
-    lead: bool = False
-    ends: bool = False  # `rest` is a terminator: the verdict is complete behind it
-    said: tuple[SpeltMove, ...] = ()  # the moves up to here, this one included
-
-
 class Undecided(NamedTuple):
-    """A node before the first decision: the tokens that decide there, and those that lead on to it."""
+    """A node before the first decision: the child tokens that decide, and those that lead to another such node."""
 
     node: Node
     decides: tuple[int, ...]
     passes: tuple[int, ...]
-
-
-class Node:
-    """A token path from the root.
-
-    Attributes:
-        token: last token of the path (-1 at the root).
-        parent: the node before it.
-        path: tokens from the root to this node.
-        depth: number of tokens on the path.
-        certain: bit set of events that happen in every verdict below.
-        possible: bit set of events that happen in some verdict below.
-        complete: the path is a whole verdict, terminator included.
-    """
-
-    __slots__ = (
-        "_children", "_only", "_threads", "certain", "complete", "depth", "parent", "path", "possible", "token",
-    )  # fmt: skip
-
-    def __init__(self, token: int, parent: Node | None, threads: list[_Thread], certain: int, possible: int) -> None:
-        self.token, self.parent = token, parent
-        self.path: tuple[int, ...] = (*parent.path, token) if parent else ()
-        self.depth = len(self.path)
-        self.certain, self.possible = certain, possible
-        self.complete = not threads
-        self._threads = threads
-        self._children: dict[int, Node] | None = None
-        self._only: tuple[Node | None] | None = None  # the answer of Trie.only_child, once it has been asked
 
 
 class Trie:
@@ -91,7 +53,7 @@ class Trie:
     Args:
         grammar: the verdict grammar of a role mode.
         encoder: the bundle's tokenizer.
-        tail: the prompt's text behind its last special token.
+        tail: the prompt's text after its last special token.
         leads: texts that may precede the verdict.
         terminators: what ends a verdict: special tokens or plain text.
 
@@ -105,107 +67,109 @@ class Trie:
         self.grammar, self._encoder, self._tail = grammar, encoder, tail
         self.events = grammar.events
         self._leads = leads
-        self._spelling = Spelling(grammar, encoder)
-        self._terminators = tuple(self._spelling.terminator(text) for text in terminators)
+        self._compiler = GrammarCompiler(grammar, encoder)
+        self._terminators = tuple(self._compiler.terminator(text) for text in terminators)
         self._decided: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
         self._unfolded = 0
-        self._starts = [self._spelling.lead(tail, text) for text in leads]
-        self._threads = [_Thread(0, tokens, grammar.start, place, lead=True) for tokens, place in self._starts]
-        self._root = self._node(-1, None, self._threads)
+        self._starts = [self._compiler.lead(tail, text) for text in leads]
+        self._lead_moves = [
+            PartialMove(0, tokens, grammar.start, context, is_lead=True) for tokens, context in self._starts
+        ]
+        self._root = self._node(-1, None, self._lead_moves)
 
     @property
     def root(self) -> Node:
-        """The root of the tree for a new search; keep it, the next one may be another."""
+        """The root of the tree for a new search; the search must keep it, the next call may return another."""
         if self._unfolded > _KEPT_NODES:
             self._unfolded = 0
-            self._root = self._node(-1, None, self._threads)
+            self._root = self._node(-1, None, self._lead_moves)
             self._decided.clear()
         return self._root
 
     def children(self, node: Node) -> dict[int, Node]:
-        """Allowed next tokens, in ascending order of token id, with the nodes behind them."""
-        if node._children is None:
-            with self._lock:  # one set of children for all threads: searches know nodes by identity
-                if node._children is None:
-                    node._children = self._unfold(node)
-        return node._children
+        """Allowed next tokens, in ascending order of token id, with their nodes."""
+        if node.known_children is None:
+            with self._lock:  # one set of children for all threads: searches compare nodes by identity
+                if node.known_children is None:
+                    node.known_children = self._unfold(node)
+        return node.known_children
 
     def _unfold(self, node: Node) -> dict[int, Node]:
-        by_token: dict[int, list[_Thread]] = {}
-        for thread in self._opened(node._threads):
-            by_token.setdefault(thread.rest[0], []).append(thread._replace(rest=thread.rest[1:]))
+        by_token: dict[int, list[PartialMove]] = {}
+        for move in self._expanded(node.partial_moves):
+            by_token.setdefault(move.rest[0], []).append(move._replace(rest=move.rest[1:]))
         self._unfolded += len(by_token)
         return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
 
     def only_child(self, node: Node) -> Node | None:
-        """The node behind the only allowed token; None where there is a choice, or the verdict is complete."""
-        if node._only is None:
-            node._only = (self._only_child(node),)
-        return node._only[0]
+        """The child of the only allowed token; None where there is a choice, or the verdict is complete."""
+        if node.known_only_child is None:
+            node.known_only_child = (self._only_child(node),)
+        return node.known_only_child[0]
 
     def _only_child(self, node: Node) -> Node | None:
-        first = {thread.rest[0] for thread in node._threads if thread.rest}  # most nodes are settled by these
-        if len(first) < 2:
-            for thread in self._opened(thread for thread in node._threads if not thread.rest):
-                first.add(thread.rest[0])
-                if len(first) > 1:
+        tokens = {move.rest[0] for move in node.partial_moves if move.rest}  # enough to answer for most nodes
+        if len(tokens) < 2:
+            for move in self._expanded(move for move in node.partial_moves if not move.rest):
+                tokens.add(move.rest[0])
+                if len(tokens) > 1:
                     break
-        return self.children(node)[first.pop()] if len(first) == 1 else None
+        return self.children(node)[tokens.pop()] if len(tokens) == 1 else None
 
-    def spelt(self, node: Node, before: int) -> int:
+    def spelled_events(self, node: Node, before: int) -> int:
         """Events whose text the path to ``node`` holds in full, as a bit set.
 
         Those of them that are not certain there may still be the beginning of another text (``S1`` of ``S10``).
 
         Args:
-            node: where the path leads.
-            before: the same bit set, of the node's parent.
+            node: the end of the path.
+            before: the same bit set of the node's parent.
         """
         if node.complete:
             return node.certain
-        ended = [thread.happened for thread in node._threads if not thread.rest]
-        return reduce(or_, ended, before & reduce(or_, (thread.happened for thread in node._threads)))
+        ended = [move.events for move in node.partial_moves if not move.rest]
+        return reduce(or_, ended, before & reduce(or_, (move.events for move in node.partial_moves)))
 
-    def said(self, node: Node) -> list[tuple[SpeltMove, ...]]:
-        """Every reading of the path to ``node`` as moves of the grammar; the last move may still be under way."""
+    def readings(self, node: Node) -> list[tuple[CompiledMove, ...]]:
+        """Every reading of the path to ``node`` as moves of the grammar; the last move may be incomplete."""
         if node.complete and node.parent is not None:
-            ended = (t for t in self._opened(node.parent._threads) if t.ends and t.rest[0] == node.token)
-            return [thread.said for thread in ended]
-        return [thread.said for thread in node._threads]
+            moves = self._expanded(node.parent.partial_moves)
+            return [move.moves for move in moves if move.is_terminator and move.rest[0] == node.token]
+        return [move.moves for move in node.partial_moves]
 
     def has_ended(self, node: Node) -> bool:
-        """Whether nothing but a terminator can follow the moves under way, or one has."""
-        behind = (thread if thread.ends else thread._replace(rest=()) for thread in node._threads)
-        return node.complete or all(thread.ends for thread in self._opened(behind))
+        """Whether nothing but a terminator can follow the moves of the path, or one has."""
+        ended = (move if move.is_terminator else move._replace(rest=()) for move in node.partial_moves)
+        return node.complete or all(move.is_terminator for move in self._expanded(ended))
 
     def decided(self, node: Node) -> npt.NDArray[np.float64]:
-        """Which events are certain at a node, and which may still happen: 0 or 1, float64 [2, events]."""
+        """Which events are certain at a node, and which are possible but not certain: 0 or 1, float64 [2, events]."""
         masks = (node.certain, node.possible & ~node.certain)
-        found = self._decided.get(masks)
-        if found is None:
-            found = np.array([[mask >> i & 1 for i in range(len(self.events))] for mask in masks], dtype=np.float64)
-            self._decided[masks] = found
-        return found
+        rows = self._decided.get(masks)
+        if rows is None:
+            rows = np.array([[mask >> i & 1 for i in range(len(self.events))] for mask in masks], dtype=np.float64)
+            self._decided[masks] = rows
+        return rows
 
     def undecided(self, root: Node) -> list[Undecided]:
-        """The root and what leads and forced text pass through up to the first decision, parents first.
+        """The nodes up to the first decision, parents first: the root, and the nodes along leads and forced text.
 
         The model's raw probabilities at these nodes make up the coverage.
         """
-        found: list[Undecided] = []
+        nodes: list[Undecided] = []
         pending = [root]
         while pending:
             node = pending.pop(0)
-            threads = list(self._opened(node._threads))
-            passed = {t.rest[0] for t in threads if t.lead}
-            decided = {t.rest[0] for t in threads if not t.lead} - passed
-            if len(decided) == 1:
-                passed, decided = passed | decided, set()
-            found.append(Undecided(node, tuple(sorted(decided)), tuple(sorted(passed))))
+            moves = list(self._expanded(node.partial_moves))
+            passes = {move.rest[0] for move in moves if move.is_lead}
+            decides = {move.rest[0] for move in moves if not move.is_lead} - passes
+            if len(decides) == 1:
+                passes, decides = passes | decides, set()
+            nodes.append(Undecided(node, tuple(sorted(decides)), tuple(sorted(passes))))
             children = self.children(node)
-            pending += [children[token] for token in sorted(passed)]
-        return found
+            pending += [children[token] for token in sorted(passes)]
+        return nodes
 
     def vocabulary(self) -> tuple[int, ...]:
         """Every token that some verdict uses, ascending. Compiles every move of the grammar in every context.
@@ -213,20 +177,20 @@ class Trie:
         Raises:
             SpecError: a move cannot be compiled; names its text.
         """
-        found = {token for ids in self._terminators for token in ids}
-        found |= {token for tokens, _ in self._starts for token in tokens}
+        used = {token for ids in self._terminators for token in ids}
+        used |= {token for tokens, _ in self._starts for token in tokens}
         seen = set()
-        pending = [(self.grammar.start.parts, place) for _, place in self._starts]
+        pending = [(self.grammar.start.parts, context) for _, context in self._starts]
         while pending:
             key = pending.pop()
             if key in seen:
                 continue
             seen.add(key)
-            for move in self._spelling.moves(*key):
-                found.update(move.tokens)
+            for move in self._compiler.moves(*key):
+                used.update(move.tokens)
                 if move.parts is not None:
-                    pending.append((move.parts, move.place))
-        return tuple(sorted(found))
+                    pending.append((move.parts, move.context))
+        return tuple(sorted(used))
 
     def check(self, samples: int = 100) -> None:
         """Compiles the whole grammar and compares random verdicts with the tokenizer's own encoding of prompt tail +
@@ -239,7 +203,7 @@ class Trie:
         rng = random.Random(0)
         base = self._encoder.encode_verdict(self._tail)
         for _ in range(samples):
-            text, events = self._random_verdict(rng)
+            text, events = self.grammar.random_verdict(rng, self._leads)
             whole = self._encoder.encode_verdict(self._tail + text)
             node = self.root
             for token in (*whole[len(base) :], *self._terminators[0]):
@@ -254,47 +218,38 @@ class Trie:
             if frontier:
                 frontier += self.children(frontier.pop(0)).values()
 
-    def _random_verdict(self, rng: random.Random) -> tuple[str, int]:
-        text = rng.choice(self._leads)
-        state: State | None = self.grammar.start
-        events = 0
-        while state is not None:
-            move = rng.choice(self.grammar.moves(state))
-            text, events, state = text + move.text, events | move.events, move.state
-        return text, events
-
-    def _node(self, token: int, parent: Node | None, threads: list[_Thread]) -> Node:
-        going = [t for t in threads if t.rest or not t.ends]
-        finished = {t.happened for t in threads if t.ends and not t.rest}
-        if len(finished) > 1 or (finished and going):
-            masks = sorted(finished | {t.happened for t in going})
-            a = " and ".join(", ".join(self.grammar.names(mask)) or "nothing" for mask in masks)
+    def _node(self, token: int, parent: Node | None, moves: list[PartialMove]) -> Node:
+        going_on = [move for move in moves if move.rest or not move.is_terminator]
+        ended = {move.events for move in moves if move.is_terminator and not move.rest}
+        if len(ended) > 1 or (ended and going_on):
+            masks = sorted(ended | {move.events for move in going_on})
+            verdicts = " and ".join(", ".join(self.grammar.names(mask)) or "nothing" for mask in masks)
             raise SpecError(
-                f"verdicts with different events have the same tokens: {a} (both end at token "
+                f"verdicts with different events have the same tokens: {verdicts} (both end at token "
                 f"{self._encoder.token_text(token)!r})"
             )
         certain, possible = -1, 0
-        for thread in threads:
-            certain &= thread.happened
-            possible |= thread.happened | self.grammar.reachable(thread.state)
-        return Node(token, parent, going, certain, possible)
+        for move in moves:
+            certain &= move.events
+            possible |= move.events | self.grammar.reachable(move.state)
+        return Node(token, parent, going_on, certain, possible)
 
-    def _opened(self, threads: Iterable[_Thread]) -> Iterator[_Thread]:
-        """The threads with those behind a completed move in its place: each has a next token."""
-        for thread in threads:
-            if thread.rest:
-                yield thread
-            elif thread.state is None:
+    def _expanded(self, moves: Iterable[PartialMove]) -> Iterator[PartialMove]:
+        """Partial moves with at least one token to come: a completed move is replaced by the moves that may follow."""
+        for move in moves:
+            if move.rest:
+                yield move
+            elif move.state is None:
                 for ids in self._terminators:
-                    yield _Thread(thread.happened, ids, None, thread.place, ends=True, said=thread.said)
+                    yield PartialMove(move.events, ids, None, move.context, is_terminator=True, moves=move.moves)
             else:
-                used = thread.state.used
-                for move in self._spelling.moves(thread.state.parts, thread.place):
-                    if not move.used & used:
-                        state = None if move.parts is None else State(move.parts, used | move.used)
-                        said = (*thread.said, move)
-                        after = _Thread(thread.happened | move.events, move.tokens, state, move.place, said=said)
-                        if move.tokens:
+                used = move.state.used
+                for following in self._compiler.moves(move.state.parts, move.context):
+                    if not following.used & used:
+                        state = None if following.parts is None else State(following.parts, used | following.used)
+                        events, path = move.events | following.events, (*move.moves, following)
+                        after = PartialMove(events, following.tokens, state, following.context, moves=path)
+                        if following.tokens:
                             yield after
                         else:
-                            yield from self._opened([after])
+                            yield from self._expanded([after])

@@ -1,4 +1,4 @@
-"""Content to prompt: the exact text and token ids that are scored."""
+"""Prompt builder: messages to the exact prompt text and token ids that are scored."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from tokmarg.errors import BundleError, ContentError
 from tokmarg.tokenizer import Encoder, Encoding, Piece
 
+from .labels import ROLES, Role
 from .messages import Message
-from .spec import ROLES, Role, Spec
+from .spec import Spec
 
 __all__ = ["Prompt", "PromptBuilder"]
 
-#: Longer contents are counted in parts of so many characters before they are encoded as a whole.
-PART = 2**16
+#: Characters of a chunk: longer contents are counted or split chunk by chunk before they are encoded as a whole.
+CHUNK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,14 @@ class Prompt:
     """A prompt exactly as it is scored; feed ``token_ids`` to any engine to check a score.
 
     Attributes:
-        token_ids: the whole prompt, special tokens included; the verdict follows behind it.
-        text: the whole prompt; special tokens of the scaffold are spelt out.
+        token_ids: the whole prompt, special tokens included; the verdict follows it.
+        text: the whole prompt; special tokens of the scaffold by their name.
         content_span: characters ``[start, end)`` of ``text`` from the first message's first to the last message's
             last character.
-        message_spans: the same for each message. What stands there was encoded without special tokens.
+        message_spans: the same for each message. In these spans no special token is recognised.
         content_token_span: ``[start, end)`` in ``token_ids``: the tokens that overlap ``content_span``.
         role: the role that is judged (the last message's).
-        label: the label that the prompt asks for, of guards that are asked for each in turn; None = all of them.
+        label: the label of the prompt, for guards that have one prompt per label; None = all labels.
     """
 
     token_ids: tuple[int, ...]
@@ -47,7 +48,7 @@ class PromptBuilder:
     Args:
         spec: the guard's spec.
         encoder: its tokenizer.
-        max_tokens: longest prompt that leaves room for a verdict, in tokens.
+        max_tokens: the longest prompt after which a verdict still fits, in tokens.
     """
 
     def __init__(self, spec: Spec, encoder: Encoder, max_tokens: int) -> None:
@@ -79,17 +80,17 @@ class PromptBuilder:
         if template.turns == "pair" and len(messages) > 2:
             raise ContentError(
                 "unsupported_conversation",
-                f"{self.spec.name} judges one user message and at most one assistant message behind it, "
+                f"{self.spec.name} judges one user message and at most one assistant message after it, "
                 f"not {len(messages)} messages",
             )
         return role
 
-    def asked(self, role: Role) -> tuple[str | None, ...]:
-        """What the prompts of a content ask for: each label in turn, or (None,) = all labels in one prompt."""
+    def prompt_labels(self, role: Role) -> tuple[str | None, ...]:
+        """The label of each prompt of a content, one prompt per label; (None,) = all labels in one prompt."""
         return tuple(self._scaffolds[role])
 
     def prompts(self, messages: Sequence[Message]) -> tuple[Prompt, ...]:
-        """The prompts for a conversation, whatever their length: one for each of :meth:`asked`.
+        """The prompts for a conversation, whatever their length: one for each of :meth:`prompt_labels`.
 
         Raises:
             ContentError: the template cannot hold the conversation, or it is so long that it cannot possibly fit.
@@ -97,17 +98,19 @@ class PromptBuilder:
         role = self.check(messages)
         # Cheaper than tokenising megabytes to find out: no token is longer than `longest_token` characters.
         characters = sum(len(m.content) for m in messages)
-        if characters > self.max_tokens * self.encoder.longest_token or self._overflows(messages, characters):
+        if characters > self.max_tokens * self.encoder.longest_token or self._is_certainly_too_long(
+            messages, characters
+        ):
             raise self.too_long(f"{characters:,} characters")
         if len(messages) > self.max_tokens:
             raise self.too_long(f"{len(messages):,} messages")
-        return tuple(self._prompt(messages, role, label) for label in self.asked(role))
+        return tuple(self._prompt(messages, role, label) for label in self.prompt_labels(role))
 
     def _prompt(self, messages: Sequence[Message], role: Role, label: str | None) -> Prompt:
         pieces, spans = self._pieces(messages, self._scaffolds[role][label])
         try:
             encoding = self.encoder.encode(pieces)
-        except BundleError as error:  # the scaffold went through when the bundle was loaded: it is the content
+        except BundleError as error:  # not the scaffold: it was encoded when the bundle was loaded
             raise ContentError("not_encodable", str(error)) from None
         span = (spans[0][0], spans[-1][1])
         return Prompt(
@@ -120,18 +123,18 @@ class PromptBuilder:
             label=label,
         )
 
-    def _overflows(self, messages: Sequence[Message], characters: int) -> bool:
-        """Whether a content is certainly too long, at the price of a part of it only.
+    def _is_certainly_too_long(self, messages: Sequence[Message], characters: int) -> bool:
+        """Whether a content is certainly too long; tokenises only as many chunks as it takes to know.
 
-        Cut in parts, a text has some more tokens than as a whole, at most a few at each cut; hence the margin.
+        In chunks a text has a few more tokens per cut than as a whole; hence the margin.
         """
-        if characters <= 2 * PART:
+        if characters <= 2 * CHUNK:
             return False
         count = 0
         for message in messages:
-            for at in range(0, len(message.content), PART):
-                count += self.encoder.count(message.content[at : at + PART])
-                if count > 1.25 * self.max_tokens + PART // 256:
+            for at in range(0, len(message.content), CHUNK):
+                count += self.encoder.count(message.content[at : at + CHUNK])
+                if count > 1.25 * self.max_tokens + CHUNK // 256:
                     return True
         return False
 
@@ -150,26 +153,29 @@ class PromptBuilder:
     def prefix_ids(self, role: Role) -> tuple[int, ...]:
         """Token ids of the policy prefix: the scaffold up to the first message's text.
 
-        A prompt may end its shared part earlier, where its content merges with the scaffold's last characters.
+        A prompt may share fewer of them, where its content merges with the scaffold's last characters.
         """
-        before, _ = self._scaffolds[role][self.asked(role)[0]]  # the same whatever is asked for
+        before, _ = self._scaffolds[role][self.prompt_labels(role)[0]]  # the same for every label
         first: Role = "user" if "user" in self.spec.template.messages else "assistant"
         head = self.spec.template.messages[first].split("{{content}}")[0]
         return tuple(self.encoder.encode([Piece(before + head, False)]).ids)
 
-    def specials(self) -> set[int]:
+    def special_ids(self) -> set[int]:
         """Ids of the special tokens that prompts can hold."""
         texts = [text for prompts in self._scaffolds.values() for pair in prompts.values() for text in pair]
-        return {i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.specials(text)}
+        return {
+            i for text in [*texts, *self.spec.template.messages.values()] for i in self.encoder.special_ids_in(text)
+        }
 
     def tail(self, role: Role, label: str | None = None) -> str:
-        """Scaffold text behind the prompt's last special token: what the verdict may merge with."""
+        """Scaffold text after the prompt's last special token: what the verdict may merge with."""
         closing = self.spec.template.messages[role].split("{{content}}")[1]
         return self.encoder.tail(closing + self._scaffolds[role][label][1])
 
     def _pieces(
         self, messages: Sequence[Message], scaffold: tuple[str, str]
     ) -> tuple[list[Piece], list[tuple[int, int]]]:
+        """The prompt's pieces, scaffold and content in turn, and each message's character span in the joined text."""
         template = self.spec.template
         before, after = scaffold
         pieces = [Piece(before, False)]
@@ -192,5 +198,6 @@ class PromptBuilder:
 
 
 def _overlap(encoding: Encoding, span: tuple[int, int]) -> tuple[int, int]:
+    """``[start, end)`` of the tokens that overlap a span of characters; (0, 0) if none does."""
     inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < span[1] and b > span[0]]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)

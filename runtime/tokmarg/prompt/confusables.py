@@ -1,15 +1,16 @@
-"""Characters of other scripts that look like ASCII letters and signs: a Cyrillic ``А`` for ``A``, ``‹`` for ``<``.
+"""Confusables: characters of other scripts that look like ASCII letters and signs.
 
-What NFKC makes ASCII (fullwidth, mathematical) is not here; :mod:`.fences` folds it anyway. Most of the table is from
-confusables.txt of Unicode Technical Standard 39 (https://www.unicode.org/reports/tr39/, Unicode License v3), those
-with one ASCII letter or sign for a prototype; added are small capitals, and lower-case letters whose capitals look
-Latin (``в`` for ``В``), since fences are compared without regard to case. A capital that looks like ``I`` counts as
-``i``, a small letter like it as ``l``.
+A Cyrillic ``А`` looks like ``A``, ``‹`` like ``<``. Characters that NFKC maps to ASCII (fullwidth, mathematical) are
+not here; :mod:`.delimiters` folds them anyway. Most of the table is from confusables.txt of Unicode Technical Standard
+39 (https://www.unicode.org/reports/tr39/, Unicode License v3), namely those with one ASCII letter or sign for a
+prototype; added are small capitals, and lower-case letters whose capitals look Latin (``в`` for ``В``), since
+delimiters are compared without regard to case. A capital that looks like ``I`` counts as ``i``, a small letter like it
+as ``l``.
 """
 
 from __future__ import annotations
 
-__all__ = ["LOOK_ALIKES"]
+__all__ = ["CONFUSABLES"]
 
 _BY_ASCII = {
     "#": "♯",
@@ -51,6 +52,6 @@ _BY_ASCII = {
     "~": "⁓∼",
 }
 #: Code point -> the lower-case ASCII character that it looks like.
-LOOK_ALIKES: dict[int, str] = {ord(c): plain for plain, others in _BY_ASCII.items() for c in others}
+CONFUSABLES: dict[int, str] = {ord(c): plain for plain, others in _BY_ASCII.items() for c in others}
 # Negative circled and negative squared capitals, of which NFKC knows nothing.
-LOOK_ALIKES |= {start + i: chr(ord("a") + i) for start in (0x1F150, 0x1F170) for i in range(26)}
+CONFUSABLES |= {start + i: chr(ord("a") + i) for start in (0x1F150, 0x1F170) for i in range(26)}

@@ -1,18 +1,17 @@
-r"""Fences: plain text with which a guard's template marks where things begin and end.
+r"""Delimiters of a guard's template: plain text that marks where messages, policy and verdict begin and end.
 
-Special tokens cannot be forged (:mod:`tokmarg.tokenizer`), but ``<END CONVERSATION>`` or ``Agent:`` is text like any
-other, and a content that spells it looks to the model like the template itself. What these texts are is read off the
-spec, for they are its own words:
+Special tokens cannot be forged (:mod:`tokmarg.tokenizer`), but ``<END CONVERSATION>`` or ``Agent:`` is ordinary text,
+and a content that holds it looks to the model like the template itself. The delimiters are taken from the spec:
 
-    tags      ``<END CONVERSATION>``, ``[/INST]``, ``<score>``: in brackets, wherever they stand
-    openings  ``Agent:``, ``### Criteria:``, ``Safety: Unsafe``: what stands in front of a message or behind the
-              conversation, or a verdict that is no single word, at the start of a line
+    tags      ``<END CONVERSATION>``, ``[/INST]``, ``<score>``: in brackets, anywhere
+    openings  ``Agent:``, ``### Criteria:``, ``Safety: Unsafe``: text before a message or after the conversation, or a
+              verdict of more than one word, at the start of a line
     lines     ``===``, and whole lines of the template: lines of their own
-    words     ``unsafe``: a verdict, as one line among others
+    words     ``unsafe``: a verdict of one word, as one line among others
 
-Fences are kept *folded*, and so is the text they are looked up in: case, spaces, underscores, invisible characters,
-accents put on top, typographic variants of ASCII characters (``＜ＥＮＤ ＣＯＮＶＥＲＳＡＴＩＯＮ＞``) and letters of
-other scripts that look like them (:mod:`.lookalikes`) make no difference.
+Delimiters are kept *folded*, and so is the text that is searched for them: case, spaces, underscores, invisible
+characters, combining accents, typographic variants of ASCII characters (``＜ＥＮＤ ＣＯＮＶＥＲＳＡＴＩＯＮ＞``) and
+letters of other scripts that look like them (:mod:`.confusables`) make no difference.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from dataclasses import dataclass
 
 from tokmarg.grammar.syntax import Choice, Part, parse_parts
 
-from .confusables import LOOK_ALIKES
+from .confusables import CONFUSABLES
 from .spec import Spec
 
-__all__ = ["TAG", "Fences", "fences_of", "fold"]
+__all__ = ["TAG", "Delimiters", "delimiters_of", "fold"]
 
-#: What stands in brackets, folded. Neither bracket can stand inside, so a search is linear.
+#: A tag: text in brackets, folded. No bracket of its kind stands inside, so a search is linear.
 TAG = re.compile(r"<[^<>\n]{1,80}>|\[[^\[\]\n]{1,80}\]")
-#: What stands between the parts of a line of a template: tags and placeholders.
-_APART = re.compile(rf"{TAG.pattern}|\{{\{{\w+\}}\}}")
+#: Tags and placeholders, which divide a line of a template into segments.
+_DIVIDER = re.compile(rf"{TAG.pattern}|\{{\{{\w+\}}\}}")
 #: A line of three or more equal signs, dashes and the like.
 _RULE = re.compile(r"([-=#*_~+])\1{2,}")
-#: Shorter lines of a template are no fences: they may be ordinary text.
+#: Shorter lines of a template are no delimiters: they may be ordinary text.
 _LONG_LINE = 24
-#: Verdicts that are a word are fences from this length on: ``safe`` is, ``Yes`` and ``No`` are everyday lines.
+#: Verdicts of one word are delimiters from this length on: ``safe`` is; ``Yes`` and ``No`` are everyday lines.
 _LONG_WORD = 4
 
 #: Code points whose compatibility form (NFKC) can be ASCII text: fullwidth, small, mathematical, circled, ...
@@ -46,7 +45,7 @@ _VARIANTS = (
     (0xA0, 0x300), (0x1D00, 0x1DC0), (0x2000, 0x2500), (0x3000, 0x3400), (0xFB00, 0xFB07), (0xFE10, 0xFFF0),
     (0x1D400, 0x1D800), (0x1F100, 0x1F200),
 )  # fmt: skip
-#: Marks that are put on the character before them, variation selectors, and characters that are not seen at all.
+#: Combining marks, variation selectors, and invisible characters.
 _DROPPED = (
     (0x00, 0x09), (0x0E, 0x20), (0x7F, 0x85), (0x86, 0xA0), (0xAD, 0xAE), (0x300, 0x370), (0x61C, 0x61D),
     (0x115F, 0x1161), (0x17B4, 0x17B6), (0x180B, 0x1810), (0x1AB0, 0x1B00), (0x1DC0, 0x1E00), (0x200B, 0x2010),
@@ -59,38 +58,39 @@ _SPACE = 0x2581  # "▁", as sentencepiece writes a space
 
 @functools.cache
 def _foldings() -> dict[int, str]:
-    found = {**LOOK_ALIKES, _SPACE: ""}
+    """Code point -> its folded text."""
+    table = {**CONFUSABLES, _SPACE: ""}
     for start, end in _VARIANTS:
         for code in range(start, end):
             plain = unicodedata.normalize("NFKC", chr(code))
-            if plain != chr(code) and (plain := plain.translate(LOOK_ALIKES)).isascii():
-                found[code] = plain.lower()
+            if plain != chr(code) and (plain := plain.translate(CONFUSABLES)).isascii():
+                table[code] = plain.lower()
     for start, end in _DROPPED:
-        found.update(dict.fromkeys(range(start, end), ""))
-    found.update(dict.fromkeys(map(ord, _LINE_ENDS), "\n"))
-    return found
+        table.update(dict.fromkeys(range(start, end), ""))
+    table.update(dict.fromkeys(map(ord, _LINE_ENDS), "\n"))
+    return table
 
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def fold(text: str) -> str:
-    r"""Text as fences are compared: lower case, ASCII where there is an ASCII form, no spaces but line ends.
+    r"""Folds a text for comparison: lower case, ASCII where there is an ASCII form, no spaces but line ends.
 
     >>> fold("＜ＥＮＤ\u200b of_Turn＞\r\nAgent :")
     '<endofturn>\n\nagent:'
     """
-    if not text.isascii():  # before it is in lower case: "Η" looks like an H, "η" like an n
-        text = text.translate(LOOK_ALIKES)
-    text = text.lower()  # before the rest, for it can put marks on letters
+    if not text.isascii():  # before lower(): "Η" looks like an H, "η" like an n
+        text = text.translate(CONFUSABLES)
+    text = text.lower()  # before the rest: it can add combining marks
     if not text.isascii() or _CONTROLS.search(text):
         text = text.translate(_foldings())
     return text.replace(" ", "").replace("\t", "").replace("_", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Fences:
-    """The fences of a guard, folded, by where they count; see the module's docstring."""
+class Delimiters:
+    """The delimiters of a guard, folded, by where they count; see the module docstring."""
 
     tags: frozenset[str]
     openings: frozenset[str]
@@ -98,8 +98,8 @@ class Fences:
     words: frozenset[str]
 
 
-def fences_of(spec: Spec) -> Fences:
-    """The fences that a spec's template and verdict grammar hold."""
+def delimiters_of(spec: Spec) -> Delimiters:
+    """The delimiters in a spec's template and verdict grammar."""
     template = spec.template
     tags = {tag for text in template.messages.values() for tag in _tags(text)}
     openings = set(_message_openings(template.messages.values()))
@@ -108,16 +108,16 @@ def fences_of(spec: Spec) -> Fences:
     for role in spec.roles:
         text = template.text if isinstance(template.text, str) else template.text[role]
         tags |= set(_tags(text))
-        behind = False  # the conversation
+        after_conversation = False
         for line in text.replace("{{role}}", template.roles[role]).split("\n"):
             before, conversation, _ = line.partition("{{conversation}}")
-            behind = behind or bool(conversation)
+            after_conversation = after_conversation or bool(conversation)
             openings |= set(_openings(before)) if conversation else set()
-            for part in _APART.split(line):
-                bare = part.strip()
+            for segment in _DIVIDER.split(line):
+                bare = segment.strip()
                 if _RULE.fullmatch(bare) or len(bare) >= _LONG_LINE:
                     lines.add(bare)
-                if behind and bare.startswith("#") and ":" in bare:
+                if after_conversation and bare.startswith("#") and ":" in bare:
                     openings.add(bare[: bare.index(":") + 1])
         raw = spec.verdict.grammar
         parts = parse_parts(raw if isinstance(raw, tuple) else raw[role], "spec", "verdict.grammar")
@@ -127,7 +127,7 @@ def fences_of(spec: Spec) -> Fences:
         if isinstance(parts[0], Choice):
             verdicts = [option.text.strip() for option in parts[0].options]
             words |= {text for text in verdicts if len(text) >= _LONG_WORD and text.isalpha()}
-    return Fences(_folded(tags), _folded(openings), _folded(lines), _folded(words))
+    return Delimiters(_folded(tags), _folded(openings), _folded(lines), _folded(words))
 
 
 def _folded(texts: Iterable[str]) -> frozenset[str]:
@@ -142,14 +142,14 @@ def _tags(text: str) -> Iterator[str]:
 
 def _message_openings(messages: Iterable[str]) -> Iterator[str]:
     for text in messages:
-        for part in text.split("{{content}}"):
-            for line in part.split("\n"):
+        for scaffold in text.split("{{content}}"):
+            for line in scaffold.split("\n"):
                 yield from _openings(line)
 
 
 def _openings(line: str) -> Iterator[str]:
     """``response: agent:`` is an opening, and so is ``agent:``; a name without a colon is an everyday word."""
-    bare = _APART.sub("", line).strip()
+    bare = _DIVIDER.sub("", line).strip()
     if bare.endswith(":") and len(bare) > 2:
         yield bare
         last = bare[:-1].rpartition(":")[2].strip()
@@ -158,7 +158,7 @@ def _openings(line: str) -> Iterator[str]:
 
 
 def _verdict_texts(parts: Iterable[Part], labels: list[tuple[str, str]], before: str = "") -> Iterator[str]:
-    """Pieces of verdicts, each with the text that leads to it: ``Safety:`` alone is an everyday word."""
+    """Pieces of verdicts, each with the text that leads to it: ``Safety:`` on its own is an everyday word."""
     for part in parts:
         if isinstance(part, str):
             before += part

@@ -1,4 +1,4 @@
-"""The labels of a policy, as a spec, a manifest or a user's policy file lists them."""
+"""Labels of a policy, as a spec, a manifest or a user's policy file lists them; the roles of messages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_LABELS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label of the policy. ``name`` is what the prompt says, ``title`` what people read; ``definition`` may be one
-    text, or one per role."""
+    """One label of the policy: ``name`` goes into the prompt, ``title`` is for people; ``definition`` may be one text,
+    or one per role."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class Label:
 
 
 def parse_labels(f: Fields) -> tuple[Label, ...]:
-    """Reads a policy of its own: ``labels``, at least one, ids unique."""
+    """Reads a policy document: ``labels``, at least one, ids unique."""
     f.only(["labels"])
     labels = read_labels(f)
     if not labels:

@@ -1,4 +1,4 @@
-"""Contents and records: what can be scored, and how it is read as messages."""
+"""Input of a guard: contents (a text or a conversation), messages, and records (a content with an id)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .labels import ROLES, Role
 
 __all__ = ["Content", "Message", "Record", "messages_of"]
 
-#: What can be scored: one text, or the messages of a conversation ({"role": ..., "content": ...}).
+#: A content: one text, or the messages of a conversation ({"role": ..., "content": ...}).
 Content = str | Sequence[Mapping[str, str]]
 
 
@@ -21,6 +21,15 @@ class Message:
 
     role: Role
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A content with its id; ``role`` is the role of a bare text."""
+
+    content: Content
+    id: object = None
+    role: Role | None = None
 
 
 def messages_of(content: Content, role: Role | None = None) -> tuple[Message, ...]:
@@ -71,12 +80,3 @@ def _message(item: object, i: int) -> Message:
     if not isinstance(text, str):
         raise ContentError("invalid_record", f"messages[{i}].content must be a text, not {text!r:.60}")
     return Message(role, text)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A content with its id; ``role`` is the role of a bare text."""
-
-    content: Content
-    id: object = None
-    role: Role | None = None

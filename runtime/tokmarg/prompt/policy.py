@@ -1,14 +1,13 @@
-"""A user's policy in place of the spec's: other labels, names and definitions, or some labels left out."""
+"""User policies that replace the spec's: other labels, names and definitions, or some labels left out."""
 
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tokmarg.documents import Fields, strict_json
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import SpecError
 
 from .labels import parse_labels
@@ -29,20 +28,14 @@ def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
     if isinstance(policy, Mapping):
         return policy, "policy"
     path = Path(policy)
-    try:
-        text = path.read_text(encoding="utf-8")
-        parsed: object = strict_json(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # wrong UTF-8, JSON and TOML alike
-        raise SpecError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    parsed = read_document(path, SpecError)
     if not isinstance(parsed, dict):
         raise SpecError(f"{path}: must be a table")
     return parsed, str(path)
 
 
 def apply_policy(spec: Spec, policy: Policy) -> Spec:
-    """The spec with the policy's labels.
+    """The spec with the labels of a user policy.
 
     The document has ``labels``, tables with ``id``, ``name`` and, if wanted, ``title``, ``definition`` and ``roles``,
     which replace the spec's; or ``exclude``, ids of labels to leave out; or both. Ids stay as they are: nothing is

@@ -1,13 +1,8 @@
-"""A spec: all that is known of one guard family, as data. Template, policy, verdict grammar.
+"""Spec of a guard family, as data: prompt template, policy (labels) and verdict grammar.
 
-The runtime reads the *resolved* spec from a bundle's manifest; the exporter resolves a TOML file of
-``models/specs`` (see ``tokmarg_export.spec_library``) into it. The template is plain text with three placeholders and
-nothing that can loop, call or branch, so a hostile spec has nothing to run:
-
-    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}.
-                       With ``policy.aggregate = "max"`` that of one label: each is asked for in a prompt of its own
-    {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
-    {{role}}           the display name (``roles``) of the role that is judged, the last message's
+The runtime reads the *resolved* spec from a bundle's manifest; the exporter resolves a TOML file of ``models/specs``
+(see ``tokmarg_export.spec_library``) into it. :mod:`tokmarg.prompt.template`, :mod:`tokmarg.prompt.labels` and
+:mod:`tokmarg.prompt.verdict` describe the three tables.
 
 ``template.text`` and ``verdict.grammar`` may differ between role modes: then each is a table with one entry per role.
 """
@@ -24,33 +19,16 @@ from tokmarg.grammar.grammar import UNSAFE, Grammar
 from tokmarg.grammar.syntax import label_lists, parse_parts, substitute
 
 from .labels import ROLES, Label, Role, read_labels
-from .template import Template, _parse_template
+from .template import Template, parse_template
+from .verdict import VerdictSpec, parse_verdict
 
-__all__ = ["ROLES", "Label", "Role", "Spec", "Verdict"]
+__all__ = ["ROLES", "Label", "Role", "Spec"]
 
 Aggregate = Literal["verdict", "max"]
 _AGGREGATES: tuple[Aggregate, ...] = ("verdict", "max")
 T = TypeVar("T", str, tuple[object, ...])
 #: Characters of a prompt without its content, at most: placeholders could multiply a short text beyond any memory.
 _MAX_SCAFFOLD = 2**20
-#: Leads and terminators at most, and characters of each.
-_MAX_LEADS, _MAX_ENDS, _MAX_TEXT = 16, 64, 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the guard may say.
-
-    Attributes:
-        leads: texts the model may emit before the verdict; ``("",)`` = none, ``("", x)`` = optional x,
-            ``(x,)`` = x forced.
-        terminators: token strings (special tokens, or plain text such as a newline), each of which ends a verdict.
-        grammar: the raw grammar parts, see :mod:`tokmarg.grammar.syntax`; one list for all role modes or one for each.
-    """
-
-    leads: tuple[str, ...]
-    terminators: tuple[str, ...]
-    grammar: tuple[object, ...] | Mapping[Role, tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +39,10 @@ class Spec:
         name, title: of the family, for programs and for people.
         template: how content becomes prompt text.
         labels: the policy; empty for guards that name no categories.
-        verdict: what the guard may say.
+        verdict: leads, terminators and grammar of the verdict.
         fixed: the labels are part of the template or of the model, and cannot be replaced by others.
-        aggregate: ``verdict`` = one verdict tells of all labels; ``max`` = each label has a prompt and a verdict of its
-            own, whose event ``unsafe`` is the label, and the content is as unsafe as its highest label.
+        aggregate: ``verdict`` = one verdict covers all labels; ``max`` = each label has a prompt and a verdict of its
+            own, whose event ``unsafe`` is the label, and P(unsafe) of the content is that of its highest label.
         threshold: P(unsafe) from which a content is flagged where neither caller nor calibration says otherwise.
     """
 
@@ -72,7 +50,7 @@ class Spec:
     title: str
     template: Template
     labels: tuple[Label, ...]
-    verdict: Verdict
+    verdict: VerdictSpec
     fixed: bool = False
     aggregate: Aggregate = "verdict"
     threshold: float = 0.5
@@ -102,9 +80,9 @@ class Spec:
         spec = cls(
             name=f.get("name", str),
             title=f.get("title", str),
-            template=_parse_template(f.table("template")),
+            template=parse_template(f.table("template")),
             labels=read_labels(policy),
-            verdict=_parse_verdict(f.table("verdict")),
+            verdict=parse_verdict(f.table("verdict")),
             fixed=policy.get("fixed", bool, False),
             aggregate=aggregate,
             threshold=threshold,
@@ -114,11 +92,11 @@ class Spec:
 
     def check(self, where: str) -> None:
         """Raises SpecError where the grammar is malformed, or lists labels in a role mode that has none."""
-        own = self.verdict.grammar if isinstance(self.verdict.grammar, Mapping) else dict.fromkeys(self.roles)
+        grammars = self.verdict.grammar if isinstance(self.verdict.grammar, Mapping) else dict.fromkeys(self.roles)
         for role in self.roles:
-            if role not in own:
+            if role not in grammars:
                 raise SpecError(f"{where}: spec.verdict.grammar.{role}: is missing, but the role can be judged")
-        for role in own:
+        for role in grammars:
             path = f"verdict.grammar.{role}" if isinstance(self.verdict.grammar, Mapping) else "verdict.grammar"
             parts = parse_parts(_of_role(self.verdict.grammar, role), where, path)
             if any(label_lists(parts)) and not self.labels_of(role):
@@ -133,7 +111,7 @@ class Spec:
                 self.grammar(role, where)
 
     def _check_size(self, role: Role, where: str) -> None:
-        """Adds up what the scaffold will be before it is made."""
+        """Refuses a scaffold that is too large; its size is computed before it is built."""
         item = self.template.policy_item
         ids, names, texts = (item.count(f"{{{{{key}}}}}") for key in ("id", "name", "definition"))
         size = sum(
@@ -148,7 +126,7 @@ class Spec:
             raise SpecError(f"{where}: spec.template.text: with the policy {what}")
 
     def _check_separate(self, role: Role, lists_labels: bool, where: str) -> None:
-        """What a verdict on one label may be, and where its policy stands."""
+        """Checks verdict grammar and template of a guard that has a prompt for each label (``aggregate = "max"``)."""
         if lists_labels or self.grammar(role, where).events != (UNSAFE,):
             raise SpecError(
                 f'{where}: spec.verdict.grammar: with aggregate = "max" it can bring the event unsafe alone'
@@ -156,7 +134,7 @@ class Spec:
         if role in self.roles and not self.labels_of(role):
             raise SpecError(f"{where}: spec.policy.labels: none is for {role} messages, which can be judged")
         before, after = _of_role(self.template.text, role).split("{{conversation}}")
-        if "{{policy}}" in before or "{{policy}}" not in after:  # the content is what the labels' prompts share
+        if "{{policy}}" in before or "{{policy}}" not in after:  # the labels' prompts share the content
             raise SpecError(
                 f'{where}: spec.template.text: with aggregate = "max" {{{{policy}}}} stands behind {{{{conversation}}}}'
             )
@@ -170,8 +148,8 @@ class Spec:
     def events(self) -> tuple[str, ...]:
         """Events beyond ``unsafe`` and the labels, those of all role modes together."""
         known = {UNSAFE, *(label.id for label in self.labels)}
-        found = dict.fromkeys(event for role in self.roles for event in self.grammar(role).events)
-        return tuple(event for event in found if event not in known)
+        events = dict.fromkeys(event for role in self.roles for event in self.grammar(role).events)
+        return tuple(event for event in events if event not in known)
 
     def labels_of(self, role: Role) -> tuple[Label, ...]:
         """The labels that exist when ``role`` is judged, in the policy's order."""
@@ -183,13 +161,17 @@ class Spec:
         return Grammar.parse(_of_role(self.verdict.grammar, role), labels, where)
 
     def policies(self, role: Role) -> tuple[tuple[Label, ...], ...]:
-        """The labels that each prompt of a content asks for: all in one, or one in each."""
+        """The labels of each prompt of a content: all in one prompt, or one in each."""
         labels = self.labels_of(role)
         return tuple((label,) for label in labels) if self.aggregate == "max" else (labels,)
 
     def scaffold(self, role: Role, policy: Sequence[Label] | None = None) -> tuple[str, str]:
-        """Prompt text before and after the conversation, role and policy filled in: one of :meth:`policies`, or None
-        for the first."""
+        """Prompt text before and after the conversation, with role and policy filled in.
+
+        Args:
+            role: the role that is judged.
+            policy: one of :meth:`policies`; None for the first.
+        """
         items = [
             substitute(
                 self.template.policy_item, {"id": x.id, "name": x.name, "definition": _of_role(x.definition, role)}
@@ -202,35 +184,15 @@ class Spec:
 
 
 def _of_role(value: T | Mapping[Role, T], role: Role) -> T:
-    """What a field says for a role mode: one value for all, or one per role."""
+    """Value of a field for a role mode: one value for all, or one per role."""
     return value[role] if isinstance(value, Mapping) else value
 
 
 def _check_sources(f: Fields) -> None:
-    """Where the parts of a spec come from, and whether that was checked against the author's own."""
-    parts = ("template", "verdict", "tokens")
-    f.only([*parts, *(f"{part}_verified" for part in parts), "notes"])
-    for part in parts:
-        f.get(part, str, "")
-        f.get(f"{part}_verified", bool, False)
+    """Checks ``sources``: where template, verdict and tokens come from, and whether that was verified."""
+    topics = ("template", "verdict", "tokens")
+    f.only([*topics, *(f"{topic}_verified" for topic in topics), "notes"])
+    for topic in topics:
+        f.get(topic, str, "")
+        f.get(f"{topic}_verified", bool, False)
     f.get("notes", str, "")
-
-
-def _parse_verdict(f: Fields) -> Verdict:
-    f.only(["leads", "terminators", "grammar"])
-    grammar: tuple[object, ...] | dict[Role, tuple[object, ...]]
-    if isinstance(f.data.get("grammar"), Mapping):
-        per_role = f.table("grammar")
-        per_role.only(ROLES)
-        grammar = {role: tuple(per_role.get(role, list)) for role in ROLES if role in per_role.data}
-    else:
-        grammar = tuple(f.get("grammar", list))
-    verdict = Verdict(f.strings("leads", [""]), f.strings("terminators"), grammar)
-    if not verdict.leads or len(set(verdict.leads)) != len(verdict.leads):
-        raise f.fail("leads", 'needs at least one text ("" for none), each once')
-    if not verdict.terminators or not all(verdict.terminators):
-        raise f.fail("terminators", "needs at least one token, none of them empty")
-    for key, texts, most in (("leads", verdict.leads, _MAX_LEADS), ("terminators", verdict.terminators, _MAX_ENDS)):
-        if len(texts) > most or max(map(len, texts)) > _MAX_TEXT:
-            raise f.fail(key, f"must be {most} at most, each of {_MAX_TEXT:,} characters at most")
-    return verdict

@@ -1,4 +1,13 @@
-"""Prompt templates: how messages and policy become prompt text."""
+"""Prompt template of a spec: how messages and policy become prompt text.
+
+The template is plain text with three placeholders and nothing that can loop, call or branch, so a hostile spec has
+nothing to run:
+
+    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}.
+                       With ``policy.aggregate = "max"`` that of one label: each label has a prompt of its own
+    {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
+    {{role}}           the display name (``roles``) of the role that is judged, the last message's
+"""
 
 from __future__ import annotations
 
@@ -11,26 +20,25 @@ from tokmarg.grammar.syntax import PLACEHOLDER
 
 from .labels import ROLES, Role
 
-__all__ = ["Template", "Turns"]
+__all__ = ["Template", "Turns", "parse_template"]
 
 Turns = Literal["alternating", "any", "pair"]
-
-
 _TURNS: tuple[Turns, ...] = ("alternating", "any", "pair")
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How content becomes prompt text; see the module docstring.
+    """A prompt template; the module docstring describes its placeholders.
 
     Attributes:
-        text: the whole prompt with placeholders, special tokens spelt as text; one for all role modes or one for each.
+        text: the whole prompt with placeholders and the names of special tokens; one for all role modes or one for
+            each.
         policy_item: text of one label.
         roles: role -> display name; a role that is absent cannot be judged.
         messages: role -> text around a message.
         strip: messages lose surrounding white space, as in the author's template.
         turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``pair`` = one user
-            message and at most one assistant message behind it; ``any`` = any order.
+            message and at most one assistant message after it; ``any`` = any order.
     """
 
     text: str | Mapping[Role, str]
@@ -41,7 +49,8 @@ class Template:
     turns: Turns
 
 
-def _parse_template(f: Fields) -> Template:
+def parse_template(f: Fields) -> Template:
+    """Reads the ``template`` table."""
     f.only(["text", "policy_item", "roles", "messages", "strip", "turns"])
     turns = f.get("turns", str, "any")
     if turns not in _TURNS:
@@ -69,8 +78,8 @@ def _parse_template(f: Fields) -> Template:
         for role, text in values.items():
             if role not in ROLES:
                 raise f.fail(f"{table}.{role}", f"is not a role (roles: {', '.join(ROLES)})")
-            wanted = {"content"} if table == "messages" else set()
-            _check_placeholders(f, f"{table}.{role}", text, wanted, wanted)
+            expected = {"content"} if table == "messages" else set()
+            _check_placeholders(f, f"{table}.{role}", text, expected, expected)
     for role in template.roles:
         if role not in template.messages:
             raise f.fail(f"messages.{role}", "is missing, but the role can be judged")
@@ -80,10 +89,10 @@ def _parse_template(f: Fields) -> Template:
 
 
 def _check_placeholders(f: Fields, key: str, text: str, known: set[str], needed: set[str]) -> None:
-    found = PLACEHOLDER.findall(text)
-    for name in found:
+    used = PLACEHOLDER.findall(text)
+    for name in used:
         if name not in known:
             raise f.fail(key, f"unknown placeholder {{{{{name:.60}}}}} (known: {', '.join(sorted(known)) or 'none'})")
     for name in needed:
-        if found.count(name) != 1:
+        if used.count(name) != 1:
             raise f.fail(key, f"must hold {{{{{name}}}}} exactly once")

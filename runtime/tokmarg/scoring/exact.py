@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokmarg.grammar.branch_priors import BranchPriors
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 
 from .probabilities import Floats, allowed_logits, probabilities_within, softmax
 from .speculation import BranchEstimates

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 
 from .probabilities import Floats, allowed_logits, log_softmax
 

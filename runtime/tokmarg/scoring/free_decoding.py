@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from tokmarg.grammar.grammar import UNSAFE, Grammar, Part, State
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 from tokmarg.tokenizer import Encoder
 
 __all__ = ["DecodedPath", "PathReader"]

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokmarg.errors import ContentError
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 
 __all__ = [
     "Floats",

@@ -17,6 +17,7 @@ from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.results import Marginal, MethodResult, Result, Thresholds

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tokmarg.grammar.branch_priors import BranchPriors
 
 if TYPE_CHECKING:
-    from tokmarg.grammar.trie import Node
+    from tokmarg.grammar.node import Node
 
 __all__ = ["BranchEstimates"]
 

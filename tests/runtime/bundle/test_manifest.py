@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,53 +11,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tests.support.documents import REMOVED, Place, at, edited, places
-from tests.support.word_guard import SPEC
+from tests.support.manifests import ENTRY, FULL, SCHEMA, VALIDATOR, parses
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.errors import BundleError, TokmargError
+from tokmarg.errors import BundleError
 
-SCHEMA: dict[str, Any] = json.loads((files("tokmarg.bundle") / "manifest.schema.json").read_text(encoding="utf-8"))
-VALIDATOR = Draft202012Validator(SCHEMA)
-ENTRY = {"sha256": "0" * 64, "size": 1}
-#: A valid manifest with every field there is.
-FULL: dict[str, Any] = {
-    "schema_version": 1,
-    "tokmarg_version": "0.1.0",
-    "model": {"id": "a/b", "revision": "abc", "licence": "MIT", "architecture": "llama"},
-    "spec": {
-        **SPEC,
-        "sources": {"template": "made up"},
-        "template": {**SPEC["template"], "strip": True, "turns": "alternating"},
-        "policy": {
-            "labels": [
-                {
-                    "id": "A",
-                    "name": "Weapons",
-                    "title": "Weapons",
-                    "definition": "Guns.",
-                    "roles": ["user", "assistant"],
-                },
-                {"id": "B", "name": "Insults"},
-            ]
-        },
-        "verdict": {**SPEC["verdict"], "leads": ["", "\n"]},
-    },
-    "graph": {
-        "layers": 1,
-        "kv_heads": 1,
-        "head_dim": 8,
-        "vocab_size": 100,
-        "head": "verdict",
-        "head_token_ids": [1, 2, 3],
-        "kv_dtype": "float16",
-        "sliding_window": 64,
-        "max_positions": 160,
-    },
-    "precision": "fp16",
-    "parity": {"max_probability_difference": 0.0, "reference": "PyTorch", "max_coverage_difference": None},
-    "guesses": [[0, -1, 5, 0.75], [1, 5, 7, 1]],
-    "files": {"model.onnx": ENTRY, "tokenizer.json": ENTRY, "prefix.safetensors": ENTRY, "model.onnx.data": ENTRY},
-}
 #: What may be left out. Of lists, what is more than one.
 OPTIONAL = {
     ("guesses",),
@@ -100,17 +56,6 @@ OPTIONAL = {
     ("files", "model.onnx.data"),
 }
 PLACES = list(places(FULL))
-
-
-def parses(document: object) -> bool:
-    try:
-        Manifest.parse(document, "manifest.json")
-        return True
-    except TokmargError as error:
-        message = str(error)
-    assert message.startswith("manifest.json: ")
-    assert message.isprintable()
-    return False
 
 
 def test_schema_is_valid_and_closed() -> None:
@@ -193,7 +138,6 @@ REFUSED: list[tuple[Place, object, str]] = [
     (("graph", "head_token_ids"), [True], r"graph\.head_token_ids: must be token ids below 100"),
     (("graph", "head_token_ids"), [-1], r"graph\.head_token_ids: must be token ids below 100"),
     (("graph", "sliding_window"), 0, r"graph\.sliding_window: must be positive, not 0"),
-    (("graph", "alone"), True, r"graph\.alone: is of an earlier tokmarg: export the bundle again"),
     (("graph", "by_content"), 1, r"graph\.by_content: must be true or false, not 1"),
     (("files", "model.onnx"), REMOVED, r"files\.model\.onnx: is missing"),
     (("files", "tokenizer.json"), REMOVED, r"files\.tokenizer\.json: is missing"),

@@ -26,7 +26,7 @@ from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.windows import EncodedRecord
+from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.results import Marginal
 from tokmarg.score_options import ScoreOptions
 from tokmarg.scoring.scorers import ExactScorer, GuardInfo

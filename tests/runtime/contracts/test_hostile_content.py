@@ -16,7 +16,7 @@ from tests.conftest import tokenizer_file
 from tests.support.documents import edited
 from tests.support.word_guard import SPEC
 from tokmarg.errors import BundleError, ContentError
-from tokmarg.prompt.builder import PART, PromptBuilder
+from tokmarg.prompt.builder import CHUNK, PromptBuilder
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.prompt.windows import windows
@@ -228,7 +228,7 @@ def test_many_short_messages_are_refused_before_they_are_encoded(monkeypatch: py
 
 def test_what_fits_is_not_refused_however_many_characters_it_has() -> None:
     """Runs of spaces are the longest tokens there are."""
-    content = "a" + " " * (3 * PART) + "a"
+    content = "a" + " " * (3 * CHUNK) + "a"
     (found,) = prompter(8000).prompts(messages_of(content))
     assert found.content_span[1] - found.content_span[0] == len(content)
     size = len(found.token_ids)
@@ -238,7 +238,7 @@ def test_what_fits_is_not_refused_however_many_characters_it_has() -> None:
 def test_windows_over_several_parts_cover_every_character() -> None:
     words = [f"w{i * 7919 % 100_003}" for i in range(30_000)]
     content = " ".join(words)
-    assert len(content) > 3 * PART
+    assert len(content) > 3 * CHUNK
     end = 0
     for (found,) in windows(prompter(4000), messages_of(content)):
         assert len(found.token_ids) <= 4000

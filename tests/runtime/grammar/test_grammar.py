@@ -4,33 +4,9 @@ import itertools
 
 import pytest
 
+from tests.support.grammars import ABC, LLAMA_GUARD, language
 from tokmarg.errors import SpecError
-from tokmarg.grammar.grammar import Grammar, State
-
-LLAMA_GUARD = [
-    {
-        "choice": [
-            {"text": "safe"},
-            {"text": "unsafe", "event": "unsafe", "then": ["\n", {"labels": "id", "separators": [","]}]},
-        ]
-    }
-]
-ABC = [("A", "Alpha"), ("B", "Beta"), ("C", "Gamma")]
-
-
-def language(grammar: Grammar) -> dict[str, int]:
-    """Every verdict with its events, by walking all moves."""
-    found: dict[str, int] = {}
-
-    def walk(state: State | None, text: str, events: int) -> None:
-        if state is None:
-            assert found.setdefault(text, events) == events
-            return
-        for move in grammar.moves(state):
-            walk(move.state, text + move.text, events | move.events)
-
-    walk(grammar.start, "", 0)
-    return found
+from tokmarg.grammar.grammar import Grammar
 
 
 def test_llama_guard_language_is_all_orders_of_all_subsets() -> None:
@@ -65,6 +41,7 @@ def test_reachable_events_shrink_along_the_path() -> None:
     grammar = Grammar.parse(LLAMA_GUARD, ABC)
     unsafe = grammar.moves(grammar.start)[1]
     assert grammar.names(grammar.reachable(grammar.start)) == ("A", "B", "C", "unsafe")
+    assert unsafe.state is not None
     a = grammar.moves(unsafe.state)[0]
     assert grammar.names(grammar.reachable(a.state)) == ("B", "C")
 

@@ -7,33 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_grammar import LLAMA_GUARD, language
+from tests.support.encoders import encoder_of
+from tests.support.grammars import language
+from tests.support.tries import EOT, S14, TAIL, build, complete_paths
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
-from tokmarg.grammar.trie import Node, Trie
-
-EOT = {"llama3": "<|eot_id|>", "gemma3": "<end_of_turn>", "qwen3": "<|im_end|>", "smollm2": "<|im_end|>"}
-TAIL = {"llama3": "", "gemma3": "model\n", "qwen3": "assistant\n", "smollm2": "assistant\n"}
-S14 = [f"S{i}" for i in range(1, 15)]
-
-
-def build(family: str, labels: list[str], *, leads: tuple[str, ...] = ("",), parts: object = LLAMA_GUARD) -> Trie:
-    grammar = Grammar.parse(parts, [(label, label) for label in labels])
-    return Trie(grammar, encoder_of(family), TAIL[family], leads, (EOT[family],))
-
-
-def complete_paths(trie: Trie) -> dict[tuple[int, ...], int]:
-    found = {}
-
-    def walk(node: Node) -> None:
-        if node.complete:
-            found[node.path] = node.certain
-        for child in trie.children(node).values():
-            walk(child)
-
-    walk(trie.root)
-    return found
+from tokmarg.grammar.trie import Trie
 
 
 @pytest.mark.parametrize("family_", FAMILIES)
@@ -67,7 +46,9 @@ def test_s1_is_certain_only_when_it_cannot_be_s10(family: str) -> None:
     if splits_digits:
         assert node.possible & trie.grammar.mask("S10")
         comma = encoder.encode_text(f"{TAIL[family]}unsafe\nS1,S2")[base:]
-        ended = trie.children(node)[encoder.token_id(EOT[family])]
+        end = encoder.token_id(EOT[family])
+        assert end is not None
+        ended = trie.children(node)[end]
         assert ended.complete
         assert trie.grammar.names(ended.certain) == ("S1", "unsafe")
         after_comma = trie.children(node)[comma[len(node.path)]]

@@ -5,63 +5,25 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.conftest import tokenizer_file
-from tests.runtime.conftest import encoder_of
+from tests.support.builders import ANSWER, CONVERSATION, QUESTION, TOKENIZER, builder_of, resolved
 from tests.support.documents import edited
+from tests.support.encoders import encoder_of
 from tests.support.word_guard import SPEC
 from tokmarg.errors import ContentError
 from tokmarg.prompt.builder import Prompt, PromptBuilder
-from tokmarg.prompt.messages import Message, messages_of
+from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
 NAMES = ["llama-guard-3-8b", "llama-guard-3-1b", "instruct"]
-TOKENIZER = {"llama-guard-3-8b": "llama3", "llama-guard-3-1b": "llama3", "instruct": "smollm2"}
-#: The chat template in SmolLM2-135M-Instruct's GGUF file.
-SMOLLM2_CHAT = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
-    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-QUESTION, ANSWER = "How do I pick a lock?", "With a tension wrench."
-CONVERSATION = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-
-
-@functools.cache
-def resolved(name: str) -> dict[str, Any]:
-    """A spec of the repository, resolved as the exporter does it."""
-    from transformers import PreTrainedTokenizerFast
-
-    from tokmarg_export.model.huggingface import LoadedModel
-    from tokmarg_export.spec_library import choose_spec, resolve_spec
-
-    smollm2 = str(tokenizer_file("smollm2"))
-    loaded = LoadedModel(
-        model=None,
-        tokenizer=PreTrainedTokenizerFast(tokenizer_file=smollm2, chat_template=SMOLLM2_CHAT),
-        tokenizer_json="",
-        chat_template=SMOLLM2_CHAT,
-        model_id="test",
-        revision=None,
-        licence=None,
-        max_positions=1024,
-        eos_token_ids=(2,),  # <|im_end|>
-    )
-    return resolve_spec(*choose_spec(name, "test"), loaded)
-
-
-@functools.cache
-def prompter_of(name: str, max_tokens: int = 2000) -> PromptBuilder:
-    return PromptBuilder(Spec.parse(resolved(name), name), encoder_of(TOKENIZER[name]), max_tokens)
 
 
 @functools.cache
@@ -70,7 +32,7 @@ def whole(family: str) -> Tokenizer:
 
 
 def prompt(name: str, content: object, role: Any = None) -> Prompt:
-    return prompter_of(name).prompts(messages_of(content, role))[0]  # type: ignore[arg-type]
+    return builder_of(name).prompts(messages_of(content, role))[0]  # type: ignore[arg-type]
 
 
 LLAMA_GUARD_3_8B_USER = """ <|begin_of_text|><|start_header_id|>user<|end_header_id|>
@@ -235,7 +197,7 @@ def test_shared_prefix_is_stored_whole(name: str, content: str) -> None:
     for role in ("user", "assistant"):
         turns = [{"role": "user", "content": content}, {"role": "assistant", "content": content}]
         ids = prompt(name, turns[:1] if role == "user" else turns).token_ids
-        prefix = prompter_of(name).prefix_ids(role)  # type: ignore[arg-type]
+        prefix = builder_of(name).prefix_ids(role)
         shared = next((i for i, (a, b) in enumerate(zip(ids, prefix, strict=False)) if a != b), len(prefix))
         # The space before the content merges with most words, and is then the content's first token.
         assert shared >= len(prefix) - 1
@@ -245,13 +207,13 @@ def test_shared_prefix_is_stored_whole(name: str, content: str) -> None:
 def test_prefix_is_the_scaffold_before_the_first_message() -> None:
     expected = LLAMA_GUARD_3_8B_USER.split(QUESTION)[0]
     ids = whole("llama3").encode(expected, add_special_tokens=False).ids
-    assert list(prompter_of("llama-guard-3-8b").prefix_ids("user")) == ids
+    assert list(builder_of("llama-guard-3-8b").prefix_ids("user")) == ids
 
 
 @pytest.mark.parametrize(("name", "tail"), [("llama-guard-3-8b", ""), ("instruct", "assistant\n")])
 def test_tail_is_what_the_verdict_follows(name: str, tail: str) -> None:
     for role in ("user", "assistant"):
-        assert prompter_of(name).tail(role) == tail  # type: ignore[arg-type]
+        assert builder_of(name).tail(role) == tail
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -298,87 +260,20 @@ def test_bare_assistant_text() -> None:
 
 def test_roles_that_a_spec_cannot_judge_or_hold() -> None:
     template = {**resolved("instruct")["template"], "roles": {"user": "User"}}
-    prompter = PromptBuilder(
+    builder = PromptBuilder(
         Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000
     )
     with pytest.raises(ContentError, match="instruct cannot judge assistant messages") as caught:
-        prompter.prompts(messages_of(CONVERSATION))[0]
+        builder.prompts(messages_of(CONVERSATION))[0]
     assert caught.value.type == "unsupported_conversation"
-    assert prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0].role == "user"
+    assert builder.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0].role == "user"
     template["messages"] = {"user": "User: {{content}}\n\n"}
-    prompter = PromptBuilder(
+    builder = PromptBuilder(
         Spec.parse({**resolved("instruct"), "template": template}, "x"), encoder_of("smollm2"), 2000
     )
     with pytest.raises(ContentError, match="instruct has no place for assistant messages") as caught:
-        prompter.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0]
+        builder.prompts(messages_of([*CONVERSATION, CONVERSATION[0]]))[0]
     assert caught.value.type == "unsupported_conversation"
-
-
-@pytest.mark.parametrize(
-    ("content", "role", "type_", "message"),
-    [
-        ("", None, "empty_text", "text is empty or blank"),
-        (" \n\t\u3000", None, "empty_text", "text is empty or blank"),
-        ([{"role": "user", "content": " "}], None, "empty_text", r"messages\[0\]\.content is empty or blank"),
-        ([*CONVERSATION, {"role": "user", "content": ""}], None, "empty_text", r"messages\[2\]\.content is empty"),
-        ("ab\ud83d", None, "invalid_encoding", "text holds a lone surrogate at character 2"),
-        (
-            [{"role": "user", "content": "\udc00"}],
-            None,
-            "invalid_encoding",
-            r"messages\[0\]\.content holds a lone surr",
-        ),
-        ("x", "system", "unknown_role", "role 'system' is not one of user, assistant"),
-        ("x", "", "unknown_role", "role '' is not one of user, assistant"),
-        ([{"role": "tool", "content": "x"}], None, "unknown_role", r"messages\[0\]\.role 'tool' is not one of"),
-        ([{"role": ["user"], "content": "x"}], None, "unknown_role", r"messages\[0\]\.role \['user'\] is not one of"),
-        ([{"content": "x"}], None, "unknown_role", r"messages\[0\]\.role None is not one of user, assistant"),
-        ([{"role": "user"}], None, "invalid_record", r"messages\[0\]\.content must be a text, not None"),
-        (
-            [{"role": "user", "content": ["x"]}],
-            None,
-            "invalid_record",
-            r"messages\[0\]\.content must be a text, not \[",
-        ),
-        (["x"], None, "invalid_record", r"messages\[0\] must be an object with role and content"),
-        ([], None, "invalid_record", "the conversation has no messages"),
-        (CONVERSATION, "user", "invalid_record", "a role was given beside messages"),
-        (None, None, "invalid_record", "content must be a text or a list of messages, not None"),
-        (7, None, "invalid_record", "content must be a text or a list of messages, not 7"),
-        (b"x", None, "invalid_record", "content must be a text or a list of messages, not b'x'"),
-        (CONVERSATION[0], None, "invalid_record", "content must be a text or a list of messages, not {'role'"),
-    ],
-)
-def test_content_that_cannot_be_read(content: Any, role: Any, type_: str, message: str) -> None:
-    with pytest.raises(ContentError, match=message) as caught:
-        messages_of(content, role)
-    assert caught.value.type == type_
-    assert len(str(caught.value)) < 200
-
-
-def test_messages_of() -> None:
-    assert messages_of(" x ") == (Message("user", " x "),)
-    assert messages_of("x", "assistant") == (Message("assistant", "x"),)
-    assert messages_of(tuple(CONVERSATION)) == (Message("user", QUESTION), Message("assistant", ANSWER))
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.sampled_from(["user"])
-MESSAGES = (
-    st.dictionaries(st.sampled_from(["role", "content", "name"]), SCALARS | st.lists(SCALARS, max_size=2)) | SCALARS
-)
-
-
-@given(SCALARS | st.lists(MESSAGES, max_size=3) | MESSAGES, st.none() | SCALARS)
-@example([{"role": "user", "content": "x" * 10**6 + "\ud800"}], None)
-def test_arbitrary_content_raises_nothing_else(content: Any, role: Any) -> None:
-    try:
-        messages = messages_of(content, role)
-    except ContentError as error:
-        message = error.to_dict()["error"]["message"]  # type: ignore[index]
-        assert json.dumps(message)
-        assert len(message) < 200
-    else:
-        assert all(m.content.strip() for m in messages)
 
 
 SPECIALS = {
@@ -417,7 +312,7 @@ def test_content_cannot_leave_its_place(name: str, data: st.DataObject) -> None:
     # Around the content the text is the scaffold's, and so are the tokens before it (its last may merge with it).
     assert found.text[: found.content_span[0]] == plain.text[: plain.content_span[0]]
     assert found.text[found.content_span[1] :] == plain.text[plain.content_span[1] :]
-    prefix = prompter_of(name).prefix_ids(found.role)
+    prefix = builder_of(name).prefix_ids(found.role)
     assert found.token_ids[: len(prefix) - 1] == prefix[:-1]
     assert [found.text[a:b] for a, b in found.message_spans] == [content.strip() for content in contents]
 
@@ -444,17 +339,17 @@ def test_messages_with_special_tokens_around_them(word_bundle: Any) -> None:
 
 
 def test_long_content_is_refused_before_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompter = prompter_of("llama-guard-3-8b", 960)
+    builder = builder_of("llama-guard-3-8b", 960)
     monkeypatch.setattr(Encoder, "encode", None)
     with pytest.raises(ContentError, match=r"the content is 10,000,000 characters; .* may take 960 tokens") as caught:
-        prompter.prompts(messages_of("x" * 10**7))[0]
+        builder.prompts(messages_of("x" * 10**7))[0]
     assert caught.value.type == "content_too_long"
 
 
 def test_limit_of_characters_refuses_nothing_that_fits() -> None:
     """The longest tokens there are: 128 spaces each."""
-    prompter = prompter_of("llama-guard-3-8b", 960)
+    builder = builder_of("llama-guard-3-8b", 960)
     longest = max(encoder_of("llama3")._plain.get_vocab(with_added_tokens=False), key=len)
     content = "a" + " " * 128 * 600 + "a"
-    assert len(longest) == prompter.encoder.longest_token == 128
-    assert len(prompter.prompts(messages_of(content))[0].token_ids) <= 960
+    assert len(longest) == builder.encoder.longest_token == 128
+    assert len(builder.prompts(messages_of(content))[0].token_ids) <= 960

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from tests.support.word_guard import SPEC
 from tokmarg import Guard
 from tokmarg.cli.render.table import Table
 from tokmarg.documents import has_surrogate
-from tokmarg.prompt.confusables import LOOK_ALIKES
-from tokmarg.prompt.delimiters import fences_of, fold
-from tokmarg.prompt.injection import SUSPICIONS, Suspicions
+from tokmarg.prompt.confusables import CONFUSABLES
+from tokmarg.prompt.delimiters import delimiters_of, fold
+from tokmarg.prompt.injection import SUSPICIONS, InjectionDetector
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import METHODS
@@ -47,12 +46,12 @@ GUARD: dict[str, Any] = {
 }
 
 
-def suspicions(spec: dict[str, Any] = GUARD) -> Suspicions:
-    return Suspicions(Spec.parse(spec, "spec"), Encoder(json.dumps(TOKENIZER)))
+def suspicions(spec: dict[str, Any] = GUARD) -> InjectionDetector:
+    return InjectionDetector(Spec.parse(spec, "spec"), Encoder(json.dumps(TOKENIZER)))
 
 
 def of(*texts: str, spec: dict[str, Any] = GUARD) -> tuple[str, ...]:
-    return suspicions(spec).of([Message("user", text) for text in texts])
+    return suspicions(spec).detect([Message("user", text) for text in texts])
 
 
 def with_grammar(grammar: list[object]) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def with_grammar(grammar: list[object]) -> dict[str, Any]:
 
 
 def test_fences_are_the_templates_own_words() -> None:
-    found = fences_of(Spec.parse(GUARD, "spec"))
+    found = delimiters_of(Spec.parse(GUARD, "spec"))
     assert found.tags == {"<s>", "[inst]", "[/inst]", "<endpolicy>", "<endconversation>"}
     assert found.openings == {"user:", "response:agent:", "agent:", "###criteria:"}
     assert found.lines == {
@@ -257,7 +256,7 @@ def test_a_fence_cannot_be_hidden_by_what_surrounds_it(text: str, padding: str) 
 
 def dressed(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
     """A text as somebody hides it: case, spaces, invisible characters, variants and look-alikes at every character."""
-    looks = {plain: [chr(c) for c in LOOK_ALIKES if LOOK_ALIKES[c] == plain] for plain in set(LOOK_ALIKES.values())}
+    looks = {plain: [chr(c) for c in CONFUSABLES if CONFUSABLES[c] == plain] for plain in set(CONFUSABLES.values())}
     found = ""
     for c in text:
         wide = chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c
@@ -271,48 +270,6 @@ def dressed(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
 def test_a_fence_cannot_be_hidden_by_its_dress(data: st.DataObject, mark: str) -> None:
     text = f"hello{dressed(data.draw, mark)}bye"
     assert "fence" in of(text), ascii(text)
-
-
-def test_look_alikes_are_of_other_scripts_and_look_like_ascii() -> None:
-    """Independent of the table's source: Unicode's own names say of many letters which one they look like."""
-    for code, plain in LOOK_ALIKES.items():
-        assert code > 127
-        assert plain.isascii()
-        assert plain == plain.lower()
-        assert not unicodedata.normalize("NFKC", chr(code)).isascii()
-    by_name = {
-        f"{script} {size} LETTER {name}": plain
-        for script, letters in {
-            "CYRILLIC": {
-                "A": "a",
-                "IE": "e",
-                "O": "o",
-                "ES": "c",
-                "ER": "p",
-                "HA": "x",
-                "U": "y",
-                "DZE": "s",
-                "JE": "j",
-            },
-            "GREEK": {"ALPHA": "a", "EPSILON": "e", "OMICRON": "o", "RHO": "p", "CHI": "x", "TAU": "t", "KAPPA": "k"},
-        }.items()
-        for size in ("SMALL", "CAPITAL")
-        for name, plain in letters.items()
-    }
-    assert {name: LOOK_ALIKES.get(ord(unicodedata.lookup(name))) for name in by_name} == by_name
-
-
-@settings(max_examples=300, deadline=None)
-@given(text=st.text(max_size=60))
-def test_folding(text: str) -> None:
-    folded = fold(text)
-    assert fold(folded) == folded
-    assert not set(" \t_\r\0\u200b") & set(folded)
-    # An independent rule for single characters: what NFKC makes ASCII is ASCII, in lower case.
-    for character in text:
-        plain = unicodedata.normalize("NFKC", character)
-        if plain.isascii() and plain.isalnum() and unicodedata.category(character) != "Cc":
-            assert fold(character) == plain.lower(), hex(ord(character))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +294,7 @@ def test_time_is_linear(text: str) -> None:
     content = text * (2 * 10**6 // len(text))
     looked = suspicions()
     began = time.process_time()
-    looked.of([Message("user", content)])
+    looked.detect([Message("user", content)])
     assert time.process_time() - began < 5
 
 
@@ -371,7 +328,7 @@ def test_a_report_changes_no_number(word_bundle: Path, monkeypatch: pytest.Monke
     rows: list[list[dict[str, object]]] = []
     for report in (None, (), tuple(SUSPICIONS)):
         if report is not None:
-            monkeypatch.setattr(Suspicions, "of", lambda *_, report=report: report)
+            monkeypatch.setattr(InjectionDetector, "detect", lambda *_, report=report: report)
         results = [guard.score(text, method=method) for text in HOSTILE for method in METHODS]
         reports.append([result.suspicious for result in results])
         rows.append([{k: v for k, v in result.to_dict().items() if k != "suspicious"} for result in results])
@@ -390,11 +347,14 @@ def test_no_number_depends_on_a_report(guard: Guard, data: st.DataObject) -> Non
     assume(not has_surrogate(content))
     looked = guard.score(content).to_dict()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Suspicions, "of", lambda *_: ())
+        patched.setattr(InjectionDetector, "detect", lambda *_: ())
         plain = guard.score(content).to_dict()
     looked.pop("suspicious", None)
     assert looked == plain
 
 
 def test_messages_may_be_anything_that_can_be_scored() -> None:
-    assert suspicions().of(messages_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])) == ()
+    assert (
+        suspicions().detect(messages_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]))
+        == ()
+    )

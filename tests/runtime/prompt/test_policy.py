@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.test_guard import assert_same
+from tests.support.results import assert_same
 from tokmarg import Guard, SpecError
-from tokmarg.prompt.policy import apply_policy
+from tokmarg.prompt.policy import apply_policy, read_policy
 
 TWO = {"labels": [{"id": "A", "name": "Apples"}, {"id": "B1", "name": "Berries", "definition": "small fruit"}]}
 
@@ -121,3 +121,9 @@ def test_labels_that_cannot_be_told_apart_are_refused_at_load(tiny_bundle: Path)
     policy = {"labels": [{"id": i, "name": i} for i in ("A", "A,B", "B")]}
     with pytest.raises(SpecError, match="A,B"):
         Guard.load(tiny_bundle, device="cpu", verify=False, policy=policy)
+
+
+def test_json_extension_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "POLICY.JSON"
+    path.write_text('{"exclude": ["A"]}')
+    assert read_policy(path) == ({"exclude": ["A"]}, str(path))

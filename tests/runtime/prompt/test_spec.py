@@ -10,10 +10,12 @@ import pytest
 from tests.support.documents import REMOVED, Place, edited
 from tests.support.word_guard import SPEC
 from tokmarg.errors import SpecError
-from tokmarg.grammar.grammar import Choice, LabelList, Option
+from tokmarg.grammar.syntax import Choice, LabelList, Option, substitute
+from tokmarg.prompt.labels import Label
 from tokmarg.prompt.policy import apply_policy
-from tokmarg.prompt.spec import Label, Spec, Verdict, substitute
+from tokmarg.prompt.spec import Spec
 from tokmarg.prompt.template import Template
+from tokmarg.prompt.verdict import VerdictSpec
 
 CHOICE: Place = ("verdict", "grammar", 0, "choice")
 LABELS: Place = (*CHOICE, 1, "then", 1)
@@ -44,7 +46,7 @@ def test_everything_is_read() -> None:
             Label("B", "Insults", "Insults", "", ("user", "assistant")),
             Label("C", "Refusals", "Refusals", "", ("assistant",)),
         ),
-        verdict=Verdict(("", "\n"), ("<|end|>",), tuple(data["verdict"]["grammar"])),
+        verdict=VerdictSpec(("", "\n"), ("<|end|>",), tuple(data["verdict"]["grammar"])),
     )
 
 
@@ -86,7 +88,9 @@ def test_an_option_may_decide_a_label() -> None:
     options = [{"text": "No"}, {"text": "Yes", "event": "unsafe", "then": [{"choice": [{"text": "", "event": "A"}]}]}]
     grammar = parse(("verdict", "grammar"), [{"choice": options}]).grammar("user")
     assert grammar.events == ("A", "B", "unsafe")
-    yes = grammar.moves(grammar.moves(grammar.start)[1].state)
+    state = grammar.moves(grammar.start)[1].state
+    assert state is not None
+    yes = grammar.moves(state)
     assert [grammar.names(move.events) for move in yes] == [("A",)]
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.prompt.test_builder import prompter_of
+from tests.support.builders import builder_of
+from tests.support.encoders import encoder_of
 from tokmarg import ContentError, Guard, Record, Result
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.messages import Message, messages_of
@@ -27,7 +27,7 @@ QUESTION = {"role": "user", "content": "Tell me a story."}
 
 
 def parts(content: Any, max_tokens: int = ROOM) -> list[Prompt]:
-    return [prompt for (prompt,) in windows(prompter_of(NAME, max_tokens), messages_of(content))]
+    return [prompt for (prompt,) in windows(builder_of(NAME, max_tokens), messages_of(content))]
 
 
 def last_text(prompt: Prompt) -> str:
@@ -69,7 +69,7 @@ def test_windows_cover_the_content_and_overlap() -> None:
 
 def test_windows_are_prompts_of_their_text() -> None:
     for prompt in parts(LONG):
-        assert prompt == prompter_of(NAME, ROOM).prompts(messages_of(last_text(prompt)))[0]
+        assert prompt == builder_of(NAME, ROOM).prompts(messages_of(last_text(prompt)))[0]
 
 
 def test_only_the_last_message_is_cut() -> None:
@@ -82,7 +82,7 @@ def test_only_the_last_message_is_cut() -> None:
 
 def test_content_that_fits_is_one_window() -> None:
     (prompt,) = parts("Hello.")
-    assert prompt == prompter_of(NAME, ROOM).prompts([Message("user", "Hello.")])[0]
+    assert prompt == builder_of(NAME, ROOM).prompts([Message("user", "Hello.")])[0]
 
 
 @pytest.mark.parametrize("earlier", [LONG, "x" * 200_000])
@@ -111,7 +111,7 @@ def test_windows_miss_no_character(characters: list[str], room: int, blanks: lis
         text.insert(min(place, len(text)), blank)
     content = "".join(text)
     assume(content.strip())
-    max_tokens = len(prompter_of(NAME).prompts([Message("user", ".")])[0].token_ids) + room
+    max_tokens = len(builder_of(NAME).prompts([Message("user", ".")])[0].token_ids) + room
     found = parts(content, max_tokens)
     check_windows(content, found, max_tokens)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokmarg.errors import ContentError
     from tokmarg.prompt.messages import Record
     from tokmarg.prompt.spec import Role
-    from tokmarg.records import Format, Place
+    from tokmarg.records import Format, InputPosition
 
 __all__ = ["STDIN", "Input", "Source"]
 

@@ -96,7 +96,7 @@ class ResumableRun:
         Raises:
             TokmargError: the last run has another fingerprint; a CSV file without the text column.
         """
-        from tokmarg.records import START, Place
+        from tokmarg.records import START, InputPosition
 
         output, format = self._output, str(self._source.format)
         run = fingerprint(
