@@ -33,8 +33,9 @@ from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.errors import ContentError
 from tokmarg.loading import prompt_builder_of
 from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import messages_of
-from tokmarg.prompt.spec import Role, Spec
+from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.huggingface import LoadedModel, load_model
 from tokmarg_export.spec_library import choose_spec, resolve_spec

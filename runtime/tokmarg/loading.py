@@ -128,7 +128,7 @@ def assemble(
         prefixes = load_prefixes(bundle.file("prefix.safetensors"), spec.roles, manifest.graph)
     else:
         prefixes = cached_prefixes(manifest, session, builder.prefixes())
-    priors = manifest.guesses if own_policy else None
+    priors = manifest.branch_priors if own_policy else None
     return GuardParts(bundle, session, spec, own_policy, calibration, encoder, builder, tries, prefixes, priors)
 
 
@@ -159,7 +159,7 @@ def build_tries(builder: PromptBuilder) -> dict[PromptKey, Trie]:
     spec, tries = builder.spec, {}
     for role in spec.roles:
         grammar = spec.grammar(role)
-        for label in builder.asked(role):
+        for label in builder.prompt_labels(role):
             tail = builder.tail(role, label)
             tries[role, label] = Trie(grammar, builder.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
     return tries
@@ -179,7 +179,7 @@ def check_sizes(where: Path, graph: GraphContract, builder: PromptBuilder, tries
     encoder, columns = builder.encoder, graph.columns
     terminators = builder.spec.verdict.terminators
     ends = [token for text in terminators if (token := encoder.token_id(text)) is not None]
-    ends += builder.specials()
+    ends += builder.special_ids()
     for (role, _), trie in tries.items():
         prefix = builder.prefix_ids(role)
         if len(prefix) >= builder.max_tokens:

@@ -17,10 +17,11 @@ from tokmarg.engine.prefix_cache import shared_tokens
 from tokmarg.engine.sequence import Sequence
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.encoded_record import EncodedRecord
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Message, Record, messages_of
-from tokmarg.prompt.windows import EncodedRecord, longest, windows
+from tokmarg.prompt.windows import longest, windows
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.first_label import FirstLabelSearch
 from tokmarg.scoring.free_decoding import PathReader
@@ -49,7 +50,7 @@ class Pipeline:
     def __init__(self, parts: GuardParts) -> None:
         self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
         self._columns = parts.bundle.manifest.graph.columns
-        self._suspicions = Suspicions(parts.spec, parts.encoder)
+        self._detector = InjectionDetector(parts.spec, parts.encoder)
         self._engine = engine_for(parts.session, parts.prefixes, parts.own_policy)
         labels = tuple(label.id for label in parts.spec.labels)
         self._info = GuardInfo(labels, parts.spec.events, parts.bundle.manifest.model_id)
@@ -158,14 +159,14 @@ class Pipeline:
 
     def _encode(self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow) -> EncodedRecord:
         try:
-            return EncodedRecord(record.id, (self.prompts(messages),), False, self._suspicions.of(messages))
+            return EncodedRecord(record.id, (self.prompts(messages),), False, self._detector.detect(messages))
         except ContentError as error:
             if on_overflow != "window" or error.type != "content_too_long":
                 raise
         overlapping = tuple(windows(self._prompt_builder, messages))
         if not overlapping:  # a tokenizer may drop every character of a text
             raise ContentError("empty_text", "the last message has no tokens")
-        return EncodedRecord(record.id, overlapping, True, self._suspicions.of(messages))
+        return EncodedRecord(record.id, overlapping, True, self._detector.detect(messages))
 
     def prompts(self, messages: GenericSequence[Message]) -> tuple[Prompt, ...]:
         """The prompts of a content that fits into the context window.

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import BinaryIO, Literal
 
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Record
-from tokmarg.prompt.spec import Role
 
 from .documents import unique_json
 from .errors import ContentError, TokmargError

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.grammar.test_trie import complete_paths
 from tests.support.searches import brute_force
-from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, parts_of, spec_of, trie_of
+from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, spec_of, trie_of
+from tests.support.tries import complete_paths
+from tests.support.verdict_parsers import Labels, expected
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie

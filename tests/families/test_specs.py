@@ -21,6 +21,7 @@ from tokmarg.cli.render.table import Table
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.loading import VERDICT_TOKENS, prompt_builder_of
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg_export.errors import ExportError

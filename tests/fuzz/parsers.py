@@ -27,7 +27,7 @@ from tokmarg.documents import Fields
 from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
-from tokmarg.prompt.injection import Suspicions
+from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.messages import Message, Record, messages_of
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec

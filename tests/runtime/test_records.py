@@ -11,7 +11,7 @@ import pytest
 
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.prompt.messages import Record
-from tokmarg.records import FORMATS, format_of, read_records, read_texts
+from tokmarg.records import FORMATS, Format, format_of, read_records, read_texts
 
 
 def read(data: bytes, format: Format, **options: Any) -> list[Any]:

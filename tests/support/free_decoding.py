@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import EOT, S14, build
+from tests.support.encoders import encoder_of
+from tests.support.tries import EOT, S14, build
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import PathReader
 from tokmarg.scoring.greedy import GreedySearch

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from tokmarg.grammar.trie import Node, Trie
+from tokmarg.grammar.node import Node
+from tokmarg.grammar.trie import Trie
 from tokmarg.scoring.exact import ExactSearch, Marginals
 
 VOCABULARY = 128_256

@@ -180,7 +180,7 @@ def _graph() -> onnx.ModelProto:
 
 def _prefixes(folder: Path) -> dict[str, np.ndarray]:
     spec = Spec.parse(SPEC, "words")
-    prompter = PromptBuilder(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
+    builder = PromptBuilder(spec, Encoder((folder / "tokenizer.json").read_text(encoding="utf-8")), CONTEXT)
     tensors: dict[str, np.ndarray] = {}
     for role in spec.roles:
         ids = np.array(builder.prefix_ids(role), dtype=np.int64)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokmarg.bundle.graph_contract import GraphContract
-from tokmarg.prompt.spec import Role
+from tokmarg.prompt.labels import Role
 
 from .batch import PACK_TOKENS, Logits, TreeBatch
 from .executor import PassExecutor

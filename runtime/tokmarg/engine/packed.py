@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tokmarg.prompt.spec import Role
+from tokmarg.prompt.labels import Role
 
 from .batch import PACK_TOKENS, Logits, TreeBatch
 from .batch_invariant import BatchInvariantEngine

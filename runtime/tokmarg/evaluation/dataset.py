@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokmarg.documents import Fields, read_document
+from tokmarg.documents import Fields
 from tokmarg.errors import ContentError, SpecError, TokmargError
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Record

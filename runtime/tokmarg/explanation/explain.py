@@ -24,8 +24,8 @@ from typing import Unpack
 from tokmarg.documents import to_json
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
+from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Message, messages_of
-from tokmarg.prompt.spec import Role
 from tokmarg.results import Marginal
 from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.exact import Bounds, Marginals

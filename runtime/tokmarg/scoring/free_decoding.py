@@ -115,7 +115,7 @@ class PathReader:
         node = None if path.node is None else self.trie.children(path.node).get(token)
         if path.node is None or node is None:
             return DecodedPath(token, path, None, text, completed | bit, open)
-        spelt = self.trie.spelt(node, path.spelt)
+        spelt = self.trie.spelled_events(node, path.spelt)
         certain = node.certain & spelt & ~(path.node.certain & path.spelt)
         return DecodedPath(token, path, node, text, completed | certain & self.counted & ~self._extensible, open, spelt)
 

@@ -19,7 +19,6 @@ from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.prompt.labels import Role
-from tokmarg.prompt.windows import EncodedRecord
 from tokmarg.results import Marginal, MethodResult, Result, Thresholds
 from tokmarg.score_options import ScoreOptions
 

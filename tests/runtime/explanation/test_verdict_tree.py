@@ -12,13 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.families.test_grammars import expected
-from tests.families.test_grammars import verdicts as language_of
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_grammar import language
-from tests.runtime.grammar.test_trie import EOT, TAIL, build
+from tests.support.encoders import encoder_of
+from tests.support.grammars import language
 from tests.support.searches import VOCABULARY, RandomModel
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
+from tests.support.tries import EOT, TAIL, build
+from tests.support.verdict_parsers import expected
+from tests.support.verdict_parsers import verdicts as language_of
 from tokmarg.explanation.verdict_tree import HESITATION, VerdictNode, complete_verdicts, verdict_tree
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.labels import Role

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.runtime.grammar.test_trie import build
 from tests.support.free_decoding import RandomLogits, reader_of, run
+from tests.support.tries import build
 from tokmarg.grammar.trie import Node
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import DecodedPath, PathReader

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import build
+from tests.support.encoders import encoder_of
 from tests.support.searches import VOCABULARY, RandomModel, brute_force
+from tests.support.tries import build
 from tokmarg.errors import ContentError
 from tokmarg.grammar.trie import Node
 from tokmarg.scoring.exact import ExactSearch

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import S14, TAIL, build
+from tests.support.encoders import encoder_of
 from tests.support.free_decoding import SPLITS
 from tests.support.searches import RandomModel
+from tests.support.tries import S14, TAIL, build
 from tokmarg.errors import ContentError, SpecError
 from tokmarg.scoring.first_label import FirstLabelSearch
 from tokmarg.scoring.probabilities import softmax

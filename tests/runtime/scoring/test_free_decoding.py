@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from tests.runtime.conftest import encoder_of
-from tests.runtime.grammar.test_trie import EOT, TAIL
+from tests.support.encoders import encoder_of
 from tests.support.free_decoding import SPLITS, RandomLogits, reader_of, run
 from tests.support.published import Published
+from tests.support.tries import EOT, TAIL
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import DecodedPath, PathReader
 from tokmarg.scoring.greedy import GreedySearch

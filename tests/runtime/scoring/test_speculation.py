@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.grammar.test_trie import build
 from tests.support.searches import VOCABULARY, RandomModel
+from tests.support.tries import build
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.speculation import BranchEstimates
 

@@ -16,8 +16,8 @@ from .isatty import is_terminal
 
 if TYPE_CHECKING:
     from tokmarg.errors import ContentError
+    from tokmarg.prompt.labels import Role
     from tokmarg.prompt.messages import Record
-    from tokmarg.prompt.spec import Role
     from tokmarg.records import Format, InputPosition
 
 __all__ = ["STDIN", "Input", "Source"]
@@ -88,7 +88,7 @@ class Source:
             stream = stack.enter_context(open(self.path, "rb"))  # noqa: SIM115 (closed by the stack)
         return self.read(stream, role, START)
 
-    def read(self, stream: BinaryIO, role: Role | None, start: Place) -> Input:
+    def read(self, stream: BinaryIO, role: Role | None, start: InputPosition) -> Input:
         """The records of an opened input, from ``start`` on.
 
         Raises:

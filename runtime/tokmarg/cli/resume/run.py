@@ -21,7 +21,7 @@ from .journal import JOURNAL, Checkpoint
 
 if TYPE_CHECKING:
     from tokmarg.guard import Guard
-    from tokmarg.prompt.spec import Role
+    from tokmarg.prompt.labels import Role
     from tokmarg.results import Thresholds
 
 __all__ = ["ResumableRun", "restore_tally"]
@@ -106,7 +106,7 @@ class ResumableRun:
         place, tally = START, Tally()
         if (checkpoint := output.checkpoint) is not None:
             lines = count_lines(self._file, checkpoint.input) if format == "csv" else 0
-            place = Place(checkpoint.records, checkpoint.input, lines)
+            place = InputPosition(checkpoint.records, checkpoint.input, lines)
             tally = restore_tally(checkpoint, self._output_name)
         self._reader = HashingReader(self._file, place.bytes)
         stream = io.BufferedReader(self._reader, _READ_SIZE)
