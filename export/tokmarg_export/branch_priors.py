@@ -8,12 +8,12 @@ from tokmarg.errors import ContentError
 from tokmarg.guard import Guard
 from tokmarg.prompt.messages import Content
 
-__all__ = ["usual_shares"]
+__all__ = ["mean_branch_shares"]
 
 _DIGITS = 4
 
 
-def usual_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]:
+def mean_branch_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]:
     """Mean shares of verdict tokens over typical contents, as rows of the manifest's ``guesses``.
 
     Raises:

@@ -28,11 +28,12 @@ from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
 from tokmarg.scoring.scorers import PromptKey
 from tokmarg.tokenizer import Encoder
-from tokmarg_export.graph.export import Precision, export_graph, graph_contract
+from tokmarg_export.graph.contract import Precision, graph_contract
+from tokmarg_export.graph.export import export_graph
 from tokmarg_export.model.huggingface import LoadedModel
-from tokmarg_export.quantization.gptq import Typical
+from tokmarg_export.quantization.gptq import CalibrationPrompt
 
-from .branch_priors import usual_shares
+from .branch_priors import mean_branch_shares
 from .errors import ExportError
 from .parity import PROBES, Parity, measure_parity
 
@@ -91,7 +92,7 @@ def build_bundle(
         folder = Path(scratch) / "bundle"
         unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
         prompts = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
-        typical: list[Typical] | None = None
+        typical: list[CalibrationPrompt] | None = None
         if prompts and precision == "int8":
             typical = [
                 (each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts
@@ -143,7 +144,7 @@ def build_bundle(
                 progress("asking the guard what it usually says")
                 asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
                 contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
-                manifest["guesses"] = usual_shares(Guard(Bundle.open(folder), session), contents)
+                manifest["guesses"] = mean_branch_shares(Guard(Bundle.open(folder), session), contents)
                 _write_manifest(folder, manifest)
             parity = None
             if verify:

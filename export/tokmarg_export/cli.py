@@ -17,7 +17,7 @@ from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch
     from tokmarg.prompt.messages import Message
-    from tokmarg_export.graph.export import Precision
+    from tokmarg_export.graph.contract import Precision
 
 __all__ = ["main"]
 

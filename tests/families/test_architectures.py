@@ -17,8 +17,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.export.graph.test_export import FAMILY, tiny
 from tests.families.test_grammars import ALTERNATIVES, read, verdicts
+from tests.support.graphs import FAMILY, tiny
 from tests.support.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
 from tokmarg import Guard, Marginal, Result, SpecError, TokmargError
 from tokmarg.prompt.builder import Prompt

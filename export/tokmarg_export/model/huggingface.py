@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from tokmarg_export.errors import ExportError
-from tokmarg_export.graph.export import SUPPORTED_MODEL_TYPES, check_supported
+from tokmarg_export.graph.contract import SUPPORTED_MODEL_TYPES, check_supported
 
 from .gguf import apply_rope_factors, read_field, special_token, tokenizer_json
 
