@@ -1,4 +1,4 @@
-"""The contract of a graph, read off the loaded model; and which models can be exported at all."""
+"""Graph contract: layers, heads, precision and inputs of the exported graph; and which models can be exported."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tokmarg_export.errors import ExportError
 from .llama_graph import llama_graph_mismatch
 from .traced import DICT_MASK_TYPES
 
-__all__ = ["SUPPORTED_MODEL_TYPES", "Precision", "check_supported", "graph_contract"]
+__all__ = ["SUPPORTED_MODEL_TYPES", "Precision", "check_model_type", "check_supported", "graph_contract"]
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
-# The families whose graph is tested for equality with PyTorch.
+#: The families whose graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
 
-# Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
+#: Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 
@@ -31,9 +31,16 @@ def graph_contract(
     precision: Precision,
     verdict_token_ids: Sequence[int] | None = None,
 ) -> GraphContract:
-    """Read the contract off a causal LM. `verdict_token_ids`: of a second output layer, which fused graphs can have.
+    """The contract of the graph of a causal LM.
 
-    Raises ExportError for an architecture that is not supported, or head token ids outside the output layer.
+    Args:
+        model: the model.
+        head_token_ids: the only rows of the output layer to keep; None = all.
+        precision: of the graph.
+        verdict_token_ids: of a second output layer, which only graphs written operator by operator have.
+
+    Raises:
+        ExportError: the architecture is not supported, or head token ids are outside the output layer.
     """
     config = model.config
     check_supported(model)
@@ -63,12 +70,17 @@ def graph_contract(
     )
 
 
-def check_supported(model: PreTrainedModel) -> None:
-    """Raise ExportError unless the model's family, rotary embedding and attention can be traced truly."""
-    config = model.config
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
+def check_model_type(model_type: str) -> None:
+    """Raise ExportError unless this is the name of a supported model family."""
+    if model_type not in SUPPORTED_MODEL_TYPES:
         supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise ExportError(f"model_type {config.model_type!r} cannot be exported; supported are {supported}.")
+        raise ExportError(f"model_type {model_type!r} cannot be exported; supported are {supported}.")
+
+
+def check_supported(model: PreTrainedModel) -> None:
+    """Raise ExportError unless the exporter handles the model's family, rotary embedding and attention."""
+    config = model.config
+    check_model_type(config.model_type)
     scaling = getattr(config, "rope_scaling", None) or {}
     rope = scaling.get("rope_type", scaling.get("type", "default"))
     if rope in _LENGTH_DEPENDENT_ROPE:
