@@ -1,4 +1,4 @@
-"""What a guard usually says, for its manifest: see :mod:`tokmarg.scoring.speculation`."""
+"""Branch priors of a guard for its manifest, the mean shares of verdict tokens over calibration texts: see :mod:`tokmarg.scoring.speculation`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _DIGITS = 4
 
 
 def mean_branch_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]:
-    """Mean shares of verdict tokens over typical contents, as rows of the manifest's ``guesses``.
+    """Mean shares of verdict tokens over calibration contents, as rows of the manifest's ``guesses``.
 
     Raises:
         ContentError: a content cannot be scored.
     """
     sums: dict[tuple[int, int, int], tuple[float, int]] = {}
-    for found in guard.unfold(contents):
-        if isinstance(found, ContentError):
-            raise found
-        for _, _, search in found:
+    for searches in guard.unfold(contents):
+        if isinstance(searches, ContentError):
+            raise searches
+        for _, _, search in searches:
             for key, (total, count) in search.habits.totals().items():
                 before, times = sums.get(key, (0.0, 0))
                 sums[key] = (before + total, times + count)

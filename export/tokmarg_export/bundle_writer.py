@@ -41,8 +41,8 @@ __all__ = ["build_bundle"]
 
 Progress = Callable[[str], None]
 
-#: Typical contents that the guard is asked about, at most: means change little beyond.
-_ASKED = 200
+#: Calibration texts that branch priors are measured on, at most: means change little beyond.
+_PRIOR_TEXTS = 200
 
 
 def build_bundle(
@@ -68,8 +68,8 @@ def build_bundle(
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace what is at ``out``.
-        texts: typical conversations: what the guard usually says of those is kept, and int8 weights are rounded for
-            them; None = neither.
+        texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 weights are
+            rounded for them; None = neither.
         progress: called with a line of text at each step.
 
     Returns:
@@ -92,12 +92,12 @@ def build_bundle(
         folder = Path(scratch) / "bundle"
         unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
         prompts = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
-        typical: list[CalibrationPrompt] | None = None
+        calibration: list[CalibrationPrompt] | None = None
         if prompts and precision == "int8":
-            typical = [
+            calibration = [
                 (each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts
             ]
-            progress(f"reading {len(typical)} prompts, and rounding for them")
+            progress(f"reading {len(calibration)} prompts, and rounding for them")
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
             loaded.model,
@@ -106,7 +106,7 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
-            prompts=typical,
+            prompts=calibration,
             unrounded=unrounded,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
@@ -142,8 +142,8 @@ def build_bundle(
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")
-                asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
-                contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
+                sample = random.Random(0).sample(texts, min(len(texts), _PRIOR_TEXTS))
+                contents = [[{"role": each.role, "content": each.content} for each in text] for text in sample]
                 manifest["guesses"] = mean_branch_shares(Guard(Bundle.open(folder), session), contents)
                 _write_manifest(folder, manifest)
             parity = None

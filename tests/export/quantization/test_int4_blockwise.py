@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.graphs import cpu_session, exported, reference_logits, tiny, tree_logits
 from tokmarg import Guard
+from tokmarg.engine.cpu import int8_products_saturate
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.model.huggingface import load_model
 from tokmarg_export.quantization.int4_blockwise import BLOCK, pack_blocks, quantize_blockwise
@@ -122,10 +123,17 @@ def test_weights_become_bytes_and_a_table_is_kept_once() -> None:
 def test_rows_do_not_see_each_other(bits: Any) -> None:
     model = small_model()
     quantize_blockwise(model, bits)
-    together = run(model, [1, 2, 3, 4, 5, 6, 7])
-    for i, token in enumerate([1, 2, 3, 4, 5, 6, 7]):
-        for a, b in zip(run(model, [token]), together, strict=True):
+    tokens = [1, 2, 3, 4, 5, 6, 7]
+    together = run(model, tokens)
+    for i, token in enumerate(tokens):
+        for a, b in zip(run(model, [token, 0]), together, strict=True):
             np.testing.assert_array_equal(a[0], b[i])
+        for a, b in zip(run(model, [token]), together, strict=True):
+            if bits == 4 and int8_products_saturate():
+                # Without VNNI one row of 4 bits is summed in another order (see the module): 6e-6 measured.
+                np.testing.assert_allclose(a[0], b[i], rtol=0, atol=2e-5)
+            else:
+                np.testing.assert_array_equal(a[0], b[i])
 
 
 def test_a_row_of_zeros_stays_zero() -> None:
