@@ -1,4 +1,7 @@
-"""Branch priors of a guard for its manifest, the mean shares of verdict tokens over calibration texts: see :mod:`tokmarg.scoring.speculation`."""
+"""Branch priors for the manifest: mean shares of verdict tokens over calibration texts.
+
+A search evaluates the likely nodes ahead by them, see :mod:`tokmarg.scoring.speculation`.
+"""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def _licence_of_card(card: Path | str | object | None) -> str | None:
 
 
 def _refuse_missing_path(path: Path, source: str) -> None:
-    """Refuse what can only be a path, before the hub is asked for it."""
+    """Refuse a source that can only be a path and does not exist, before a request to the hub."""
     looks_like_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
     if looks_like_path and not path.exists():
         raise ExportError(f"{source} does not exist.")

@@ -35,7 +35,7 @@ def small_model(gamma: float, usual: InputStatistics | None = None) -> onnx.Mode
     """n = norm of x; u = n W, v = n V; z = x W.
 
     W has two names: on AVX2 without VNNI, onnxruntime's exact path converts a weight for each product that reads it,
-    and cannot load a graph in which two do ("Attempt to replace the existing tensor", 1.32). No exported graph has such.
+    and cannot load a graph in which two do ("Attempt to replace the existing tensor", 1.32). Exported ones have not.
     """
     nodes = [
         helper.make_node("SimplifiedLayerNormalization", ["x", "gamma"], ["n"], axis=-1, epsilon=1e-6),
