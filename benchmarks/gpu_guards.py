@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tokmarg_export.graph.export import Precision
+from tokmarg_export.graph.contract import Precision
 from tokmarg_export.model.huggingface import LoadedModel
 
 #: Where tests keep the tokenizers that they fetch.

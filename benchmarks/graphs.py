@@ -68,7 +68,7 @@ def exported(scratch: Path) -> list[Path]:
         ("fp32-traced", "fp32", False), ("fp32", "fp32", True), ("int8", "int8", True), ("int4", "int4", True),
     ):  # fmt: skip
         folders.append(scratch / name)
-        build.export_graph = lambda *a, fused=fused, **k: export_graph(*a, fused=fused, **k)
+        build.export_graph = lambda *a, trace=not fused, **k: export_graph(*a, trace=trace, **k)
         parity = build.build_bundle(loaded, resolved, folders[-1], precision=precision)
         worst, mean = parity.max_probability_difference, parity.mean_probability_difference
         print(f"{name}: |dP| at most {worst:.1e}, mean {mean:.1e}")

@@ -1,4 +1,7 @@
-"""What a guard usually says, for its manifest: see :mod:`tokmarg.scoring.speculation`."""
+"""Branch priors for the manifest: mean shares of verdict tokens over calibration texts.
+
+A search evaluates the likely nodes ahead by them, see :mod:`tokmarg.scoring.speculation`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from tokmarg.errors import ContentError
 from tokmarg.guard import Guard
 from tokmarg.prompt.messages import Content
 
-__all__ = ["usual_shares"]
+__all__ = ["mean_branch_shares"]
 
 _DIGITS = 4
 
 
-def usual_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]:
-    """Mean shares of verdict tokens over typical contents, as rows of the manifest's ``guesses``.
+def mean_branch_shares(guard: Guard, contents: Iterable[Content]) -> list[list[float]]:
+    """Mean shares of verdict tokens over calibration contents, as rows of the manifest's ``guesses``.
 
     Raises:
         ContentError: a content cannot be scored.

@@ -28,11 +28,12 @@ from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
 from tokmarg.scoring.scorers import PromptKey
 from tokmarg.tokenizer import Encoder
-from tokmarg_export.graph.export import Precision, export_graph, graph_contract
+from tokmarg_export.graph.contract import Precision, graph_contract
+from tokmarg_export.graph.export import export_graph
 from tokmarg_export.model.huggingface import LoadedModel
-from tokmarg_export.quantization.gptq import Typical
+from tokmarg_export.quantization.gptq import CalibrationPrompt
 
-from .branch_priors import usual_shares
+from .branch_priors import mean_branch_shares
 from .errors import ExportError
 from .parity import PROBES, Parity, measure_parity
 
@@ -40,8 +41,8 @@ __all__ = ["build_bundle"]
 
 Progress = Callable[[str], None]
 
-#: Typical contents that the guard is asked about, at most: means change little beyond.
-_ASKED = 200
+#: Calibration texts that branch priors are measured on, at most: means change little beyond.
+_PRIOR_TEXTS = 200
 
 
 def build_bundle(
@@ -67,8 +68,8 @@ def build_bundle(
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace what is at ``out``.
-        texts: typical conversations: what the guard usually says of those is kept, and int8 weights are rounded for
-            them; None = neither.
+        texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 weights are
+            rounded for them; None = neither.
         progress: called with a line of text at each step.
 
     Returns:
@@ -90,13 +91,11 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
-        prompts = [prompt for text in texts or () for prompt in _prompts(prompter, text)]
-        typical: list[Typical] | None = None
-        if prompts and precision == "int8":
-            typical = [
-                (each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts
-            ]
-            progress(f"reading {len(typical)} prompts, and rounding for them")
+        calibration = _calibration_prompts(prompter, texts or ())  # in all precisions: a text may be unfit to be scored
+        if precision != "int8":
+            calibration = []
+        if calibration:
+            progress(f"reading {len(calibration)} prompts, and rounding for them")
         progress(f"writing the graph ({precision}, {head} head)")
         form = export_graph(
             loaded.model,
@@ -105,19 +104,12 @@ def build_bundle(
             precision=precision,
             max_file_size=max_file_size,
             verdict_token_ids=contract.verdict_token_ids,
-            prompts=typical,
+            prompts=calibration or None,
             unrounded=unrounded,
         )
         (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "tokmarg_version": __version__,
-            "model": {
-                "id": loaded.model_id,
-                "revision": loaded.revision,
-                "licence": loaded.licence,
-                "architecture": loaded.model.config.model_type,
-            },
+            **_origin(loaded),
             "spec": resolved,
             "graph": asdict(contract),
             "precision": precision,
@@ -128,16 +120,8 @@ def build_bundle(
             progress("computing the policy prefix")
             save_file({}, folder / "prefix.safetensors")
             _write_manifest(folder, manifest)
-            opened = Bundle.open(folder)
-            session = Session(opened, "cpu")
-            # Every content reads the prefix: with the weights as they were it carries no error of their rounding. Half
-            # precision for its keys and values costs no accuracy that could be seen beside weights of 8 bits.
-            if unrounded is None:
-                prefixes = compute_prefixes(session, prompter.prefixes())
-            else:
-                prefixes = compute_prefixes(_session(unrounded, opened.manifest), prompter.prefixes())
-                shutil.rmtree(unrounded)  # as large as the model in fp32
-            save_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
+            session = Session(Bundle.open(folder), "cpu")
+            _write_prefixes(session, prompter, unrounded, folder)
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")
@@ -154,14 +138,7 @@ def build_bundle(
                 _write_manifest(folder, manifest)
         except TokmargError as error:
             raise ExportError(str(error)) from error
-        mode = (folder / MANIFEST).stat().st_mode
-        for path in folder.iterdir():  # some writers make files that only their owner may read
-            path.chmod(mode)
-        if out.is_dir():
-            shutil.rmtree(out)
-        elif out.exists():
-            out.unlink()
-        folder.rename(out)
+        _move(folder, out)
     return parity
 
 
@@ -190,11 +167,63 @@ def _session(folder: Path, manifest: Manifest) -> Session:
     return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
 
 
+def _origin(loaded: LoadedModel) -> dict[str, Any]:
+    """The manifest's first fields: versions, and where the model comes from."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tokmarg_version": __version__,
+        "model": {
+            "id": loaded.model_id,
+            "revision": loaded.revision,
+            "licence": loaded.licence,
+            "architecture": loaded.model.config.model_type,
+        },
+    }
+
+
+def _calibration_prompts(prompter: PromptBuilder, texts: Sequence[Sequence[Message]]) -> list[CalibrationPrompt]:
+    prompts = [prompt for text in texts for prompt in _prompts(prompter, text)]
+    return [(each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts]
+
+
 def _prompts(prompter: PromptBuilder, text: Sequence[Message]) -> tuple[Prompt, ...]:
     try:
         return prompter.prompts(text)
     except ContentError as error:
         raise ExportError(f"a typical text cannot be scored: {error}") from None
+
+
+def _write_prefixes(session: Session, prompter: PromptBuilder, unrounded: Path | None, folder: Path) -> None:
+    """Compute and store the policy prefixes; the unrounded graph, where there is one, is deleted afterwards.
+
+    Every content reads the prefix: with unrounded weights it carries no error of their rounding. Half precision for
+    its keys and values costs no accuracy that could be seen beside weights of 8 bits.
+    """
+    if unrounded is None:
+        prefixes = compute_prefixes(session, prompter.prefixes())
+    else:
+        manifest = Bundle.open(folder).manifest
+        prefixes = compute_prefixes(_session(unrounded, manifest), prompter.prefixes())
+        shutil.rmtree(unrounded)  # as large as the model in fp32
+    save_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
+
+
+def _branch_priors(guard: Guard, texts: Sequence[Sequence[Message]]) -> list[list[float]]:
+    sample = random.Random(0).sample(texts, min(len(texts), _PRIOR_TEXTS))
+    contents = [[{"role": each.role, "content": each.content} for each in text] for text in sample]
+    return mean_branch_shares(guard, contents)
+
+
+def _move(folder: Path, out: Path) -> None:
+    """Put the finished folder in the place of what is at ``out``."""
+    mode = (folder / MANIFEST).stat().st_mode
+    for path in folder.iterdir():  # some writers make files that only their owner may read
+        path.chmod(mode)
+    if out.is_dir():
+        shutil.rmtree(out)
+    elif out.exists():
+        out.unlink()
+    folder.rename(out)
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

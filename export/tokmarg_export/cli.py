@@ -17,7 +17,7 @@ from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch
     from tokmarg.prompt.messages import Message
-    from tokmarg_export.graph.export import Precision
+    from tokmarg_export.graph.contract import Precision
 
 __all__ = ["main"]
 
@@ -108,7 +108,7 @@ def export(
         raise ExportError("--device cuda: PyTorch finds no CUDA device here")
     if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
         raise ExportError(f"{output} exists and is not empty; --force replaces it")
-    typical = None if texts is None else _typical(texts)
+    conversations = None if texts is None else _read_texts(texts)
     progress = _Progress()
     progress(f"loading {model}")
     loaded = load_model(model, gguf_file=gguf_file, adapters=adapters)
@@ -126,7 +126,7 @@ def export(
         head=cast(Literal["full", "verdict"], head),
         verify=not no_verify,
         force=force,
-        texts=typical,
+        texts=conversations,
         progress=progress,
     )
     progress.done()
@@ -141,7 +141,7 @@ def export(
         )
 
 
-def _typical(path: Path) -> list[list[Message]]:
+def _read_texts(path: Path) -> list[list[Message]]:
     """The conversations of a file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Does the bundle say what PyTorch says? Measured at export and recorded in the manifest.
+"""Parity: how far a bundle's probabilities are from PyTorch's, measured at export and recorded in the manifest.
 
 The reference shares nothing with the runtime's engine: each trie node's logits come from PyTorch's own forward over the
 whole prompt and the node's path, without tree mask, stored prefix or packing.
@@ -120,7 +120,7 @@ def _marginal(result: Result, event: str) -> Marginal | None:
 
 
 def conversation(spec: Spec, text: str) -> list[dict[str, str]]:
-    """The text as a message of the first role that the guard judges, behind a question where it is an answer."""
+    """The text as a message of the first role that the guard judges, after a question where it is an answer."""
     role = spec.roles[0]
     before = [{"role": "user", "content": "Hello."}] if role == "assistant" and spec.template.turns != "any" else []
     return [*before, {"role": role, "content": text}]

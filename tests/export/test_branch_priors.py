@@ -12,7 +12,7 @@ import torch
 
 from tokmarg import Guard
 from tokmarg.prompt.messages import messages_of
-from tokmarg_export.branch_priors import usual_shares
+from tokmarg_export.branch_priors import mean_branch_shares
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.model.huggingface import load_model
 from tokmarg_export.spec_library import choose_spec, resolve_spec
@@ -67,6 +67,6 @@ def test_many_prompts_are_asked_in_packs(built: Path) -> None:
     # Further down means are of what was evaluated, ahead too, and packs evaluate less ahead.
     many, few = (
         {(certain, before, token): share for certain, before, token, share in rows if not certain}
-        for rows in (usual_shares(guard, contents), guesses(built))
+        for rows in (mean_branch_shares(guard, contents), guesses(built))
     )
     assert many == pytest.approx(few, abs=2e-4)

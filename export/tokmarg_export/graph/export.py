@@ -1,4 +1,4 @@
-"""The ONNX graph of a guard: one forward pass over new tokens behind cached ones, under an explicit mask.
+"""Export of a model as the ONNX graph of a guard: one forward pass over new tokens, given cached ones, under a mask.
 
 Inputs (S new tokens, P cached ones, K positions of interest; S, P and K are dynamic, P may be 0):
 
@@ -22,7 +22,7 @@ with a window) and nothing reads the first. Keys and values have the precision o
 float16).
 
 Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. What a model does
-behind the output layer (Gemma 2 caps logits, Granite scales them) is in the graph.
+after the output layer (Gemma 2 caps logits, Granite scales them) is in the graph.
 
 Models of Llama's shape get a graph that is written operator by operator (`tokmarg_export.graph.llama_graph`); the
 forward of all others is traced (`tokmarg_export.graph.traced`). Same contract, same numbers, more nodes.
@@ -31,10 +31,9 @@ forward of all others is traced (`tokmarg_export.graph.traced`). Same contract, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import onnx
 import torch
@@ -42,82 +41,21 @@ from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
-from tokmarg_export.quantization.gptq import Typical, usual_inputs
-from tokmarg_export.quantization.int4_blockwise import Bits, quantize
-from tokmarg_export.quantization.int8_per_row import quantize_rows
+from tokmarg_export.quantization.gptq import CalibrationPrompt, InputStatistics, collect_input_statistics
+from tokmarg_export.quantization.int4_blockwise import Bits, quantize_blockwise
+from tokmarg_export.quantization.int8_per_row import quantize_per_row
 
-from .llama_graph import emit_graph, why_not_fused
+from .contract import Precision, graph_contract
+from .llama_graph import build_llama_graph, llama_graph_mismatch
 from .onnx_writer import finish_onnx_file, save_onnx, state_interface
 from .optimum_export import onnx_config_for, run_optimum
-from .order_invariant_attention import steady_attention
-from .rotated_graph import emit_rotated_graph
-from .traced import DICT_MASK_TYPES, ScoringPass, as_traceable
+from .order_invariant_attention import make_attention_order_invariant
+from .rotated_graph import build_rotated_graph
+from .traced import ScoringPass, as_traceable
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
+__all__ = ["export_graph"]
 
 _BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
-
-# The families whose graph is tested for equality with PyTorch.
-SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
-
-# Rotary embeddings whose frequencies depend on the input's length: tracing would freeze those of the example.
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
-
-
-def graph_contract(
-    model: PreTrainedModel,
-    *,
-    head_token_ids: Sequence[int] | None,
-    precision: Precision,
-    verdict_token_ids: Sequence[int] | None = None,
-) -> GraphContract:
-    """Read the contract off a causal LM. `verdict_token_ids`: of a second output layer, which fused graphs can have.
-
-    Raises ExportError for an architecture that is not supported, or head token ids outside the output layer.
-    """
-    config = model.config
-    check_supported(model)
-    vocab_size = int(model.get_output_embeddings().weight.shape[0])
-    ids = None if head_token_ids is None else tuple(int(i) for i in head_token_ids)
-    if ids is not None:
-        if not ids:
-            raise ExportError("The verdict head needs at least one token id, got none.")
-        wrong = [i for i in ids if not 0 <= i < vocab_size]
-        if wrong:
-            raise ExportError(f"Verdict head token id {wrong[0]} is outside the vocabulary of {vocab_size}.")
-        if len(set(ids)) != len(ids):
-            raise ExportError("The verdict head's token ids must be distinct.")
-    fits = why_not_fused(model) is None
-    return GraphContract(
-        layers=config.num_hidden_layers,
-        kv_heads=config.num_key_value_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-        vocab_size=vocab_size,
-        head="full" if ids is None else "verdict",
-        head_token_ids=ids,
-        sliding_window=_sliding_window(model),
-        kv_dtype="float16" if precision == "fp16" else "float32",
-        max_positions=config.max_position_embeddings,
-        verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
-        by_content=fits and precision == "int8",
-    )
-
-
-def check_supported(model: PreTrainedModel) -> None:
-    """Raise ExportError unless the model's family, rotary embedding and attention can be traced truly."""
-    config = model.config
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise ExportError(f"model_type {config.model_type!r} cannot be exported; supported are {supported}.")
-    scaling = getattr(config, "rope_scaling", None) or {}
-    rope = scaling.get("rope_type", scaling.get("type", "default"))
-    if rope in _LENGTH_DEPENDENT_ROPE:
-        raise ExportError(
-            f"rope_scaling type {rope!r} depends on the input's length and cannot be exported; "
-            "edit rope_scaling in config.json to a static type, or remove it."
-        )
-    if getattr(config, "use_bidirectional_attention", False):
-        raise ExportError("use_bidirectional_attention is set: this is an encoder, which generates no verdict.")
 
 
 def export_graph(
@@ -127,67 +65,82 @@ def export_graph(
     head_token_ids: Sequence[int] | None,
     precision: Precision,
     max_file_size: int | None = None,
-    fused: bool = True,
+    trace: bool = False,
     verdict_token_ids: Sequence[int] | None = None,
-    prompts: Iterable[Typical] | None = None,
+    prompts: Iterable[CalibrationPrompt] | None = None,
     unrounded: Path | None = None,
 ) -> str:
-    """Write `out_dir/model.onnx` and its weights `out_dir/model.onnx.data`, and nothing else.
+    """Write ``out_dir/model.onnx`` and its weights ``out_dir/model.onnx.data``, and nothing else.
 
-    `head_token_ids` keeps only those rows of the output layer, in the given order (verdict head); None keeps
-    all. `max_file_size`: of a file of weights, in bytes; more files are called `model.onnx.data.1` and so on. The
-    model is unchanged afterwards. `fused=False` traces it whatever its shape. `prompts`: typical ones, for
-    which products in int8 are rounded best. `unrounded`: a folder that gets the same graph before weights of 8 or 4
-    bits are rounded, for what is computed at export. Returns how the graph came about: "fused", or "traced: " and why.
-    Raises ExportError as `graph_contract` does, and for `prompts` where nothing is rounded by them.
+    Args:
+        model: unchanged afterwards.
+        out_dir: made where it does not exist.
+        head_token_ids: the only rows of the output layer to keep, in this order (verdict head); None = all.
+        precision: of weights, keys and values.
+        max_file_size: of a file of weights, in bytes; more files are called ``model.onnx.data.1`` and so on.
+        trace: the model's forward, whatever its architecture.
+        verdict_token_ids: of a second output layer, see :func:`graph_contract`.
+        prompts: calibration prompts, on which int8 weights are rounded with the least error (GPTQ).
+        unrounded: a folder that gets the same graph before weights of 8 or 4 bits are rounded, for what is computed at
+            export.
+
+    Returns:
+        how the graph came about: "fused" if it was written operator by operator, or "traced: " and why.
+
+    Raises:
+        ExportError: as :func:`graph_contract`; or there are ``prompts`` and the graph is not rounded by them.
     """
     contract = graph_contract(
         model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
     )
-    if not fused:
+    if trace:
         contract = replace(contract, verdict_token_ids=None, by_content=False)
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    bits = _BITS.get(precision)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    reason = why_not_fused(model) if fused else "as asked for"
-    rotated = reason is None and precision == "int8"
+    mismatch = "as asked for" if trace else llama_graph_mismatch(model)
+    rotated = mismatch is None and precision == "int8"
     if prompts is not None and not rotated:
-        raise ExportError(f"typical texts are for int8 in fused graphs; this one is {reason or precision}")
+        raise ExportError(f"typical texts are for int8 in fused graphs; this one is {mismatch or precision}")
+    bits, statistics = _BITS.get(precision), None
+    out_dir.mkdir(parents=True, exist_ok=True)
     # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
-        if reason is None:
-            if rotated:
-                read = None if prompts is None else usual_inputs(model, prompts)
-                written, usual = emit_rotated_graph(model, contract, read)
-            else:
-                written = emit_graph(model, contract, dtype)
+        if rotated:
+            of_inputs = None if prompts is None else collect_input_statistics(model, prompts)
+            graph, statistics = build_rotated_graph(model, contract, of_inputs)
+        elif mismatch is None:
+            graph = build_llama_graph(model, contract, _dtype(precision))
         else:
-            with as_traceable(model, dtype, contract.head_token_ids, scratch):
-                scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
-                run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), Path(scratch))
-            traced = Path(scratch) / "model.onnx"
+            traced = _trace(model, contract, _dtype(precision), Path(scratch))
             if bits is None and max_file_size is None:
                 finish_onnx_file(traced, out_dir, contract)
-                return f"traced: {reason}"
-            written = onnx.load(str(traced))
-        state_interface(written.graph, contract)
+                return f"traced: {mismatch}"
+            graph = onnx.load(str(traced))
+        state_interface(graph.graph, contract)
         if bits is not None:
             if unrounded is not None:
                 unrounded.mkdir(parents=True, exist_ok=True)
-                save_onnx(written, unrounded)
-                written = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
-            steady_attention(written.graph)
-            if rotated:
-                quantize_rows(written, usual)
-            quantize(written, bits)  # what is left of the products, and the embedding
-        save_onnx(written, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
-    return "fused" if reason is None else f"traced: {reason}"
+                save_onnx(graph, unrounded)
+                graph = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
+            _quantize(graph, bits, statistics)
+        save_onnx(graph, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
+    return "fused" if mismatch is None else f"traced: {mismatch}"
 
 
-def _sliding_window(model: PreTrainedModel) -> int | None:
-    """The window of the local layers, or None if there are none."""
-    config = model.config
-    window = getattr(config, "sliding_window", None)
-    if config.model_type in DICT_MASK_TYPES:
-        return window if "sliding_attention" in config.layer_types else None
-    return window  # Mistral: all layers or none; the others have no such field
+def _dtype(precision: Precision) -> torch.dtype:
+    """Of the graph before weights are rounded to 8 or 4 bits."""
+    return torch.float16 if precision == "fp16" else torch.float32
+
+
+def _trace(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, folder: Path) -> Path:
+    """The file of the traced forward, in ``folder``."""
+    with as_traceable(model, dtype, contract.head_token_ids, str(folder)):
+        scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
+        run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), folder)
+    return folder / "model.onnx"
+
+
+def _quantize(graph: onnx.ModelProto, bits: Bits, statistics: Mapping[str, InputStatistics] | None) -> None:
+    """Round weights, in place. ``statistics``: of a rotated graph's inputs; None for all other graphs."""
+    make_attention_order_invariant(graph.graph)
+    if statistics is not None:
+        quantize_per_row(graph, statistics)
+    quantize_blockwise(graph, bits)  # the products that are left, and the embedding

@@ -1,10 +1,10 @@
 """Attention sums that do not depend on what is masked, for quantized graphs.
 
-In float32 a sum over keys depends on where the masked keys lie between the others: they add nothing, but they shift
-what is added to what first. One step of rounding (1e-7) is harmless by itself, and float32 graphs leave it at that. In
-front of a product that rounds activations to 8 bits it is not: now and then a value falls into the next step, and
-through the layers above that grows to the size of the quantization error itself. Measured on SmolLM2-135M at 8 bits,
-another prompt in the same pass moved logits by 0.8.
+In float32 a sum over keys depends on where the masked keys lie between the others: they add nothing, but they change
+the order of the additions. One step of rounding (1e-7) is harmless by itself, and float32 graphs leave it at that.
+Before a product that rounds activations to 8 bits it is not: now and then a value falls into the next step, and through
+the layers above that grows to the size of the quantization error itself. Measured on SmolLM2-135M at 8 bits, another
+prompt in the same pass moved logits by 0.8.
 
 So   weights = softmax(scores), weights @ values   becomes
 
@@ -20,10 +20,10 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-__all__ = ["steady_attention"]
+__all__ = ["make_attention_order_invariant"]
 
 
-def steady_attention(graph: onnx.GraphProto) -> int:
+def make_attention_order_invariant(graph: onnx.GraphProto) -> int:
     """Rewrites, in place, every softmax over the last axis whose only reader is a product; returns how many.
 
     The tracer leaves casts of float32 to float32 in between, which go too. The graph is float32.
@@ -33,7 +33,7 @@ def steady_attention(graph: onnx.GraphProto) -> int:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     scores: dict[str, str] = {}  # output of the product -> what its softmax reads
-    gone: set[str] = set()
+    removed: set[str] = set()
     for node in graph.node:
         if node.op_type != "Softmax":
             continue
@@ -42,12 +42,12 @@ def steady_attention(graph: onnx.GraphProto) -> int:
             chain.append(read[0])
         if [r.op_type for r in read] == ["MatMul"] and read[0].input[0] == chain[-1].output[0]:
             scores[read[0].output[0]] = node.input[0]
-            gone.update(passed.output[0] for passed in chain)
+            removed.update(link.output[0] for link in chain)
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.output[0] in scores:
-            nodes += _steady(scores[node.output[0]], node.input[1], node.output[0])
-        elif node.output[0] not in gone:
+            nodes += _order_invariant(scores[node.output[0]], node.input[1], node.output[0])
+        elif node.output[0] not in removed:
             nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -56,7 +56,7 @@ def steady_attention(graph: onnx.GraphProto) -> int:
     return len(scores)
 
 
-def _steady(scores: str, values: str, output: str) -> list[NodeProto]:
+def _order_invariant(scores: str, values: str, output: str) -> list[NodeProto]:
     at = f"{output}/steady"
     return [
         helper.make_node("ReduceMax", [scores, "steady/last"], [f"{at}/top"], keepdims=1),

@@ -118,7 +118,7 @@ class OutputHead(nn.Module):
     """The output layer as one Gemm on [K, hidden] that reads the weight as it is stored, rows = tokens.
 
     A Linear on [1, K, hidden] would be a MatMul with the transposed weight, a second copy of tied ones.
-    Returns float32, so that caps and scales behind it are not rounded to half.
+    Returns float32, so that caps and scales after it are not rounded to half.
     """
 
     def __init__(self, layer: nn.Linear, token_ids: Sequence[int] | None) -> None:

@@ -1,9 +1,8 @@
-"""Loading a guard: a causal LM, its tokenizer and what the bundle must say about them."""
+"""Loading a guard from a Hugging Face folder, a hub id or a GGUF file: causal LM, tokenizer and metadata."""
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,18 +25,22 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tokmarg.native import first_line
 from tokmarg_export.errors import ExportError
-from tokmarg_export.graph.export import SUPPORTED_MODEL_TYPES, check_supported
+from tokmarg_export.graph.contract import check_model_type, check_supported
 
 from .gguf import apply_rope_factors, read_field, special_token, tokenizer_json
+from .lora import merge_adapter
+
+__all__ = ["LoadedModel", "load_model"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A causal LM ready to be exported.
 
-    `model` is in eval mode, on the CPU, in the dtype asked for, any adapter merged. `model_id` is the hub id,
-    or the name of the folder or file, never a path. `revision` is the hub's commit hash. `eos_token_ids` are
+    `model` is in eval mode, on the CPU, in the dtype given to `load_model`, any adapter merged. `model_id` is the hub
+    id, or the name of the folder or file, never a path. `revision` is the hub's commit hash. `eos_token_ids` are
     in rising order.
     """
 
@@ -90,7 +93,7 @@ def load_model(
     else:
         loaded = _load_hugging_face(path, str(source), dtype)
     for adapter in adapters:
-        _merge_adapter(loaded.model, Path(adapter))
+        merge_adapter(loaded.model, Path(adapter))
     return loaded
 
 
@@ -104,7 +107,7 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(_cannot_load("configuration", source, path, error)) from error
-    _refuse_model_type(config.model_type)
+    check_model_type(config.model_type)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # converters raise anything, ImportError for a missing sentencepiece included
@@ -158,17 +161,17 @@ def _load_gguf(file: Path, model_id: str, revision: str | None, dtype: torch.dty
     try:
         reader = GGUFReader(file)
     except (ValueError, OSError, IndexError) as error:
-        raise ExportError(f"{file} is not a readable GGUF file: {_first_line(error)}") from error
+        raise ExportError(f"{file} is not a readable GGUF file: {first_line(error)}") from error
     document = tokenizer_json(reader)
     with _faster_gguf(reader):
         try:
             config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-            _refuse_model_type(config.model_type)
+            check_model_type(config.model_type)
             model = AutoModelForCausalLM.from_pretrained(
                 str(file.parent), gguf_file=file.name, config=config, dtype=dtype, attn_implementation="eager"
             )
         except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
-            raise ExportError(f"{file.name} cannot be loaded: {_first_line(error)}") from error
+            raise ExportError(f"{file.name} cannot be loaded: {first_line(error)}") from error
     apply_rope_factors(reader, model)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(document),
@@ -233,26 +236,6 @@ def _loaded(
     )
 
 
-def _merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
-    """Merge a LoRA into `model`, in place."""
-    from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
-
-    if not (adapter / "adapter_config.json").is_file():
-        raise ExportError(f"{adapter} is not an adapter: it has no adapter_config.json.")
-    try:
-        with warnings.catch_warnings():
-            # peft only warns of matrices that the file lacks, and says nothing of surplus ones.
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, str(adapter))
-        stored = {key for key in load_peft_weights(str(adapter), device="cpu") if ".lora_" in key}
-        surplus = stored - get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-        if surplus:
-            raise ValueError(f"the model has no place for {min(surplus)}")
-        adapted.merge_and_unload()
-    except Exception as error:  # peft raises every kind of error for an adapter of another model
-        raise ExportError(f"Adapter {adapter} does not fit this model: {_first_line(error)}") from error
-
-
 def _licence_of_card(card: Path | str | object | None) -> str | None:
     if not isinstance(card, (str, Path)) or not Path(card).is_file():
         return None
@@ -260,14 +243,8 @@ def _licence_of_card(card: Path | str | object | None) -> str | None:
     return str(licence) if licence else None
 
 
-def _refuse_model_type(model_type: str) -> None:
-    if model_type not in SUPPORTED_MODEL_TYPES:
-        supported = ", ".join(SUPPORTED_MODEL_TYPES)
-        raise ExportError(f"model_type {model_type!r} cannot be exported; supported are {supported}.")
-
-
 def _refuse_missing_path(path: Path, source: str) -> None:
-    """Refuse what can only be a path, before the hub is asked for it."""
+    """Refuse a source that can only be a path and does not exist, before a request to the hub."""
     looks_like_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
     if looks_like_path and not path.exists():
         raise ExportError(f"{source} does not exist.")
@@ -275,8 +252,4 @@ def _refuse_missing_path(path: Path, source: str) -> None:
 
 def _cannot_load(what: str, source: str, path: Path, error: Exception) -> str:
     where = "" if path.exists() else " from the Hugging Face hub (offline, misspelt, gated? a folder works too)"
-    return f"Cannot load {what} of {source}{where}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return f"Cannot load {what} of {source}{where}: {first_line(error)}"

@@ -1,17 +1,17 @@
-"""Products in 8 bits: activations per row, weights per column, one integer product.
+"""Int8 quantization of products: activations per row, weights per column, one integer product.
 
     a_scale[s],    a[s, k] = round(x[s, k] / a_scale[s])          uint8 around 128
     w_scale[n],    w[k, n] = round(W[k, n] / w_scale[n])          int8, made here
     y[s, n] = a_scale[s] * w_scale[n] * sum_k a[s, k] * w[k, n]
 
-The sum is one of integers: the same whatever the order, so a token's numbers do not depend on the tokens beside it.
+The sum is one of integers: the same whatever the order, so a token's numbers do not depend on the batch.
 Rows of a graph whose weights are rotated (`tokmarg_export.quantization.quarot`) have no outlier channels, and one scale
-per row is enough. Rows behind a norm of weight 1 need none of their own: their root mean square is 1, and the rotation
+per row is enough. Rows after a norm of weight 1 need none of their own: their root mean square is 1, and the rotation
 makes their coordinates normally distributed, so that `REACH` standard deviations hold all but a few in a million.
 Products that share an input share its rounding.
 
-Such rows have much in common: on the reference guard half of what they are, squared, is their mean. Where it is known
-it is taken out before the rounding, which then has less to cover, and what it gives is added exactly:
+On the reference guard half of the mean square of such rows is the square of their mean. Where the mean is known, it is
+subtracted before the rounding, which then has a smaller range to cover, and its product is added exactly:
 
     x @ W = (x - mean) @ W + mean @ W            the first product in 8 bits, the second made here
 
@@ -30,35 +30,35 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from .gptq import Usual, rounded_columns
+from .gptq import InputStatistics, gptq_levels
 
-__all__ = ["REACH", "by_column", "quantize_rows"]
+__all__ = ["REACH", "quantize_columns", "quantize_per_row"]
 
 Floats = npt.NDArray[np.float32]
 
-#: What 127 steps reach, in standard deviations, behind norms of weight 1.
+#: What 127 steps reach, in standard deviations, after norms of weight 1.
 REACH = 4.5
-_ENOUGH = 300  # tokens from which a mean is taken for that of texts to come, and not of these few alone
+_MIN_TOKENS = 300  # below, the mean of calibration inputs says too little about other inputs
 _NORMS = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}  # operator -> input of its weight
 _TINY = np.float32(1e-12)  # columns of zeros have a scale, too; rows of zeros need none, whatever they become times 0
 _MICROSOFT = "com.microsoft"
 
 
-def by_column(weight: Floats, moments: Tensor | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
+def quantize_columns(weight: Floats, moments: Tensor | None = None) -> tuple[npt.NDArray[np.int8], Floats]:
     """Quantizes the columns of a matrix [K, N]: int8 [K, N] and scales float32 [N].
 
-    ``moments``, float64 [K, K], of what the matrix is multiplied with decide the rounding; without them to the nearest.
+    ``moments``, float64 [K, K]: of the inputs, for rounding by GPTQ; without them weights are rounded to the nearest.
     """
     scale = (np.maximum(np.abs(weight).max(axis=0), _TINY) / np.float32(127)).astype(np.float32)
     if moments is not None:
-        return rounded_columns(weight, scale, moments), scale
+        return gptq_levels(weight, scale, moments), scale
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantize_rows(model: onnx.ModelProto, usual: Mapping[str, Usual] | None = None) -> int:
+def quantize_per_row(model: onnx.ModelProto, statistics: Mapping[str, InputStatistics] | None = None) -> int:
     """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many.
 
-    ``usual``: by the matrix's name, what it is multiplied with on average; for weights that share an input the same.
+    ``statistics``: of the inputs, by the matrix's name; for weights that share an input the same.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -72,7 +72,7 @@ def quantize_rows(model: onnx.ModelProto, usual: Mapping[str, Usual] | None = No
             nodes.append(node)
             continue
         if weight.name not in weights:
-            rewriter.store(weight, node.input[0], None if usual is None else usual.get(weight.name))
+            rewriter.store(weight, node.input[0], None if statistics is None else statistics.get(weight.name))
             weights.add(weight.name)
         nodes += rewriter.product(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
@@ -85,24 +85,26 @@ def quantize_rows(model: onnx.ModelProto, usual: Mapping[str, Usual] | None = No
 
 def _unit_rows(graph: onnx.GraphProto, tensors: dict[str, TensorProto]) -> set[str]:
     """Outputs of norms whose weight is all ones."""
-    found = set()
+    outputs = set()
     for node in graph.node:
         if node.op_type in _NORMS:
             weight = tensors.get(node.input[_NORMS[node.op_type]])
             if weight is not None and (numpy_helper.to_array(weight) == 1).all():
-                found.add(node.output[0])
-    return found
+                outputs.add(node.output[0])
+    return outputs
 
 
 class _Rewriter:
-    """Makes nodes and tensors; the rounding of an input is made once."""
+    """Makes nodes and tensors of the quantized graph; an input is rounded once, however many products read it."""
 
     def __init__(self, unit_rows: set[str]) -> None:
         self._unit_rows = unit_rows
         self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
-        self._rows: dict[str, str] = {}  # tensor -> which of the pass's rows it has, as the name of what picked them
-        self._middles: dict[str, str] = {}  # which rows -> the middle once for each of them
-        self._usual: dict[str, Usual] = {}  # input behind a norm of weight 1 -> what it is on average
+        self._rows: dict[
+            str, str
+        ] = {}  # tensor -> which of the pass's rows it has, as the name of the index that selected them
+        self._middles: dict[str, str] = {}  # which rows -> the zero point once for each of them
+        self._statistics: dict[str, InputStatistics] = {}  # input after a norm of weight 1 -> its statistics
         self.tensors: dict[str, TensorProto] = {}
         for name, value in (
             ("int8/middle", np.array(128, np.uint8)),
@@ -115,7 +117,7 @@ class _Rewriter:
         self._middle = helper.make_tensor("value", TensorProto.UINT8, [1], [128])
 
     def follow(self, node: NodeProto) -> None:
-        """Notes which rows the outputs of a node have: all, until some are picked."""
+        """Note which rows the outputs of a node have: all, until some are selected."""
         rows = next((self._rows[name] for name in node.input if name in self._rows), "all")
         if node.op_type == "Gather" and any(a.name == "axis" and a.i == 1 for a in node.attribute):
             rows = node.input[1]
@@ -123,15 +125,15 @@ class _Rewriter:
             rows = node.output[0]
         self._rows.update(dict.fromkeys(node.output, rows))
 
-    def store(self, weight: TensorProto, rows: str, usual: Usual | None) -> None:
-        """Keeps a matrix: levels [K, N], scales [N], and where the mean of the rows is known what it gives, [N]."""
+    def store(self, weight: TensorProto, rows: str, statistics: InputStatistics | None) -> None:
+        """Keeps a matrix: levels [K, N], scales [N], and the product of the rows' mean where that is known, [N]."""
         values = numpy_helper.to_array(weight)
-        moments = None if usual is None else usual.moments
-        if usual is not None and usual.tokens >= _ENOUGH and rows in self._unit_rows:
-            self._usual[rows], moments = usual, usual.covariance
-            product = usual.mean.numpy() @ values.astype(np.float64)
+        moments = None if statistics is None else statistics.moments
+        if statistics is not None and statistics.tokens >= _MIN_TOKENS and rows in self._unit_rows:
+            self._statistics[rows], moments = statistics, statistics.covariance
+            product = statistics.mean.numpy() @ values.astype(np.float64)
             self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
-        levels, scales = by_column(values, moments)
+        levels, scales = quantize_columns(values, moments)
         self._keep(f"{weight.name}/levels", levels)
         self._keep(f"{weight.name}/scales", scales)
 
@@ -144,22 +146,22 @@ class _Rewriter:
         (output,) = node.output
         nodes = [] if rows in self._rounded else self._round(rows)
         levels, scale, per_row = self._rounded[rows]
-        behind = output if per_row is None else f"{output}/steps"
+        product = output if per_row is None else f"{output}/steps"
         inputs = [levels, f"{weight}/levels", scale, f"{weight}/scales", "int8/middle"]
         if f"{weight}/of_mean" in self.tensors:
             inputs += ["", f"{weight}/of_mean"]  # no zero point of the weights
-        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [behind], domain=_MICROSOFT))
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product], domain=_MICROSOFT))
         if per_row is not None:
-            nodes.append(helper.make_node("Mul", [behind, per_row], [output]))
+            nodes.append(helper.make_node("Mul", [product, per_row], [output]))
         return nodes
 
     def _round(self, rows: str) -> list[NodeProto]:
         at = f"{rows}/int8"
-        if (usual := self._usual.get(rows)) is not None:
+        if (statistics := self._statistics.get(rows)) is not None:
             self._rounded[rows] = (at, f"{at}/step", None)
-            spread = usual.covariance.diagonal().mean().clamp(min=0).sqrt()
+            spread = statistics.covariance.diagonal().mean().clamp(min=0).sqrt()
             self._keep(f"{at}/step", np.maximum(np.float32(float(spread) * REACH / 127), _TINY))
-            self._keep(f"{rows}/mean", usual.mean.float().numpy()[None, None])
+            self._keep(f"{rows}/mean", statistics.mean.float().numpy()[None, None])
             return [
                 helper.make_node("Sub", [rows, f"{rows}/mean"], [f"{rows}/centred"]),
                 helper.make_node("QuantizeLinear", [f"{rows}/centred", f"{at}/step", "int8/middle"], [at]),
@@ -182,7 +184,7 @@ class _Rewriter:
         return self._rows.get(rows, "all")
 
     def _middle_rows(self, rows: str, steps: str) -> list[NodeProto]:
-        """The middle once for each row, made where no tensor of the same rows has it yet."""
+        """The zero point once for each row, made where no tensor of the same rows has it yet."""
         if (picked := self._picked(rows)) in self._middles:
             return []
         self._middles[picked] = middles = f"{rows}/int8/middles"

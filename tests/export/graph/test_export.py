@@ -3,170 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from tests.support.graphs import VOCAB, exported, reference_logits, tiny, tree_logits
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
-from tokmarg_export.graph.export import SUPPORTED_MODEL_TYPES, GraphContract, export_graph, graph_contract
-
-VOCAB = 300
-PROMPT = [5, 17, 42, 8, 99, 120, 3, 250, 61, 7, 33]
-BRANCHES = [[11, 12, 13], [201, 12, 77]]
-
-# What makes each family itself: caps, scales, windows smaller than the prompt, biases, tied and untied heads.
-FAMILY: dict[str, dict[str, Any]] = {
-    "llama": {
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-    },
-    "mistral": {"sliding_window": 4},
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "qwen3": {"tie_word_embeddings": True, "head_dim": 24},
-    "gemma2": {
-        "sliding_window": 4,
-        "head_dim": 24,
-        "query_pre_attn_scalar": 24,
-        "attn_logit_softcapping": 2.0,
-        "final_logit_softcapping": 1.0,
-    },
-    "gemma3_text": {
-        "sliding_window": 4,
-        "head_dim": 24,
-        "query_pre_attn_scalar": 24,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "granite": {
-        "logits_scaling": 4.0,
-        "attention_multiplier": 0.3,
-        "residual_multiplier": 0.5,
-        "embedding_multiplier": 3.0,
-    },
-}
-
-
-def tiny(model_type: str, **changes: Any) -> PreTrainedModel:
-    settings = {
-        "vocab_size": VOCAB,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.3,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    config = CONFIG_MAPPING[model_type](**{**settings, **FAMILY[model_type], **changes})
-    torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero at initialization, which would hide a lost one
-            torch.nn.init.normal_(parameter)
-    return model
-
-
-class Graph:
-    """A session behind the contract, feeding numpy arrays; `run` keeps nothing between calls."""
-
-    def __init__(self, folder: Path, contract: GraphContract) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-        self.contract = contract
-
-    def run(
-        self,
-        ids: list[int],
-        positions: list[int],
-        visible: np.ndarray,
-        wanted: list[int],
-        past: Any,
-        past_positions: list[int],
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        contract = self.contract
-        distance = np.array(positions)[:, None] - np.array(past_positions + positions)[None, :]
-        feeds: dict[str, np.ndarray] = {
-            "input_ids": np.array([ids]),
-            "position_ids": np.array([positions]),
-            "attention_mask": visible[None, None],
-            "logit_positions": np.array(wanted, dtype=np.int64),
-        }
-        if contract.by_content:  # the rows are of one content, and all that is cached belongs to the prefix
-            feeds |= {"attention_rows": np.arange(len(ids))[None], "row_places": np.arange(len(ids))}
-            feeds |= {"key_slots": np.arange(len(distance[0]))[None], "stack_heads": np.array([True])}
-            own = np.zeros(contract.cache_shape(0), contract.kv_dtype)
-            feeds |= {f"own_key_values.{part}": own for part in contract.cache_parts}
-        if contract.sliding_window is not None:
-            feeds["sliding_attention_mask"] = (visible & (distance < contract.sliding_window))[None, None]
-        names = contract.cache_parts
-        if past is None:
-            past = [np.zeros(contract.cache_shape(0), contract.kv_dtype)] * len(names)
-        feeds |= {f"past_key_values.{name}": value for name, value in zip(names, past, strict=True)}
-        logits, *present = self.session.run(["logits", *(f"present.{name}" for name in names)], feeds)
-        return logits, present
-
-
-def tree_logits(graph: Graph, split: int = 0) -> np.ndarray:
-    """Logits at the last prompt token and all nodes of both branches, [1 + 6, V]; the tree in one pass."""
-    length = len(PROMPT)
-    past, past_positions, last = None, [], np.zeros(0)
-    for start, end in [(0, split), (split, length)] if split else [(0, length)]:
-        visible = np.tril(np.ones((end - start, end), bool), start)
-        last, present = graph.run(
-            PROMPT[start:end], list(range(start, end)), visible, [end - start - 1], past, past_positions
-        )
-        tokens = 0 if graph.contract.by_content else 2
-        past = present if past is None else [np.concatenate(pair, tokens) for pair in zip(past, present, strict=True)]
-        past_positions = list(range(end))
-    depth = len(BRANCHES[0])
-    block = np.tril(np.ones((depth, depth), bool))
-    nodes = np.kron(np.eye(len(BRANCHES), dtype=bool), block)
-    visible = np.concatenate([np.ones((len(nodes), length), bool), nodes], axis=1)
-    positions = [length + i for _ in BRANCHES for i in range(depth)]
-    ids = [token for branch in BRANCHES for token in branch]
-    logits, _ = graph.run(ids, positions, visible, list(range(len(ids))), past, past_positions)
-    return np.concatenate([last[0], logits[0]])
-
-
-@torch.no_grad()
-def reference_logits(model: PreTrainedModel) -> np.ndarray:
-    """The same logits by one plain forward per branch: no cache, no mask of ours."""
-    plain = [model(torch.tensor([PROMPT + branch])).logits[0].float().numpy() for branch in BRANCHES]
-    return np.concatenate([plain[0][len(PROMPT) - 1 : len(PROMPT)], *(logits[len(PROMPT) :] for logits in plain)])
-
-
-def exported(
-    model: PreTrainedModel,
-    folder: Path,
-    ids: list[int] | None = None,
-    precision: Any = "fp32",
-    fused: bool = True,
-    prompts: Any = None,
-) -> Graph:
-    export_graph(model, folder, head_token_ids=ids, precision=precision, fused=fused, prompts=prompts)
-    return Graph(folder, graph_contract(model, head_token_ids=ids, precision=precision))
+from tokmarg_export.graph.contract import SUPPORTED_MODEL_TYPES, graph_contract
+from tokmarg_export.graph.export import export_graph
 
 
 @pytest.mark.parametrize(
-    ("model_type", "fused"), [*((name, True) for name in SUPPORTED_MODEL_TYPES), ("llama", False), ("qwen3", False)]
+    ("model_type", "trace"), [*((name, False) for name in SUPPORTED_MODEL_TYPES), ("llama", True), ("qwen3", True)]
 )
-def test_two_branches_in_one_pass_equal_plain_forwards(model_type: str, fused: bool, tmp_path: Path) -> None:
+def test_two_branches_in_one_pass_equal_plain_forwards(model_type: str, trace: bool, tmp_path: Path) -> None:
     model = tiny(model_type)
     expected = reference_logits(model)
-    graph = exported(model, tmp_path, fused=fused)
+    graph = exported(model, tmp_path, trace=trace)
     assert np.abs(expected).max() > 0.3  # otherwise closeness would say nothing
     np.testing.assert_allclose(tree_logits(graph), expected, atol=1e-4, rtol=0)
     np.testing.assert_allclose(tree_logits(graph, split=4), expected, atol=1e-4, rtol=0)
@@ -211,7 +68,7 @@ def test_weights_are_stored_once(tied: bool, tmp_path: Path) -> None:
 def test_tracer_that_writes_external_data_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # what happens beyond 2 GB
     model = tiny("qwen3", head_dim=64)
-    graph = exported(model, tmp_path, fused=False)
+    graph = exported(model, tmp_path, trace=True)
     np.testing.assert_allclose(tree_logits(graph), reference_logits(model), atol=1e-4, rtol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,21 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.export.graph.test_export import VOCAB, Graph, exported, reference_logits, tiny, tree_logits
-from tokmarg_export.graph.export import SUPPORTED_MODEL_TYPES, export_graph
-from tokmarg_export.graph.llama_graph import why_not_fused
-
-FUSED = ("granite", "llama", "mistral", "qwen2", "qwen3")
+from tests.support.graphs import FUSED, VOCAB, Graph, exported, nodes_of, reference_logits, tiny, tree_logits
+from tokmarg_export.graph.contract import SUPPORTED_MODEL_TYPES
+from tokmarg_export.graph.export import export_graph
+from tokmarg_export.graph.llama_graph import llama_graph_mismatch
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Graph]:
     model = tiny("llama", num_hidden_layers=3)
     return model, exported(model, tmp_path_factory.mktemp("fused"))
-
-
-def nodes_of(folder: Path) -> list[onnx.NodeProto]:
-    return list(onnx.load(str(folder / "model.onnx"), load_external_data=False).graph.node)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
@@ -136,7 +130,7 @@ def test_wanted_rows_may_repeat_and_come_in_any_order(llama: tuple[PreTrainedMod
 
 @pytest.mark.parametrize("model_type", SUPPORTED_MODEL_TYPES)
 def test_which_families_fit(model_type: str) -> None:
-    reason = why_not_fused(tiny(model_type))
+    reason = llama_graph_mismatch(tiny(model_type))
     if model_type in FUSED:
         assert reason is None
     else:
@@ -150,14 +144,14 @@ class Patched(nn.Linear):
 def test_a_part_that_is_not_known_is_no_reason_to_guess() -> None:
     model = tiny("llama")
     model.model.layers[1].self_attn.k_norm_too = nn.LayerNorm(4)
-    assert why_not_fused(model) == "layer 1 has other parts: k_norm_too"
+    assert llama_graph_mismatch(model) == "layer 1 has other parts: k_norm_too"
     model = tiny("llama")
     model.model.layers[0].mlp.up_proj = Patched(64, 96, bias=False)
-    assert why_not_fused(model) == "layer 0: up_proj is a Patched"
-    assert why_not_fused(tiny("llama", hidden_act="gelu")) == "hidden_act is gelu"
+    assert llama_graph_mismatch(model) == "layer 0: up_proj is a Patched"
+    assert llama_graph_mismatch(tiny("llama", hidden_act="gelu")) == "hidden_act is gelu"
     model = tiny("llama")
     model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq[:3]
-    assert why_not_fused(model) == "the rotary embedding covers a part of the head"
+    assert llama_graph_mismatch(model) == "the rotary embedding covers a part of the head"
 
 
 def test_what_does_not_fit_is_traced(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from tests.export.graph.test_export import VOCAB, Graph, exported, tiny
-from tokmarg_export.graph.order_invariant_attention import steady_attention
+from tests.support.graphs import VOCAB, Graph, cpu_session, exported, tiny
+from tokmarg_export.graph.order_invariant_attention import make_attention_order_invariant
 
 RNG = np.random.default_rng(3)
 
@@ -28,11 +28,11 @@ def attention(steady: bool) -> ort.InferenceSession:
         nodes, "g", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, None, None])]
     )
     if steady:
-        assert steady_attention(graph) == 1
+        assert make_attention_order_invariant(graph) == 1
         assert "Softmax" not in {node.op_type for node in graph.node}
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return cpu_session(model)
 
 
 def test_equals_softmax_and_ignores_masked_keys_to_the_last_bit() -> None:
@@ -64,7 +64,7 @@ def test_casts_of_the_tracer_are_looked_through() -> None:
         helper.make_node("MatMul", ["same", "values"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "g", [], [])
-    assert steady_attention(graph) == 1
+    assert make_attention_order_invariant(graph) == 1
     assert {"Softmax", "weights", "same"}.isdisjoint(
         name for node in graph.node for name in (node.op_type, *node.input)
     )
@@ -77,7 +77,7 @@ def test_a_softmax_with_other_readers_is_left_alone() -> None:
         helper.make_node("Identity", ["weights"], ["z"]),
     ]
     graph = helper.make_graph(nodes, "g", [], [])
-    assert steady_attention(graph) == 0
+    assert make_attention_order_invariant(graph) == 0
     assert [node.op_type for node in graph.node] == ["Softmax", "MatMul", "Identity"]
 
 

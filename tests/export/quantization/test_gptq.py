@@ -13,13 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.export.graph.test_export import exported, reference_logits, tiny, tree_logits
-from tests.export.graph.test_llama_graph import FUSED
+from tests.support.graphs import FUSED, exported, reference_logits, tiny, tree_logits
 from tokmarg_export.cli import export as command
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.export import export_graph
-from tokmarg_export.quantization.gptq import _DAMPING, rounded_columns, usual_inputs
-from tokmarg_export.quantization.int8_per_row import by_column
+from tokmarg_export.quantization.gptq import _DAMPING, collect_input_statistics, gptq_levels
+from tokmarg_export.quantization.int8_per_row import quantize_columns
 from tokmarg_export.quantization.quarot import Rotation
 
 PROMPTS = [([1, 5, 9, 12, 7, 40], 2), ([3, 3, 8], 0), (list(range(2, 60)), 30)]
@@ -43,7 +42,7 @@ def test_means_and_moments_are_those_of_the_inputs_in_both_bases(model_type: str
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.3, 2.0)
-    usual, rotation = usual_inputs(model, PROMPTS), Rotation(model)
+    usual, rotation = collect_input_statistics(model, PROMPTS), Rotation(model)
     part: Any = model.get_decoder().layers[1]
     attention, mlp = part.self_attn, part.mlp
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.up_proj, mlp.down_proj):
@@ -53,7 +52,7 @@ def test_means_and_moments_are_those_of_the_inputs_in_both_bases(model_type: str
         torch.testing.assert_close(found.moments, rows.T @ rows / len(rows))
         torch.testing.assert_close(found.covariance, torch.cov(rows.T, correction=0))
         # The turned layer reads turned rows: what they give with its weights is what the layer gives, turned or not.
-        turned, weight = rotation.usual(layer, found), rotation.linear(layer)[0]
+        turned, weight = rotation.statistics(layer, found), rotation.linear(layer)[0]
         energy = (layer.weight.detach().double() @ found.moments * layer.weight.detach().double()).sum()
         torch.testing.assert_close((weight @ turned.moments * weight).sum(), energy)
         torch.testing.assert_close((weight @ turned.mean).norm(), (layer.weight.detach().double() @ found.mean).norm())
@@ -72,8 +71,8 @@ def test_error_on_typical_inputs_is_lower(inputs: int, outputs: int, seed: int) 
     spread = rng.lognormal(0, 1.5, inputs)[:, None] * rng.normal(0, 1, (inputs, inputs))
     moments = torch.from_numpy(spread.T @ spread / inputs)
     weight = rng.normal(0, 1, (inputs, outputs)).astype(np.float32)
-    nearest, scale = by_column(weight)
-    levels, same_scale = by_column(weight, moments)
+    nearest, scale = quantize_columns(weight)
+    levels, same_scale = quantize_columns(weight, moments)
     assert levels.dtype == np.int8
     assert np.abs(levels.astype(int)).max() <= 127
     np.testing.assert_array_equal(scale, same_scale)
@@ -94,7 +93,7 @@ def test_error_is_at_most_that_of_half_a_level_for_each_input(inputs: int, seed:
     spread = rng.lognormal(0, 1.5, inputs)[:, None] * rng.normal(0, 1, (inputs, inputs))
     moments = spread.T @ spread / inputs
     weight = rng.uniform(-20, 20, (inputs, 1)).astype(np.float32)
-    levels = rounded_columns(weight, np.ones(1, np.float32), torch.from_numpy(moments))
+    levels = gptq_levels(weight, np.ones(1, np.float32), torch.from_numpy(moments))
     assume(np.abs(levels.astype(int)).max() < 127)  # what is cut off there is made up for by no one
     damped = moments + _DAMPING * moments.diagonal().mean() * np.eye(inputs)
     left = [1 / np.linalg.inv(damped[k:, k:])[0, 0] for k in range(inputs)]
@@ -104,15 +103,15 @@ def test_error_is_at_most_that_of_half_a_level_for_each_input(inputs: int, seed:
 
 def test_inputs_that_do_not_go_together_are_rounded_to_the_nearest() -> None:
     weight = np.random.default_rng(3).normal(0, 1, (70, 9)).astype(np.float32)
-    nearest, scale = by_column(weight)
+    nearest, scale = quantize_columns(weight)
     moments = torch.diag(torch.arange(1.0, 71.0, dtype=torch.float64))
-    np.testing.assert_array_equal(rounded_columns(weight, scale, moments), nearest)
+    np.testing.assert_array_equal(gptq_levels(weight, scale, moments), nearest)
 
 
 def test_worked_example() -> None:
     # Two inputs that are always equal: 0.4 and 0.4 levels are 0 and 0 to the nearest, and 0 and 1 in all.
     moments = torch.ones(2, 2, dtype=torch.float64)
-    levels = rounded_columns(np.array([[0.4], [0.4]], np.float32), np.ones(1, np.float32), moments)
+    levels = gptq_levels(np.array([[0.4], [0.4]], np.float32), np.ones(1, np.float32), moments)
     assert levels.ravel().tolist() == [0, 1]
 
 
@@ -130,10 +129,10 @@ def test_graph_is_nearer_to_pytorch(tmp_path: Path) -> None:
     assert differences[1] < differences[0]
 
 
-@pytest.mark.parametrize(("precision", "fused"), [("fp32", True), ("int4", True), ("int8", False)])
-def test_texts_without_use_are_refused(precision: Any, fused: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "trace"), [("fp32", False), ("int4", False), ("int8", True)])
+def test_texts_without_use_are_refused(precision: Any, trace: bool, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="typical texts"):
-        export_graph(tiny("llama"), tmp_path, head_token_ids=None, precision=precision, fused=fused, prompts=PROMPTS)
+        export_graph(tiny("llama"), tmp_path, head_token_ids=None, precision=precision, trace=trace, prompts=PROMPTS)
 
 
 def test_command_line_names_what_is_wrong_with_the_texts(tmp_path: Path) -> None:

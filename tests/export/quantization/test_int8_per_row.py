@@ -10,20 +10,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.export.graph.test_export import exported, reference_logits, tiny, tree_logits
-from tests.export.graph.test_llama_graph import FUSED, nodes_of
+from tests.support.graphs import FUSED, cpu_session, exported, nodes_of, reference_logits, tiny, tree_logits
 from tokmarg import Guard
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.model.huggingface import load_model
-from tokmarg_export.quantization.gptq import Usual
-from tokmarg_export.quantization.int8_per_row import REACH, by_column, quantize_rows
+from tokmarg_export.quantization.gptq import InputStatistics
+from tokmarg_export.quantization.int8_per_row import REACH, quantize_columns, quantize_per_row
 from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 RNG = np.random.default_rng(5)
@@ -33,15 +31,19 @@ OTHER = RNG.normal(0, 3, (CHANNELS, 8)).astype(np.float32)
 TEXTS = ["How do I pick a lock?", "Thanks!", "word " * 60, "Ça coûte 12,50 €. 雨が好きです 🌧️"]
 
 
-def small_model(gamma: float, usual: Usual | None = None) -> onnx.ModelProto:
-    """n = norm of x; u = n W, v = n V; z = x W."""
+def small_model(gamma: float, usual: InputStatistics | None = None) -> onnx.ModelProto:
+    """n = norm of x; u = n W, v = n V; z = x W.
+
+    W has two names: on AVX2 without VNNI, onnxruntime's exact path converts a weight for each product that reads it,
+    and cannot load a graph in which two do ("Attempt to replace the existing tensor", 1.32). Exported ones have not.
+    """
     nodes = [
         helper.make_node("SimplifiedLayerNormalization", ["x", "gamma"], ["n"], axis=-1, epsilon=1e-6),
         helper.make_node("MatMul", ["n", "weight"], ["u"]),
         helper.make_node("MatMul", ["n", "other"], ["v"]),
-        helper.make_node("MatMul", ["x", "weight"], ["z"]),
+        helper.make_node("MatMul", ["x", "same"], ["z"]),
     ]
-    tensors = {"weight": WEIGHT, "other": OTHER, "gamma": np.full(CHANNELS, gamma, np.float32)}
+    tensors = {"weight": WEIGHT, "same": WEIGHT, "other": OTHER, "gamma": np.full(CHANNELS, gamma, np.float32)}
     graph = helper.make_graph(
         nodes,
         "g",
@@ -51,18 +53,18 @@ def small_model(gamma: float, usual: Usual | None = None) -> onnx.ModelProto:
     )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    assert quantize_rows(model, None if usual is None else dict.fromkeys(["weight", "other"], usual)) == 2
+    assert quantize_per_row(model, None if usual is None else dict.fromkeys(["weight", "other"], usual)) == 3
     return model
 
 
 def run(model: onnx.ModelProto, rows: np.ndarray) -> list[np.ndarray]:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = cpu_session(model)
     return [output[0] for output in session.run(list("nuvz"), {"x": rows[None]})]
 
 
 def product(rows: np.ndarray, weight: np.ndarray, step: np.ndarray) -> np.ndarray:
     """What the docstring of `tokmarg_export.quantization.int8_per_row` says, in whole numbers and float64."""
-    levels, scales = by_column(weight)
+    levels, scales = quantize_columns(weight)
     whole = np.clip(np.rint(rows / step), -128, 127).astype(np.int64) @ levels.astype(np.int64)
     return whole * step.astype(np.float64) * scales
 
@@ -80,13 +82,13 @@ def test_the_mean_of_rows_behind_a_norm_is_taken_out_and_what_it_gives_is_exact(
     rows = (RNG.normal(0, 1, (400, CHANNELS)) + RNG.normal(0, 2, CHANNELS)).astype(np.float32)
     n, *_ = run(small_model(1.0), rows)
     double = torch.from_numpy(n).double()
-    usual = Usual(double.mean(dim=0), double.T @ double / len(n), len(n))
+    usual = InputStatistics(double.mean(dim=0), double.T @ double / len(n), len(n))
     few = small_model(1.0, replace(usual, tokens=20))  # whose mean says little of rows to come
     assert "Sub" not in [node.op_type for node in few.graph.node]
     model = small_model(1.0, usual)
     same, u, v, z = run(model, rows)
     np.testing.assert_array_equal(same, n)
-    levels, scales = by_column(WEIGHT, usual.covariance)
+    levels, scales = quantize_columns(WEIGHT, usual.covariance)
     mean = usual.mean.numpy()
     step = np.float32(REACH * np.sqrt(n.var(axis=0).mean()) / 127)
     whole = np.rint((n - mean.astype(np.float32)) / step).astype(np.int64) @ levels.astype(np.int64)
@@ -135,7 +137,7 @@ def test_a_row_of_zeros_stays_zero() -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 1e-3, 1.0, 50.0]))
 def test_every_weight_is_within_half_a_step(seed: int, channels: int, spread: float) -> None:
     weight = (np.random.default_rng(seed).standard_t(3, (channels, 3)) * spread).astype(np.float32)
-    levels, scales = by_column(weight)
+    levels, scales = quantize_columns(weight)
     assert np.abs(levels.astype(int)).max() <= 127
     assert (np.abs(levels * scales - weight) <= scales * 0.501).all()
 

@@ -1,10 +1,11 @@
-"""Graphs whose attention goes content by content: company changes no bit, and PyTorch says the same."""
+"""Rotated graphs: equal to PyTorch, content by content, and the same bits of a content in every batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,10 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.export.graph.test_export import VOCAB, Graph, exported, tiny
-from tests.export.graph.test_llama_graph import FUSED
-from tests.export.quantization.test_quarot import written
-from tokmarg_export.graph.export import graph_contract
+from tests.support.graphs import FUSED, PROMPT, VOCAB, Graph, exported, reference_logits, tiny, tree_logits, written
+from tokmarg_export.graph.contract import graph_contract
 
 PREFIX = [7, 3, 250, 9, 81]
 PLACES, KEYS = 16, 32
@@ -167,13 +166,13 @@ def test_more_places_and_keys_than_needed_change_no_bit(
             np.testing.assert_array_equal(a, b)
 
 
-CASES = [
+CONTENT_CASES = [
     *((family, {}) for family in FUSED),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
 ]
 
 
-@pytest.mark.parametrize(("model_type", "changes"), CASES)
+@pytest.mark.parametrize(("model_type", "changes"), CONTENT_CASES)
 def test_contents_in_one_pass_equal_plain_forwards(model_type: str, changes: dict[str, object], tmp_path: Path) -> None:
     model = tiny(model_type, **changes)
     contract = replace(graph_contract(model, head_token_ids=None, precision="fp32"), by_content=True)
@@ -216,3 +215,56 @@ def test_what_attention_is_made_of(tmp_path: Path) -> None:
     assert shapes["attention_mask"] == ["contents", 1, "places", "keys"]
     assert shapes["own_key_values.2"] == ["own_heads", 16]
     assert shapes["past_key_values.2"] == ["past_heads", 16]
+
+
+COLUMNS = [7, 250, 3, 11]
+CASES = [
+    *((family, {}) for family in FUSED),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
+    ("llama", {"tie_word_embeddings": True, "intermediate_size": 128}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+]
+
+
+@pytest.mark.parametrize(("model_type", "changes"), CASES)
+def test_rotated_graph_equals_pytorch(model_type: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny(model_type, **changes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:  # ones at initialization, which would hide a lost one
+                parameter.uniform_(0.3, 2.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    contract = replace(graph_contract(model, head_token_ids=None, precision="fp32"), by_content=True)
+    graph = written(model, tmp_path, contract)
+    expected = reference_logits(model)
+    for split in (0, 3):
+        np.testing.assert_allclose(tree_logits(graph, split=split), expected, rtol=1e-4, atol=2e-4)
+    assert all((value == before[name]).all() for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "granite", "qwen3"])
+def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool, tmp_path: Path) -> None:
+    model = tiny(model_type)
+    contract = graph_contract(model, head_token_ids=None, precision="fp32", verdict_token_ids=COLUMNS)
+    contract = replace(contract, by_content=rotated)
+    assert contract.verdict_token_ids == tuple(COLUMNS)
+    graph = written(model, tmp_path, contract, rotated)
+    length = len(PROMPT)
+    feeds = {
+        "input_ids": np.array([PROMPT]),
+        "position_ids": np.arange(length)[None],
+        "attention_mask": np.tri(length, dtype=bool)[None, None],
+    }
+    if rotated:
+        feeds |= {"attention_rows": np.arange(length)[None], "row_places": np.arange(length)}
+        feeds |= {"key_slots": np.arange(length)[None], "stack_heads": np.array([False])}
+    for kind in ("past_key_values", "own_key_values") if rotated else ("past_key_values",):
+        feeds |= {f"{kind}.{part}": np.zeros(contract.cache_shape(0), np.float32) for part in contract.cache_parts}
+    for whole, few in (([0, 5, 10], [10, 2]), ([3], []), ([], [4, 4, 1])):
+        positions = {"logit_positions": np.array(whole, np.int64), "verdict_positions": np.array(few, np.int64)}
+        logits, verdict = graph.session.run(["logits", "verdict_logits"], feeds | positions)
+        with torch.no_grad():
+            expected = model(torch.tensor([PROMPT])).logits[0].numpy()
+        np.testing.assert_allclose(logits[0], expected[whole], rtol=1e-4, atol=2e-4)
+        np.testing.assert_allclose(verdict[0], expected[few][:, COLUMNS], rtol=1e-4, atol=2e-4)
