@@ -81,7 +81,7 @@ def build_bundle(
     if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out} exists and is not empty; --force replaces it")
     progress("compiling the verdict grammar for the tokenizer")
-    prompter, tries = _compile(loaded, resolved)
+    prompt_builder, tries = _compile(loaded, resolved)
     tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
     head_ids = tokens if head == "verdict" else None
     contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision, verdict_token_ids=tokens)
@@ -91,7 +91,9 @@ def build_bundle(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         folder = Path(scratch) / "bundle"
         unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
-        calibration = _calibration_prompts(prompter, texts or ())  # in all precisions: a text may be unfit to be scored
+        calibration = _calibration_prompts(
+            prompt_builder, texts or ()
+        )  # in all precisions: a text may be unfit to be scored
         if precision != "int8":
             calibration = []
         if calibration:
@@ -121,18 +123,16 @@ def build_bundle(
             save_file({}, folder / "prefix.safetensors")
             _write_manifest(folder, manifest)
             session = Session(Bundle.open(folder), "cpu")
-            _write_prefixes(session, prompter, unrounded, folder)
+            _write_prefixes(session, prompt_builder, unrounded, folder)
             _write_manifest(folder, manifest)
             if texts:
                 progress("asking the guard what it usually says")
-                asked = random.Random(0).sample(texts, min(len(texts), _ASKED))
-                contents = [[{"role": each.role, "content": each.content} for each in text] for text in asked]
-                manifest["guesses"] = usual_shares(Guard(assemble(Bundle.open(folder), session)), contents)
+                manifest["guesses"] = _branch_priors(Guard(assemble(Bundle.open(folder), session)), texts)
                 _write_manifest(folder, manifest)
             parity = None
             if verify:
                 progress(f"comparing with PyTorch on {len(PROBES)} texts")
-                parity = measure_parity(folder, loaded, prompter, tries)
+                parity = measure_parity(folder, loaded, prompt_builder, tries)
                 parity.check(precision)
                 manifest["parity"] = asdict(parity)
                 _write_manifest(folder, manifest)
@@ -146,19 +146,19 @@ def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[PromptBuild
     """The prompts and verdict tries of the spec; checks that the grammar compiles without ambiguity."""
     try:
         spec = Spec.parse(resolved, str(resolved.get("name", "spec")))
-        prompter = prompt_builder_of(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
+        prompt_builder = prompt_builder_of(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
         for role in spec.roles:
-            if len(prompter.prefix_ids(role)) >= prompter.max_tokens:
+            if len(prompt_builder.prefix_ids(role)) >= prompt_builder.max_tokens:
                 raise ExportError(
-                    f"the policy takes {len(prompter.prefix_ids(role)):,} tokens; {loaded.model_id} has room for "
-                    f"{prompter.max_tokens:,}"
+                    f"the policy takes {len(prompt_builder.prefix_ids(role)):,} tokens; {loaded.model_id} has room for "
+                    f"{prompt_builder.max_tokens:,}"
                 )
-        tries = build_tries(prompter)
+        tries = build_tries(prompt_builder)
         for trie in tries.values():
             trie.check()
     except TokmargError as error:
         raise ExportError(str(error)) from error
-    return prompter, tries
+    return prompt_builder, tries
 
 
 def _session(folder: Path, manifest: Manifest) -> Session:
@@ -181,29 +181,29 @@ def _origin(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _calibration_prompts(prompter: PromptBuilder, texts: Sequence[Sequence[Message]]) -> list[CalibrationPrompt]:
-    prompts = [prompt for text in texts for prompt in _prompts(prompter, text)]
-    return [(each.token_ids, shared_tokens(prompter.prefix_ids(each.role), each.token_ids)) for each in prompts]
+def _calibration_prompts(prompt_builder: PromptBuilder, texts: Sequence[Sequence[Message]]) -> list[CalibrationPrompt]:
+    prompts = [prompt for text in texts for prompt in _prompts(prompt_builder, text)]
+    return [(each.token_ids, shared_tokens(prompt_builder.prefix_ids(each.role), each.token_ids)) for each in prompts]
 
 
-def _prompts(prompter: PromptBuilder, text: Sequence[Message]) -> tuple[Prompt, ...]:
+def _prompts(prompt_builder: PromptBuilder, text: Sequence[Message]) -> tuple[Prompt, ...]:
     try:
-        return prompter.prompts(text)
+        return prompt_builder.prompts(text)
     except ContentError as error:
         raise ExportError(f"a typical text cannot be scored: {error}") from None
 
 
-def _write_prefixes(session: Session, prompter: PromptBuilder, unrounded: Path | None, folder: Path) -> None:
+def _write_prefixes(session: Session, prompt_builder: PromptBuilder, unrounded: Path | None, folder: Path) -> None:
     """Compute and store the policy prefixes; the unrounded graph, where there is one, is deleted afterwards.
 
     Every content reads the prefix: with unrounded weights it carries no error of their rounding. Half precision for
     its keys and values costs no accuracy that could be seen beside weights of 8 bits.
     """
     if unrounded is None:
-        prefixes = compute_prefixes(session, prompter.prefixes())
+        prefixes = compute_prefixes(session, prompt_builder.prefixes())
     else:
         manifest = Bundle.open(folder).manifest
-        prefixes = compute_prefixes(_session(unrounded, manifest), prompter.prefixes())
+        prefixes = compute_prefixes(_session(unrounded, manifest), prompt_builder.prefixes())
         shutil.rmtree(unrounded)  # as large as the model in fp32
     save_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
 
