@@ -12,7 +12,7 @@ __all__ = ["GraphContract"]
 
 @dataclass(frozen=True, slots=True)
 class GraphContract:
-    """Shapes of the graph; see the README's bundle section.
+    """Shapes of the graph; see docs/bundle-format.md.
 
     Attributes:
         layers, kv_heads, head_dim: of the key/value cache.
