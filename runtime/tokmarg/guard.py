@@ -90,9 +90,11 @@ class Guard:
             self._prefixes = load_prefixes(bundle.file("prefix.safetensors"), self.spec.roles, graph)
         else:
             self._prefixes = cached_prefixes(bundle.manifest, session, self._prompter.prefixes())
+        # Once and for all passes to the place where they run.
+        self._prefixes = {role: prefix.moved(session.store) for role, prefix in self._prefixes.items()}
         self._guesses = bundle.manifest.guesses if spec is None else None  # of the bundle's own policy
         suspicions = Suspicions(self.spec, self._encoder)
-        engine = engine_for(session, self._prefixes, spec is None)
+        engine = engine_for(session, spec is None)
         self._packer = Pipeline(self._prompter, suspicions, self._prefixes, engine)
         self._guarded = GuardInfo(self.labels, self.events, bundle.manifest.model_id)
 

@@ -112,7 +112,7 @@ class Pipeline:
                 by_role.setdefault(ready.role, []).extend(jobs[i])
         for role, of_role in by_role.items():
             for group in _groups(of_role):
-                self._engine.run(role, group)
+                self._engine.run(self._prefixes[role], group)
         for i, ready in enumerate(pack):
             if isinstance(ready, ContentError):
                 yield ready

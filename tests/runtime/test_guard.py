@@ -146,7 +146,7 @@ def test_forgetting_tokens_that_no_node_sees_changes_nothing(
     results = {}
     for threshold in (1, 10**9):
         lengths[threshold] = []
-        monkeypatch.setattr("tokmarg.engine.packed._FORGOTTEN", threshold)
+        monkeypatch.setattr("tokmarg.engine.packed._MIN_UNSEEN", threshold)
         results[threshold] = list(tiny_guard.score_many(TEXTS, max_nodes=200, tolerance=1e-9))
     assert sum(lengths[1]) < 0.9 * sum(lengths[10**9])
     for a, b in zip(results[1], results[10**9], strict=True):
@@ -171,7 +171,7 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
     )  # the decision, with and without the lead, for the coverage
     assert sum(narrow for _, narrow in rows) > 20
     engine = guard._packer._engine
-    foreign = PackedEngine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
+    foreign = PackedEngine(engine._session, own_verdicts=False)  # as for a policy of the user's own
     monkeypatch.setattr(guard._packer, "_engine", foreign)
     rows.clear()
     for a, text in zip(few, TEXTS, strict=True):

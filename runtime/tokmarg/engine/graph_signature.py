@@ -1,4 +1,4 @@
-"""What a graph takes and gives, compared with what the bundle's manifest says of it."""
+"""Graph signature: names of a graph's inputs and outputs, checked against the bundle's manifest."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""ONNX models of one operator: what a machine does with it is found out, or done, with those; the onnx package is not
-needed."""
+"""Small ONNX models written as protobuf bytes, without the onnx package: probes of the machine, and single operations on
+the device."""
 
 from __future__ import annotations
 
