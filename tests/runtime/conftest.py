@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,12 @@ def family(request: pytest.FixtureRequest) -> str:
 def word_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of :mod:`tests.support.word_guard`; tests copy it before they change it."""
     return word_guard.write(tmp_path_factory.mktemp("word-guard"))
+
+
+@pytest.fixture
+def bundle_copy(word_bundle: Path, tmp_path: Path) -> Path:
+    """The word guard's bundle, to be changed."""
+    return shutil.copytree(word_bundle, tmp_path / "bundle")
 
 
 @pytest.fixture

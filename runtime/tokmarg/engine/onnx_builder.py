@@ -1,4 +1,4 @@
-"""Small ONNX models written as protobuf bytes, without the onnx package: probes of the machine, and single operations on
+"""Small ONNX models written as protobuf bytes, without the onnx package: probes of the machine and single operations on
 the device."""
 
 from __future__ import annotations
