@@ -85,7 +85,7 @@ class Block:
         return len(self.mask)
 
     def keys(self, prefix: int) -> int:
-        """Key places that the content needs behind a prefix of P tokens: P + c + s."""
+        """Key places that the content needs after a prefix of P tokens: P + c + s."""
         return prefix + len(self.seen) + self.rows
 
 
