@@ -25,6 +25,12 @@ def word_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def bundle_copy(word_bundle: Path, tmp_path: Path) -> Path:
+    """The word guard's bundle, to be changed."""
+    return shutil.copytree(word_bundle, tmp_path / "bundle")
+
+
+@pytest.fixture
 def tokmarg(word_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Runs a command line in this process, with the word guard as default bundle."""
     monkeypatch.setenv("TOKMARG_BUNDLE", str(word_bundle))

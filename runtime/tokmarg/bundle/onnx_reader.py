@@ -1,7 +1,7 @@
-"""What a ``model.onnx`` refers to, read from its bytes before onnxruntime sees it.
+"""ONNX file reader: external data files and loop operators of a ``model.onnx``, read before onnxruntime opens it.
 
-onnxruntime opens whatever file a graph names as the place of its weights. A bundle's graph may name the bundle's own
-files only, those that the manifest lists with size and sha256. And a pass must end, so there may be no loops.
+onnxruntime opens whatever file a graph names as external data. A bundle's graph may name the bundle's own files only,
+those that the manifest lists with size and sha256. And a pass must end, so there may be no loops.
 
 An ONNX file is one protobuf message (onnx.proto of https://github.com/onnx/onnx). This reads the few fields that lead
 to tensors and nodes and steps over the rest, weights included, by their length.
@@ -18,7 +18,7 @@ from tokmarg.errors import BundleError
 
 __all__ = ["References", "fields", "read_references"]
 
-#: message -> field number -> message that stands there. Everything else is stepped over.
+#: message type -> field number -> message type of the field. Other fields are skipped.
 _MESSAGES: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
@@ -42,7 +42,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass(slots=True)
 class References:
-    """``files``: where the graph says its weights are, as written; ``loops``: its operators that repeat a graph."""
+    """External data files that a graph names, as written (``files``), and its loop operators (``loops``)."""
 
     files: set[str] = field(default_factory=set)
     loops: set[str] = field(default_factory=set)
@@ -61,17 +61,17 @@ def read_references(path: Path) -> References:
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
     data = memoryview(mapped)
-    found = References()
+    references = References()
     try:
-        graphs = _read(data, "ModelProto", found, 0)
+        graphs = _read(data, "ModelProto", references, 0)
     except ValueError as error:
         raise BundleError(f"{path}: not an ONNX graph: {error}") from None
     if not graphs:
         raise BundleError(f"{path}: not an ONNX graph: it holds none")
-    return found
+    return references
 
 
-def _read(data: memoryview, message: str, found: References, depth: int) -> int:
+def _read(data: memoryview, message: str, references: References, depth: int) -> int:
     """Walks a message; returns how many messages of a known kind are directly in it."""
     if depth > _MAX_DEPTH:
         raise ValueError(f"messages inside each other, more than {_MAX_DEPTH} deep")
@@ -82,17 +82,17 @@ def _read(data: memoryview, message: str, found: References, depth: int) -> int:
             continue
         if number in known:
             count += 1
-            _read(content, known[number], found, depth + 1)
+            _read(content, known[number], references, depth + 1)
         elif message == "NodeProto" and number == _OP_TYPE:
             name = bytes(content[:100]).decode("utf-8", "replace")
             if name in _LOOPS:
-                found.loops.add(name)
+                references.loops.add(name)
         elif message == "StringStringEntryProto" and number == _KEY:
             key = bytes(content)
         elif message == "StringStringEntryProto" and number == _VALUE:
             values.append(bytes(content).decode("utf-8", "replace"))
     if message == "StringStringEntryProto" and key == b"location":
-        found.files.update(values or [""])
+        references.files.update(values or [""])
     return count
 
 

@@ -33,7 +33,7 @@ Arrange = Callable[[Array, Array], tuple[Array, ...]]
 
 @dataclass(frozen=True, slots=True)
 class StoredPrefix:
-    """What a file holds of one role mode.
+    """Prefix of one role mode, as arrays.
 
     Attributes:
         token_ids: of the prefix, P of them.

@@ -1,8 +1,7 @@
-"""Batch layout: which tokens one pass carries, and what each of them sees.
+"""Batch layout: the tokens that one pass carries, the cache slots each of them sees, and where their logits go.
 
-What is evaluated is up to the searches: the verdict trie's best-first expansion, or a free decode. A
-:class:`~tokmarg.engine.sequence.Search` names token paths and is fed their logits. A :class:`TreeBatch` takes tokens of
-sequences and remembers which cached ones they see.
+:class:`TreeBatch` lays out prompts and verdict-trie nodes as one tree-attention batch. :class:`LogitsRouter` sends each
+row to the output layer that is enough for it, and feeds the searches.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import numpy.typing as npt
 from tokmarg.errors import ContentError
 
 from .forward import Outputs
-from .sequence import Sequence, TokenPath
+from .sequence import LogitsRequest, Sequence, TokenPath
 from .session import Session
 
-__all__ = ["PACK_TOKENS", "Logits", "TreeBatch"]
+__all__ = ["PACK_TOKENS", "LogitsRouter", "TreeBatch"]
 
 #: New tokens that one pass carries at most; longer prompts are fed in several passes.
 PACK_TOKENS = 512
@@ -28,46 +27,54 @@ PACK_TOKENS = 512
 
 @dataclass(slots=True)
 class TreeBatch:
-    """A pass being laid out behind ``past`` cached tokens: rows are new tokens, columns cache slots, then the rows."""
+    """A pass being laid out after P cached tokens. Row r is the r-th new token; its cache slot is P + r.
+
+    Attributes:
+        past: P.
+        tokens, positions: of the S new tokens.
+        sees: (start, end, ranges): rows [start, end) are consecutive tokens, which see those slot ranges and each
+            other causally.
+        requests: logits that searches want of this pass.
+    """
 
     past: int
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # rows [start, end) and slots
-    logits_for: list[tuple[Sequence[Any], Any, int]] = field(default_factory=list)
+    sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)
+    requests: list[LogitsRequest] = field(default_factory=list)
 
-    def prompt(self, job: Sequence[Any], most: int) -> bool:
-        """Lays out what of a job's prompt a pass of ``most`` tokens has room for; returns whether that was the rest."""
-        at, end = job.laid_out, len(job.token_ids)
-        part = job.token_ids[at : at + max(0, most - len(self.tokens))]
+    def add_prompt(self, sequence: Sequence[Any], max_tokens: int) -> bool:
+        """Lays out as much of a prompt as a pass of ``max_tokens`` has space for; returns whether that was the rest."""
+        done, end = sequence.laid_out, len(sequence.token_ids)
+        part = sequence.token_ids[done : done + max(0, max_tokens - len(self.tokens))]
         if part:
-            slot = self._add(part, at, [(0, job.shared), *job.spans])
-            job.spans.append((slot, slot + len(part)))
-            job.laid_out += len(part)
-        if job.laid_out < end:
+            slot = self._add(part, done, [(0, sequence.shared), *sequence.spans])
+            sequence.spans.append((slot, slot + len(part)))
+            sequence.laid_out += len(part)
+        if sequence.laid_out < end:
             return False
-        job.slots[job.search.root] = job.spans[-1][1] - 1
+        sequence.slots[sequence.search.root] = sequence.spans[-1][1] - 1
         return True
 
-    def nodes(self, job: Sequence[Any], ahead: int, rows: int | None = None) -> None:
-        """Lays out the nodes that a job's search wants next, with what is missing of their paths.
+    def add_nodes(self, sequence: Sequence[Any], limit: int, max_tokens: int | None = None) -> None:
+        """Lays out the nodes that a search wants next, with those of their ancestors that no pass has carried yet.
 
         Args:
-            job: its prompt has been laid out.
-            ahead: about how many nodes at most.
-            rows: nodes that do not fit into a pass of so many rows wait for the next one, but for the first.
+            sequence: its prompt has been laid out.
+            limit: about how many nodes at most.
+            max_tokens: of the pass. Nodes beyond wait for the next one; the first always goes in.
         """
-        for node in job.search.wanted(ahead):
-            missing = [] if job.slots.get(node, -1) >= self.past else _missing(job, node)
-            if rows is not None and self.logits_for and len(self.tokens) + len(missing) > rows:
+        for node in sequence.search.wanted(limit):
+            missing = [] if sequence.slots.get(node, -1) >= self.past else _missing(sequence, node)
+            if max_tokens is not None and self.requests and len(self.tokens) + len(missing) > max_tokens:
                 return
             for step in missing:
-                visible = [(0, job.shared), *job.spans, *_ancestors(job, step)]
-                job.slots[step] = self._add([step.token], len(job.token_ids) + step.depth - 1, visible)
-            self.logits_for.append((job, node, job.slots[node] - self.past))
+                visible = [(0, sequence.shared), *sequence.spans, *_ancestors(sequence, step)]
+                sequence.slots[step] = self._add([step.token], len(sequence.token_ids) + step.depth - 1, visible)
+            self.requests.append(LogitsRequest(sequence, node, sequence.slots[node] - self.past))
 
     def _add(self, tokens: GenericSequence[int], position: int, visible: list[tuple[int, int]]) -> int:
-        """Adds consecutive tokens that see ``visible`` slot ranges and each other causally; returns their slot."""
+        """Adds consecutive tokens that see ``visible`` slots and each other causally; returns the first slot."""
         row = len(self.tokens)
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))
@@ -75,7 +82,7 @@ class TreeBatch:
         return self.past + row
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """bool [S, P+S]."""
+        """The attention mask, bool [S, P + S]: columns are the cache slots, then the new tokens."""
         rows, past = len(self.tokens), self.past
         mask = np.zeros((rows, past + rows), dtype=np.bool_)
         for start, end, visible in self.sees:
@@ -87,27 +94,27 @@ class TreeBatch:
         return mask
 
 
-def _missing(job: Sequence[Any], node: TokenPath) -> list[TokenPath]:
+def _missing(sequence: Sequence[Any], node: TokenPath) -> list[TokenPath]:
     """The node and those of its ancestors that no pass has carried yet, from the top."""
-    found = [node]
-    while node.parent is not None and node.parent not in job.slots:
+    upwards = [node]
+    while node.parent is not None and node.parent not in sequence.slots:
         node = node.parent
-        found.append(node)
-    return found[::-1]
+        upwards.append(node)
+    return upwards[::-1]
 
 
-def _ancestors(job: Sequence[Any], node: TokenPath) -> list[tuple[int, int]]:
-    """Slots of the tokens between the prompt and a node."""
-    found = []
-    above = node.parent
-    while above is not None and above is not job.search.root:
-        found.append((job.slots[above], job.slots[above] + 1))
-        above = above.parent
-    return found
+def _ancestors(sequence: Sequence[Any], node: TokenPath) -> list[tuple[int, int]]:
+    """Slot ranges of the tokens between the prompt and a node."""
+    ranges = []
+    ancestor = node.parent
+    while ancestor is not None and ancestor is not sequence.search.root:
+        ranges.append((sequence.slots[ancestor], sequence.slots[ancestor] + 1))
+        ancestor = ancestor.parent
+    return ranges
 
 
-class Logits:
-    """Which output layer serves which node, and feeding the searches what it says.
+class LogitsRouter:
+    """Routes requests to the full or the small (verdict) output layer, and feeds their logits to the searches.
 
     Args:
         session: the graph.
@@ -117,36 +124,44 @@ class Logits:
     def __init__(self, session: Session, own_verdicts: bool) -> None:
         ids = session.graph.verdict_token_ids if own_verdicts else None
         self._verdict_ids = None if ids is None else np.asarray(ids)
-        self._columns = session.graph.vocab_size
+        self._vocab_size = session.graph.vocab_size
 
-    def split(self, wanted: GenericSequence[tuple[Sequence[Any], Any, int]]) -> tuple[list[Any], list[Any]]:
-        """What needs the whole vocabulary, and what verdict tokens are enough for; each as (job, node, row)."""
-        whole: list[tuple[Sequence[Any], Any, int]] = []
-        narrow: list[tuple[Sequence[Any], Any, int]] = []
-        for one in wanted:
-            job, node, _ = one
-            (whole if self._verdict_ids is None or job.search.whole(node) else narrow).append(one)
-        return whole, narrow
+    def split(self, requests: GenericSequence[LogitsRequest]) -> tuple[list[LogitsRequest], list[LogitsRequest]]:
+        """The requests that need the full output layer, and those that the verdict layer is enough for."""
+        full: list[LogitsRequest] = []
+        verdict: list[LogitsRequest] = []
+        for request in requests:
+            needs_all = self._verdict_ids is None or request.sequence.search.whole(request.node)
+            (full if needs_all else verdict).append(request)
+        return full, verdict
 
     def feed(
-        self,
-        whole: GenericSequence[tuple[Sequence[Any], Any, int]],
-        narrow: GenericSequence[tuple[Sequence[Any], Any, int]],
-        outputs: Outputs,
+        self, full: GenericSequence[LogitsRequest], verdict: GenericSequence[LogitsRequest], outputs: Outputs
     ) -> None:
-        """Feeds the searches: the first logits to those of ``whole``, verdict logits to those of ``narrow``."""
-        for (job, node, _), row in zip(whole, outputs.logits, strict=False):
-            _feed(job, node, row)
-        if narrow:
-            spread = np.full(self._columns, -np.inf, dtype=np.float32)
-            for (job, node, _), row in zip(narrow, outputs.verdict_logits, strict=True):
-                spread[self._verdict_ids] = row
-                _feed(job, node, spread)
+        """Feeds the searches: the logits to those of ``full``, the verdict logits to those of ``verdict``."""
+        # A pass without a request has one row of logits that nobody wants.
+        for request, logits in zip(full, outputs.logits, strict=False):
+            _feed(request, logits)
+        if verdict:
+            spread = np.full(self._vocab_size, -np.inf, dtype=np.float32)
+            for request, logits in zip(verdict, outputs.verdict_logits, strict=True):
+                spread[self._verdict_ids] = logits
+                _feed(request, spread)
+
+    @staticmethod
+    def rows(
+        full: GenericSequence[LogitsRequest], verdict: GenericSequence[LogitsRequest]
+    ) -> tuple[list[int], list[int]]:
+        """The rows of a pass that go through the full and through the verdict layer: ``logit_rows``, ``verdict_rows``
+        of :class:`tokmarg.engine.forward.Forward`."""
+        # The graph needs one row at least, for passes of prompt tokens alone, too.
+        return [request.row for request in full] or ([] if verdict else [0]), [request.row for request in verdict]
 
 
-def _feed(job: Sequence[Any], node: TokenPath, logits: npt.NDArray[np.float32]) -> None:
+def _feed(request: LogitsRequest, logits: npt.NDArray[np.float32]) -> None:
+    sequence = request.sequence
     try:
-        if job.error is None:
-            job.search.feed(node, logits)
+        if sequence.error is None:
+            sequence.search.feed(request.node, logits)
     except ContentError as error:
-        job.error = error
+        sequence.error = error

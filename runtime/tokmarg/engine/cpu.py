@@ -1,4 +1,16 @@
-"""What the CPU and its system offer: cores, denormals, 8-bit products, free memory."""
+"""CPU and system properties that the engine depends on: core count, 8-bit products, denormals, free heap memory.
+
+Four facts that onnxruntime does not handle by itself:
+
+- **Cores.** Two hardware threads of one core share its multipliers, so one worker per physical core is fastest.
+- **8-bit products.** AVX2 without VNNI sums pairs of uint8 x int8 products in 16 bits and saturates. Sessions of int8
+  graphs take another kernel there.
+- **Denormals.** Softmax gives masked columns about 4e-39, and arithmetic below 1.2e-38 is slow: attention over 200
+  tokens takes a third longer. onnxruntime's own threads flush denormals to zero where a session says so
+  (``session.set_denormal_as_zero``); the calling thread computes along and has to be told separately.
+- **Heap memory.** glibc's heap ends with the last block in use: whatever is free below it stays the process's. After a
+  pack of contents that is half as much again as all that a guard has loaded, in pieces between blocks that stay.
+"""
 
 from __future__ import annotations
 
@@ -14,31 +26,18 @@ from typing import Any
 import numpy as np
 
 from .onnx_builder import FLOAT, INT8, UINT8, one_operator
-from .ort import ort
+from .ort import ort, session_options
 
 __all__ = ["denormals_as_zero", "int8_products_saturate", "physical_cores", "release_free_memory"]
 
-
-@cache
-def int8_products_saturate() -> bool:
-    """Whether sums of uint8 times int8 are cut off at 16 bits on this machine, as AVX2 without VNNI does."""
-    a, b = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
-    weights = {
-        "b": (INT8, b),
-        "a_scale": (FLOAT, np.ones((), np.float32)),
-        "b_scale": (FLOAT, np.ones(16, np.float32)),
-        "a_zero": (UINT8, np.zeros((), np.uint8)),
-    }
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
-    (found,) = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {"a": a})
-    return bool((found != 64 * 255 * 127).any())
+#: fenv_t on x86-64 (psABI; the same in glibc and musl): its size, and the offset of the MXCSR register, in bytes.
+_FENV_SIZE, _MXCSR = 32, 28
+#: Bits of MXCSR: flush results to zero (FTZ) and treat denormal operands as zero (DAZ).
+_FTZ_DAZ = 0x8040
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; two hardware threads of one core count once, as they share what multiplies.
+    """Cores that this process may use, hardware threads of one core counted once.
 
     Linux tells which threads are of one core. Elsewhere x86 processors are taken to have two each, and others one.
     """
@@ -51,19 +50,28 @@ def physical_cores() -> int:
         return max(1, len(usable) // (2 if paired else 1))
 
 
-#: Of fenv_t on x86-64 (psABI; the same in glibc and musl), in bytes: its size, and where the MXCSR register stands.
-_SIZE, _MXCSR = 32, 28
-
-
-_FLUSH = 0x8040  # results below the normal numbers, and operands
+@cache
+def int8_products_saturate() -> bool:
+    """Whether sums of uint8 x int8 products saturate at 16 bits on this machine, as with AVX2 without VNNI."""
+    a, b = np.full((2, 64), 255, np.uint8), np.full((64, 16), 127, np.int8)
+    weights = {
+        "b": (INT8, b),
+        "a_scale": (FLOAT, np.ones((), np.float32)),
+        "b_scale": (FLOAT, np.ones(16, np.float32)),
+        "a_zero": (UINT8, np.zeros((), np.uint8)),
+    }
+    model = one_operator("MatMulIntegerToFloat", (UINT8, FLOAT), weights)
+    session = ort.InferenceSession(model, session_options(threads=1), providers=["CPUExecutionProvider"])
+    (products,) = session.run(None, {"a": a})
+    return bool((products != 64 * 255 * 127).any())
 
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """While the block runs, on this thread alone; nothing on other machines than Linux on x86-64."""
-    get, put = _environment()
+    """Flushes denormals to zero on the calling thread while the block runs; does nothing but on Linux on x86-64."""
+    get, put = _floating_point_environment()
     before = get()
-    register = int.from_bytes(before[_MXCSR:], "little") | _FLUSH
+    register = int.from_bytes(before[_MXCSR:], "little") | _FTZ_DAZ
     put(before[:_MXCSR] + register.to_bytes(4, "little"))
     try:
         yield
@@ -72,23 +80,23 @@ def denormals_as_zero() -> Iterator[None]:
 
 
 @cache
-def _environment() -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
-    """Reads and sets the thread's floating-point environment."""
+def _floating_point_environment() -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
+    """Getter and setter of the calling thread's floating-point environment (fenv_t)."""
     if platform.system() == "Linux" and platform.machine() == "x86_64":
         library = ctypes.CDLL(None)
         if hasattr(library, "fegetenv") and hasattr(library, "fesetenv"):
 
             def get() -> bytes:
-                space = ctypes.create_string_buffer(_SIZE)
-                library.fegetenv(space)
-                return space.raw
+                environment = ctypes.create_string_buffer(_FENV_SIZE)
+                library.fegetenv(environment)
+                return environment.raw
 
             return get, library.fesetenv
-    return lambda: bytes(_SIZE), lambda _: None
+    return lambda: bytes(_FENV_SIZE), lambda _: None
 
 
 def release_free_memory() -> None:
-    """Gives free memory of glibc's heap back, which takes some milliseconds; nothing where the C library is another."""
+    """Returns free memory of glibc's heap to the system, in some milliseconds; does nothing with other C libraries."""
     if trim := _malloc_trim():
         trim(0)
 

@@ -1,6 +1,6 @@
-"""A graph on CUDA: all of it there, or an error that says what is not.
+"""CUDA sessions: the whole graph runs on CUDA, or an error says which nodes do not.
 
-onnxruntime itself is content with less. Where CUDA's libraries are missing it runs the graph on the CPU, and a node
+onnxruntime itself accepts less. Where CUDA's libraries are missing it runs the graph on the CPU, and a node
 that CUDA cannot run goes to the CPU with its tensors, back and forth in every pass.
 """
 
@@ -21,7 +21,8 @@ __all__ = ["CPU", "CUDA", "CUDA_OPTIONS", "on_cuda", "strays"]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 #: float32 is float32: onnxruntime's default rounds what it multiplies to TF32, with 10 bits for digits.
 CUDA_OPTIONS = {"use_tf32": "0"}
-#: What computes shapes. onnxruntime puts these on the CPU on purpose, where shapes are; they touch no hidden state.
+#: Operators that compute shapes. onnxruntime puts these on the CPU on purpose, where shapes are; they touch no hidden
+#: state.
 _SHAPES = frozenset({
     "Add", "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Greater",
     "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Not", "Or", "Range", "ReduceProd",
@@ -41,9 +42,9 @@ def on_cuda(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     """
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # CUDA's libraries from the packages of the gpu extra, where nobody else would look; it prints what it misses.
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         ort.preload_dlls()
-    missed = next((f": {line}" for line in said.getvalue().splitlines() if line.startswith("Failed")), "")
+    missed = next((f": {line}" for line in output.getvalue().splitlines() if line.startswith("Failed")), "")
     try:
         session = ort.InferenceSession(
             str(path), options, providers=[(CUDA, CUDA_OPTIONS), (CPU, {})], enable_fallback=0
@@ -54,8 +55,8 @@ def on_cuda(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         raise DeviceError(
             f"CUDA was asked for, but onnxruntime could not start it: check driver and CUDA libraries{missed}"
         )
-    if found := strays(session):
-        counts = ", ".join(f"{count} {operator}" for operator, count in found.most_common(5))
+    if misplaced := strays(session):
+        counts = ", ".join(f"{count} {operator}" for operator, count in misplaced.most_common(5))
         raise DeviceError(f"{path}: CUDA cannot run all of the graph, the CPU would have {counts}: use --device cpu")
     return session
 

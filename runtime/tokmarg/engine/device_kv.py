@@ -1,7 +1,7 @@
-"""Keys and values that stay on the device: passes read them there and leave the new ones there.
+"""Key/value store on the device (CUDA): passes read keys and values there and leave the new ones there.
 
-A pass hands over token ids, positions and masks, and gets rows of logits; keys and values are joined and picked by two
-small graphs on the same device. What is on it belongs to onnxruntime, and goes when the last cache that holds it does.
+Only token ids, positions, masks and rows of logits cross between host and device; keys and values are joined and taken
+by two small graphs on the device. Its memory is onnxruntime's, freed when the last cache that holds it goes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .kv_cache import Arrays, Tensors
 from .onnx_builder import FLOAT, FLOAT16, INT64, Value, node, small_model
-from .ort import ort
+from .ort import ort, session_options
 
 __all__ = ["DeviceKVStore"]
 
@@ -25,7 +25,7 @@ class DeviceKVStore:
 
     Args:
         device: onnxruntime's name of it; with ``cpu`` everything runs as it does on ``cuda``, for tests.
-        provider: of the sessions that join and pick, with its options.
+        provider: of the sessions that join and take, with its options.
         count: tensors of a cache, two for each layer.
         dtype: of their elements.
     """
@@ -39,12 +39,10 @@ class DeviceKVStore:
     ) -> None:
         self._device = device
         kind = FLOAT16 if dtype == "float16" else FLOAT
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1  # none of its own, which a forked child would wait for at its end
-        self._joining, self._picking = (
+        options = session_options(threads=1)  # none of its own, which a forked child would wait for at its end
+        self._join_session, self._take_session = (
             ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
-            for model in (joining_model(count, kind), picking_model(count, kind))
+            for model in (join_model(count, kind), take_model(count, kind))
         )
         self._outputs = [f"c{i}" for i in range(count)]
 
@@ -59,11 +57,11 @@ class DeviceKVStore:
 
     def _join(self, a: Tensors, b: Tensors) -> Tensors:
         feeds = {f"a{i}": tensor for i, tensor in enumerate(a)} | {f"b{i}": tensor for i, tensor in enumerate(b)}
-        return self.run(self._joining, feeds, (), self._outputs)[1]
+        return self.run(self._join_session, feeds, (), self._outputs)[1]
 
     def take(self, tensors: Tensors, slots: npt.NDArray[np.int64]) -> Tensors:
         feeds = {f"a{i}": tensor for i, tensor in enumerate(tensors)}
-        return self.run(self._picking, {**feeds, "slots": slots}, (), self._outputs)[1]
+        return self.run(self._take_session, {**feeds, "slots": slots}, (), self._outputs)[1]
 
     def run(
         self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
@@ -83,14 +81,14 @@ class DeviceKVStore:
         return [output.numpy() for output in outputs[: len(heads)]], tuple(outputs[len(heads) :])
 
 
-def joining_model(count: int, kind: int) -> bytes:
-    """An ONNX model that puts each ``b`` [1, h, m, d] behind its ``a`` [1, h, n, d]: ``c`` [1, h, n + m, d]."""
+def join_model(count: int, kind: int) -> bytes:
+    """An ONNX model that appends each ``b`` [1, h, m, d] to its ``a`` [1, h, n, d]: ``c`` [1, h, n + m, d]."""
     nodes = [node("Concat", (f"a{i}", f"b{i}"), f"c{i}", axis=2) for i in range(count)]
     return small_model(nodes, _cache("a", count, kind) | _cache("b", count, kind), _cache("c", count, kind))
 
 
-def picking_model(count: int, kind: int) -> bytes:
-    """An ONNX model that picks ``slots`` int64 [m] of each ``a`` [1, h, n, d]: ``c`` [1, h, m, d]."""
+def take_model(count: int, kind: int) -> bytes:
+    """An ONNX model that takes ``slots`` int64 [m] of each ``a`` [1, h, n, d]: ``c`` [1, h, m, d]."""
     nodes = [node("Gather", (f"a{i}", "slots"), f"c{i}", axis=2) for i in range(count)]
     return small_model(nodes, {**_cache("a", count, kind), "slots": (INT64, ("slots",))}, _cache("c", count, kind))
 

@@ -1,4 +1,4 @@
-"""Forward passes side by side, while the caller prepares the next ones."""
+"""Worker pool for forward passes: as many at a time as the session has workers, while the caller lays out the next."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ T = TypeVar("T")
 
 
 class PassExecutor(Generic[T]):
-    """The passes that a session computes side by side, and those that wait for their turn.
+    """Runs passes on a session's workers, and queues those that wait for one.
 
-    A context manager, which is left when no pass is under way: they need the interpreter when they end.
+    A context manager, which is left when no pass is in flight: they need the interpreter when they end.
 
     Args:
-        session: computes them; as many at a time as it has lanes.
+        session: computes the passes; as many at a time as it has workers.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._idle = list(range(session.lanes))
+        self._idle = list(range(session.workers))
         self._waiting: deque[tuple[Forward, T]] = deque()
         self._done: SimpleQueue[tuple[T, Outputs | Exception]] = SimpleQueue()
         #: Passes that were started and not waited for.
@@ -46,7 +46,7 @@ class PassExecutor(Generic[T]):
             self.running -= 1
 
     def start(self, forward: Forward, tag: T) -> None:
-        """Hands over a pass; ``tag`` comes back with what it gives."""
+        """Queues a pass; ``tag`` comes back with its outputs."""
         self.running += 1
         with self._lock:
             self._waiting.append((forward, tag))
@@ -65,20 +65,20 @@ class PassExecutor(Generic[T]):
         return tag, outcome
 
     def _next(self) -> None:
-        """Begins a waiting pass, if there is one and an idle lane."""
+        """Begins a waiting pass, if there is one and an idle worker."""
         with self._lock:
             if not (self._idle and self._waiting):
                 return
-            lane = self._idle.pop()
+            worker = self._idle.pop()
             forward, tag = self._waiting.popleft()
 
         def done(outcome: Outputs | Exception) -> None:
             with self._lock:
-                self._idle.append(lane)
-            self._next()  # first, so that no lane waits for the caller
+                self._idle.append(worker)
+            self._next()  # first, so that no worker waits for the caller
             self._done.put((tag, outcome))
 
         try:
-            self._session.start(forward, done, pooled=lane > 0)
+            self._session.start(forward, done, pooled=worker > 0)
         except Exception as error:  # this may be a thread of the pool, whose errors nobody sees
             done(error)

@@ -1,4 +1,4 @@
-"""What CUDA's driver says of the GPU: its name, and how much of its memory is taken. onnxruntime says neither."""
+"""GPU name and memory in use, from CUDA's driver; onnxruntime reports neither."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def gpu_name() -> str | None:
 
 
 def gpu_memory_used() -> int | None:
-    """Bytes of the GPU's memory that are taken, by whomever; None where there is no driver, or no GPU.
+    """Bytes of the GPU's memory in use, by any process; None where there is no driver, or no GPU.
 
-    What CUDA itself takes for this process is among them from the first call on.
+    The memory that CUDA takes for this process is included from the first call on.
     """
     driver, context = _driver(), ctypes.c_void_p()
     if driver is None or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), _DEVICE) != 0:

@@ -1,4 +1,4 @@
-"""What a graph takes and gives, compared with what the bundle's manifest says of it."""
+"""Graph signature: names of a graph's inputs and outputs, checked against the bundle's manifest."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def check_signature(session: ort.InferenceSession, g: GraphContract, where: str)
         wanted.append((inputs, f"past_key_values.{part}", kv, shape_of_cache))
         wanted.append((outputs, f"present.{part}", kv, shape_of_cache))
     masks = ["attention_mask", "sliding_attention_mask"] if g.sliding_window is not None else ["attention_mask"]
-    found = [m for m in masks if m in inputs]
-    if masks[-1] not in found:
+    present = [m for m in masks if m in inputs]
+    if masks[-1] not in present:
         raise BundleError(f"{where}: graph input {masks[-1]} is missing")
-    wanted += [(inputs, name, "tensor(bool)", {}) for name in found]
+    wanted += [(inputs, name, "tensor(bool)", {}) for name in present]
     for table, name, kind, dims in wanted:
         if name not in table:
             raise BundleError(

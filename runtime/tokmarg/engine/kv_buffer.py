@@ -1,8 +1,8 @@
-"""Memory for keys and values of tokens, as graphs that go content by content take them.
+"""Growable, reusable memory for keys and values, in the layout of graphs with ``by_content`` attention.
 
-It is the system's, and its again when it goes: what a search leaves behind stands between nothing that stays. Since new
-memory is slow (a page of 4 kB takes 2 µs, as long as copying ten times as much), it is taken over by the next content
-or pass, and asked for in large pages.
+It comes from the system and goes back to it whole, so that what a search leaves behind does not fragment the heap. New
+memory is slow (a page of 4 kB takes 2 µs, as long as copying ten times as much), so the next content or pass reuses a
+buffer, and memory is requested in large pages.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 from tokmarg.bundle.graph_contract import GraphContract
 
-__all__ = ["KVBuffer"]
+__all__ = ["KVBuffer", "KVBufferPool"]
 
-#: Tokens that there is room for beyond those that made it too small; what is not used is not there either.
+#: Spare tokens when a buffer grows; memory that is not written to is not there either.
 _GROWTH = 128
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
-def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
-    """Room for keys and values, [layers, tokens, 2 * kv_heads * head_dim]."""
+def _allocate(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
+    """Memory for keys and values, [layers, tokens, 2 * kv_heads * head_dim]."""
     shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
     memory = mmap.mmap(-1, max(1, math.prod(shape)) * np.dtype(graph.kv_dtype).itemsize, **_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -36,14 +36,14 @@ def _memory(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
 
 
 class KVBuffer:
-    """Keys and values of some tokens, one behind the other.
+    """Keys and values of some tokens, one after the other.
 
     Args:
         graph: that computes them.
     """
 
     def __init__(self, graph: GraphContract) -> None:
-        self._graph, self._rows = graph, _memory(graph, 0)
+        self._graph, self._rows = graph, _allocate(graph, 0)
         self._count = 0
 
     @property
@@ -52,19 +52,41 @@ class KVBuffer:
         return self._rows[:, : self._count]
 
     def clear(self) -> None:
-        """Holds no tokens, and keeps the memory."""
+        """Drops the tokens and keeps the memory."""
         self._count = 0
 
     def extend(self, tokens: int) -> npt.NDArray[Any]:
-        """Room for some more tokens, [layers, tokens, 2 * kv_heads * head_dim], with anything in it."""
+        """Adds some tokens, uninitialized: [layers, tokens, 2 * kv_heads * head_dim] to write to."""
         before, self._count = self._count, self._count + tokens
         if self._count > self._rows.shape[1]:
-            larger = _memory(self._graph, max(self._count + _GROWTH, 2 * before))
+            larger = _allocate(self._graph, max(self._count + _GROWTH, 2 * before))
             larger[:, :before] = self._rows[:, :before]
             self._rows = larger
         return self._rows[:, before : self._count]
 
     def append(self, new: Sequence[npt.NDArray[Any]]) -> None:
-        """Takes keys and values of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
+        """Adds keys and values of some more tokens, [tokens * 2 * kv_heads, head_dim] of each layer."""
         for layer, rows in zip(self.extend(len(new[0]) // (2 * self._graph.kv_heads)), new, strict=True):
             layer[:] = rows.reshape(layer.shape)
+
+
+class KVBufferPool:
+    """Buffers for reuse; the one released last is taken first.
+
+    Args:
+        graph: that computes the keys and values.
+    """
+
+    def __init__(self, graph: GraphContract) -> None:
+        self._graph = graph
+        self._free: list[KVBuffer] = []
+
+    def take(self) -> KVBuffer:
+        """An empty buffer."""
+        buffer = self._free.pop() if self._free else KVBuffer(self._graph)
+        buffer.clear()
+        return buffer
+
+    def release(self, buffer: KVBuffer) -> None:
+        """Takes a buffer back that nothing reads any more."""
+        self._free.append(buffer)

@@ -1,8 +1,8 @@
-"""Keys and values of tokens, and the places where they can lie.
+"""Key/value cache of tokens, on the host or on the device.
 
-A cache is the same to the engine wherever its tensors are: it has a length and positions, caches can be joined, and
-some of a cache's tokens taken. What its tensors are, and who joins them, is up to its store: numpy arrays on the host
-(:class:`HostKVStore`), or onnxruntime's own values on the device (:class:`tokmarg.engine.device_kv.DeviceKVStore`).
+A :class:`KVCache` has a length and positions, can be joined with others, and some of its tokens can be taken, wherever
+its tensors lie. Their type, and how they are joined, is up to its store: numpy arrays on the host
+(:class:`HostKVStore`), or onnxruntime's values on the device (:class:`tokmarg.engine.device_kv.DeviceKVStore`).
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .ort import ort
 __all__ = ["HOST", "HostKVStore", "KVCache", "KVStore", "heads_by_token", "key_and_value"]
 
 Arrays = tuple[npt.NDArray[Any], ...]
-#: Of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim]; or of a graph that takes content by
-#: content one tensor for each layer, as :func:`heads_by_token` has it, which is neither joined nor picked from.
+#: Tensors of a store: key 0, value 0, key 1, value 1, ..., each [1, kv_heads, n, head_dim]; or, of graphs with
+#: ``by_content``, one per layer in the layout of :func:`heads_by_token`, which are neither joined nor taken from.
 Tensors = tuple[Any, ...]
 
 
 def heads_by_token(key: npt.NDArray[Any], value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Keys and values [1, kv_heads, n, head_dim] of a layer as rows [n * 2 * kv_heads, head_dim]: of each token the
-    heads of its key, then those of its value."""
+    """Interleaves a layer's keys and values [1, kv_heads, n, head_dim] to rows [n * 2 * kv_heads, head_dim]: of each
+    token the heads of its key, then those of its value."""
     both = np.concatenate([key[0], value[0]]).transpose(1, 0, 2)
     return np.ascontiguousarray(both).reshape(-1, key.shape[-1])
 
 
 def key_and_value(rows: npt.NDArray[Any], kv_heads: int) -> Arrays:
-    """What :func:`heads_by_token` was given."""
+    """The inverse of :func:`heads_by_token`: key and value [1, kv_heads, n, head_dim]."""
     both = rows.reshape(-1, 2, kv_heads, rows.shape[-1]).transpose(1, 2, 0, 3)
     return both[:1], both[1:]
 
 
 class KVStore(Protocol):
-    """Where the tensors of caches lie, and how passes run on them there."""
+    """Memory for the tensors of caches, and running passes on them there."""
 
     def put(self, arrays: Arrays) -> Tensors:
         """Brings arrays here."""
@@ -47,7 +47,7 @@ class KVStore(Protocol):
         """Brings tensors to the host."""
 
     def join(self, parts: Sequence[Tensors]) -> Tensors:
-        """Tensors one behind the other, along the tokens."""
+        """Concatenates tensors along the tokens."""
 
     def take(self, tensors: Tensors, slots: npt.NDArray[np.int64]) -> Tensors:
         """The tokens at ``slots`` int64 [n]."""
@@ -91,7 +91,7 @@ HOST = HostKVStore()
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """A key/value cache of P tokens: the tensors that its graph takes and gives.
+    """A key/value cache of P tokens.
 
     ``positions`` int64 [P] are the positions at which the tokens stand; ``store`` is where the tensors lie.
     """
@@ -111,7 +111,7 @@ class KVCache:
 
     @classmethod
     def joined(cls, parts: Sequence[KVCache]) -> KVCache:
-        """Caches of one store, one behind the other, as one."""
+        """Concatenates caches of one store."""
         store = parts[0].store
         tensors = store.join([part.tensors for part in parts])
         return cls(tensors, np.concatenate([part.positions for part in parts]), store)

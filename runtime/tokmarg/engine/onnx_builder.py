@@ -1,5 +1,5 @@
-"""ONNX models of one operator: what a machine does with it is found out, or done, with those; the onnx package is not
-needed."""
+"""Small ONNX models written as protobuf bytes, without the onnx package: probes of the machine and single operations on
+the device."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def small_model(
 
 def node(operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: int) -> bytes:
     """A node with one output and integer attributes."""
-    found = b"".join(_bytes(1, name.encode()) for name in inputs) + _bytes(2, output.encode())
-    found += _bytes(4, operator.encode())
+    message = b"".join(_bytes(1, name.encode()) for name in inputs) + _bytes(2, output.encode())
+    message += _bytes(4, operator.encode())
     for name, number in attributes.items():
-        found += _bytes(5, _bytes(1, name.encode()) + _int(3, number) + _int(20, _ATTRIBUTE_INT))
-    return found + (_bytes(7, domain.encode()) if domain else b"")
+        message += _bytes(5, _bytes(1, name.encode()) + _int(3, number) + _int(20, _ATTRIBUTE_INT))
+    return message + (_bytes(7, domain.encode()) if domain else b"")
 
 
 def _value(name: str, kind: int, axes: Sequence[str]) -> bytes:
@@ -72,8 +72,8 @@ def _int(number: int, value: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*encoded, value])

@@ -1,24 +1,22 @@
-"""Tree attention: many contents and their verdict nodes in one pass behind a shared prefix.
+"""Packed engine: many contents and their verdict nodes in one tree-attention pass after a shared policy prefix.
 
 One pass is one sequence, laid out as
 
     [ policy prefix (cached) ][ content 1 + suffix ][ content 2 + suffix ] ... [ trie nodes ]
 
 A token sees the prefix tokens its prompt shares, its own prompt before it, and its own ancestors in the trie;
-``position_ids`` count along that path. So contents do not see each other, and a score does not depend on its company.
-Guards that are asked for one label at a time have a prompt for each, which branch off behind the content:
+``position_ids`` count along that path. So contents do not see each other, and a score does not depend on the batch.
+Guards with one prompt per label have a prompt for each, which branch off after the content:
 
     [ policy prefix (cached) ][ content + label 1 ][ label 2 ] ... [ trie nodes ]
 
-Later rounds reuse the keys and values of all rounds before. Graphs whose attention goes content by content are run by
+Later passes reuse the keys and values of all passes before. Graphs with ``by_content`` attention are run by
 :mod:`tokmarg.engine.batch_invariant`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from collections.abc import Sequence as GenericSequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,17 +35,17 @@ __all__ = ["PACK_CONTENTS", "Engine", "PackedEngine", "engine_for"]
 
 #: Contents that share passes at most.
 PACK_CONTENTS = 32
-#: Trie nodes evaluated per round at most: by one content, and by all contents of a pack together (4 each at least).
-_AHEAD, _AHEAD_PACK = 32, 256
-#: And in the first one, behind the prompts: most guards leave a benign content a probability of some hundredths, which
+#: Trie nodes evaluated per pass at most: by one content, and by all contents of a pack together (4 each at least).
+_NODES, _NODES_PACK = 32, 256
+#: And in the first one, after the prompts: most guards leave a benign content a probability of some hundredths, which
 #: the first level of labels settles. A pass of its own for those costs more than they do beside the prompt.
-_AHEAD_FIRST = 12
-#: Cached tokens that no new one sees are left out of a pass where they are this many: copying costs something, too.
-_FORGOTTEN = 24
+_NODES_FIRST = 12
+#: Cached tokens that no new one sees are dropped before a pass where they are this many: copying costs something, too.
+_MIN_UNSEEN = 24
 
 
-class _Cache:
-    """A cache that grows pass by pass; copied together only when another pass needs it."""
+class _GrowingCache:
+    """A cache that grows pass by pass; its parts are joined only when another pass needs them."""
 
     def __init__(self, prefix: KVCache) -> None:
         self._parts = [prefix]
@@ -57,7 +55,7 @@ class _Cache:
         self._parts.append(new)
         self.length += new.length
 
-    def whole(self) -> KVCache:
+    def joined(self) -> KVCache:
         if len(self._parts) > 1:
             self._parts = [KVCache.joined(self._parts)]
         return self._parts[0]
@@ -68,60 +66,56 @@ class PackedEngine:
 
     Args:
         session: the graph.
-        prefixes: role mode -> stored policy prefix.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
     """
 
     #: Contents, and new tokens of theirs, that may share passes.
     pack_contents, pack_tokens = PACK_CONTENTS, PACK_TOKENS
 
-    def __init__(self, session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> None:
+    def __init__(self, session: Session, own_verdicts: bool = True) -> None:
         self._session = session
-        # Where the passes run, once and for all of them.
-        self._prefixes = {role: replace(p, cache=p.cache.moved(session.store)) for role, p in prefixes.items()}
-        self._logits = Logits(session, own_verdicts)
+        self._router = LogitsRouter(session, own_verdicts)
 
-    def run(self, role: Role, jobs: GenericSequence[Sequence[Any]]) -> None:
-        """Runs the searches of ``jobs``, all of one role mode, to their end; sets ``error`` where one fails."""
-        prefix = self._prefixes[role]
-        cache = _Cache(prefix.cache)
-        step = TreeBatch(cache.length)
-        for job in jobs:
-            job.begin(prefix)
-            while not step.prompt(job, PACK_TOKENS):
-                self._finish(step, cache)
-                step = TreeBatch(cache.length)
-            step.nodes(job, max(1, min(_AHEAD_FIRST, _AHEAD_PACK // len(jobs))))
-        active = list(jobs)
-        while step.tokens:
-            self._finish(step, cache)
-            step = TreeBatch(cache.length)
-            active = [job for job in active if job.error is None]
-            ahead = max(4, min(_AHEAD, _AHEAD_PACK // max(1, len(active))))
-            for job in active:
-                if len(step.tokens) < PACK_TOKENS:
-                    step.nodes(job, ahead)
+    def run(self, prefix: Prefix, sequences: GenericSequence[Sequence[Any]]) -> None:
+        """Runs the searches of ``sequences``, whose prompts begin with ``prefix``, to their end; sets ``error`` where
+        one fails. A prefix that lies elsewhere than the session's ``store`` is copied there."""
+        cache = _GrowingCache(prefix.cache.moved(self._session.store))
+        batch = TreeBatch(cache.length)
+        for sequence in sequences:
+            sequence.begin(prefix)
+            while not batch.add_prompt(sequence, PACK_TOKENS):
+                self._run_pass(batch, cache)
+                batch = TreeBatch(cache.length)
+            batch.add_nodes(sequence, max(1, min(_NODES_FIRST, _NODES_PACK // len(sequences))))
+        active = list(sequences)
+        while batch.tokens:
+            self._run_pass(batch, cache)
+            batch = TreeBatch(cache.length)
+            active = [sequence for sequence in active if sequence.error is None]
+            limit = max(4, min(_NODES, _NODES_PACK // max(1, len(active))))
+            for sequence in active:
+                if len(batch.tokens) < PACK_TOKENS:
+                    batch.add_nodes(sequence, limit)
 
-    def _finish(self, step: TreeBatch, cache: _Cache) -> None:
-        """Runs a pass, feeds the searches, and puts the new tokens into the cache."""
-        positions = np.asarray(step.positions, dtype=np.int64)
-        whole, narrow = self._logits.split(step.logits_for)
-        # A pass of prompt tokens alone still needs one row: the graph gathers before the output layer.
-        rows = [row for _, _, row in whole] or ([] if narrow else [0])
-        mask, past = step.mask(), cache.whole()
-        seen = np.flatnonzero(mask[:, : past.length].any(axis=0))
-        if past.length - len(seen) >= _FORGOTTEN:  # nodes whose descendants have been seen to, contents that are done
-            mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)
+    def _run_pass(self, batch: TreeBatch, cache: _GrowingCache) -> None:
+        """Runs a pass, feeds the searches, and adds the new tokens to the cache."""
+        positions = np.asarray(batch.positions, dtype=np.int64)  # [S]
+        full, verdict = self._router.split(batch.requests)
+        logit_rows, verdict_rows = self._router.rows(full, verdict)
+        mask, past = batch.mask(), cache.joined()  # [S, P+S], P tokens
+        seen = np.flatnonzero(mask[:, : past.length].any(axis=0))  # [P'], cache slots
+        if past.length - len(seen) >= _MIN_UNSEEN:  # nodes without open descendants, contents that are done
+            mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)  # [S, P'+S]
             past = past.take(seen)
-        outputs = self._session.run(Forward(step.tokens, positions, mask, past, rows, [row for _, _, row in narrow]))
-        self._logits.feed(whole, narrow, outputs)
+        outputs = self._session.run(Forward(batch.tokens, positions, mask, past, logit_rows, verdict_rows))
+        self._router.feed(full, verdict, outputs)
         cache.append(outputs.new)
 
 
 Engine = PackedEngine | BatchInvariantEngine
 
 
-def engine_for(session: Session, prefixes: Mapping[Role, Prefix], own_verdicts: bool = True) -> Engine:
-    """The engine that a session's graph is made for; arguments as for :class:`PackedEngine`."""
+def engine_for(session: Session, own_verdicts: bool = True) -> Engine:
+    """The engine for a session's graph; arguments as for :class:`PackedEngine`."""
     kind = BatchInvariantEngine if session.graph.by_content else PackedEngine
-    return kind(session, prefixes, own_verdicts)
+    return kind(session, own_verdicts)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from tokmarg.bundle.prefix_file import StoredPrefix, read_prefixes, write_prefix
 from tokmarg.errors import BundleError
 
 from .forward import Forward
-from .kv_cache import HOST, KVCache, heads_by_token, key_and_value
+from .kv_cache import HOST, KVCache, KVStore, heads_by_token, key_and_value
 from .session import Session
 
 __all__ = [
@@ -49,6 +49,10 @@ class Prefix:
     def shared(self, token_ids: Sequence[int]) -> int:
         """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
         return shared_tokens(self.token_ids, token_ids[:-1])
+
+    def moved(self, store: KVStore) -> Prefix:
+        """The same prefix with its cache in another store."""
+        return replace(self, cache=self.cache.moved(store))
 
 
 def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
@@ -138,7 +142,7 @@ def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, 
         except BundleError:
             pass  # a damaged cache file is written anew
     prefixes = compute_prefixes(session, token_ids)
-    # No room or no permission is no obstacle: the next load computes it again.
+    # A full disk or no permission is no obstacle: the next load computes it again.
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".prefix-", dir=path.parent) as scratch:

@@ -1,9 +1,9 @@
-"""How fast could a bundle be? What a machine multiplies at most, and what a pass of a graph needs multiplied.
+"""Roofline of a bundle: the machine's peak of matrix products, and the products that a pass of the graph needs.
 
-The machine's matrix peak is what onnxruntime reaches in a model of one operator, a product with fixed weights: the same
-kernels and threads as a guard's graph has, and nothing else to do. The graph's need is read from its file: each product
-of activations with weights counts, once per new token, or behind the gathering of rows once per row of the logits that
-it leads to. Products of activations with each other, in attention, do not count.
+The peak is what onnxruntime reaches in a model of one operator, a product with fixed weights: the same kernels and
+threads as a guard's graph has, and nothing else to do. The graph's need is read from its file: each product of
+activations with weights counts, once per new token, or after the gathering of rows once per row of the logits that it
+leads to. Products of activations with each other, in attention, do not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokmarg.errors import BundleError
 
 from .cuda import CPU, CUDA, CUDA_OPTIONS
 from .onnx_builder import FLOAT, FLOAT16, INT8, UINT8, one_operator
-from .ort import ort
+from .ort import ort, session_options
 
 __all__ = ["Peak", "Products", "matrix_peak", "read_products"]
 
@@ -30,12 +30,12 @@ __all__ = ["Peak", "Products", "matrix_peak", "read_products"]
 _PRODUCTS = frozenset({
     "DynamicQuantizeMatMul", "FusedMatMul", "Gemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "MatMulNBits",
 })  # fmt: skip
-#: What gathers rows, and what they lead to.
+#: Inputs that say which rows are gathered, and outputs that those lead to.
 _GATHERS, _LOGITS = ("logit_positions", "verdict_positions"), ("logits", "verdict_logits")
 # onnx.proto of https://github.com/onnx/onnx: field numbers.
 _MODEL_GRAPH, _GRAPH_NODE, _GRAPH_INITIALIZER = 7, 1, 5
-#: Rows, and sides of the square of weights: what large products have. The best of them is the peak. On a GPU smaller
-#: ones would measure how soon a product starts.
+#: Rows of activations, and sides of the square of weights, of large products; the best of them is the peak. On a GPU
+#: smaller ones would measure the launch of a kernel.
 _SHAPES = {"cpu": ((512, 1024), (512, 2048)), "cuda": ((4096, 4096), (8192, 8192))}
 
 
@@ -70,7 +70,7 @@ class _Node:
 
 
 def read_products(path: Path) -> Products:
-    """What the graph of a file needs.
+    """Counts the products that a pass of a graph file needs.
 
     Raises:
         BundleError: the file cannot be read, or is no ONNX graph.
@@ -187,8 +187,8 @@ def matrix_peak(precision: str, device: str, threads: int | None, seconds: float
         seconds: how long, about.
     """
     shapes = _SHAPES[device]
-    found = [_measured(precision, device, threads, rows, side, seconds / len(shapes)) for rows, side in shapes]
-    return max(found, key=lambda peak: peak.per_second)
+    peaks = [_measured(precision, device, threads, rows, side, seconds / len(shapes)) for rows, side in shapes]
+    return max(peaks, key=lambda peak: peak.per_second)
 
 
 def _measured(precision: str, device: str, threads: int | None, rows: int, side: int, seconds: float) -> Peak:
@@ -208,11 +208,7 @@ def _measured(precision: str, device: str, threads: int | None, rows: int, side:
         dtype, kind = (np.float16, FLOAT16) if half else (np.float32, FLOAT)
         a, b = (random.standard_normal(shape, np.float32).astype(dtype) for shape in ((rows, side), (side, side)))
         operator, kinds, weights = "MatMul", (kind, kind), {"b": (kind, b)}
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads, {"session.intra_op.allow_spinning": "0"})
     provider = (CUDA, CUDA_OPTIONS) if device == "cuda" else (CPU, {})
     session = ort.InferenceSession(one_operator(operator, kinds, weights), options, providers=[provider])
     binding = session.io_binding()

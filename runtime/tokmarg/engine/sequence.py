@@ -1,10 +1,14 @@
-"""One prompt on its way through the engine: its tokens, its search, and its place in the cache."""
+"""Sequence: one prompt in flight, with the search that evaluates token paths after it and its slots in the cache.
+
+An encoded record has one :class:`Sequence` per prompt. The engine feeds the prompt once; then the sequence's
+:class:`Search` names the token paths whose logits it needs (:class:`LogitsRequest`) until it names no more.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +17,11 @@ from tokmarg.errors import ContentError
 
 from .prefix_cache import Prefix, shared_tokens
 
-__all__ = ["P", "Search", "Sequence", "TokenPath"]
+__all__ = ["LogitsRequest", "P", "Search", "Sequence", "TokenPath"]
 
 
 class TokenPath(Protocol):
-    """Tokens behind a prompt, known by identity: the last of them, and the path before it (None at the root)."""
+    """Tokens after a prompt, known by identity: the last of them, and the path before it (None at the root)."""
 
     @property
     def token(self) -> int: ...
@@ -31,7 +35,7 @@ P = TypeVar("P", bound=TokenPath)
 
 
 class Search(Protocol[P]):
-    """What decides which paths behind one prompt are evaluated."""
+    """Chooses which token paths after one prompt are evaluated, and takes their logits."""
 
     @property
     def root(self) -> P:
@@ -41,19 +45,27 @@ class Search(Protocol[P]):
         """Paths to evaluate next, about ``limit`` at most; empty when done."""
 
     def whole(self, node: P, /) -> bool:
-        """Whether the whole vocabulary's logits matter behind a path, and not only those of verdict tokens."""
+        """Whether the whole vocabulary's logits matter after a path, and not only those of verdict tokens."""
 
     def feed(self, node: P, logits: npt.NDArray[np.float32], /) -> None:
-        """Takes the logits [columns] behind a path that :meth:`wanted` named. The array is only lent; where
+        """Takes the logits [columns] after a path that :meth:`wanted` named. The array is only lent; where
         :meth:`whole` is false, other tokens than a verdict's may be at minus infinity."""
 
 
 @dataclass(slots=True)
 class Sequence(Generic[P]):
-    """One prompt on its way: its tokens, its search, and where its tokens lie in the cache.
+    """One prompt in flight.
 
-    ``trunk`` is an earlier job of the same run, most of whose tokens this one begins with: their keys and values serve
-    both. ``error`` is set instead of a result when the model's logits are not finite.
+    Attributes:
+        token_ids: of the whole prompt, the policy prefix included.
+        search: evaluates paths after the prompt.
+        trunk: an earlier sequence of the same run, most of whose tokens this one begins with: their keys and values
+            serve both. The first prompt of a content is the trunk of its others.
+        error: set instead of a result when the model's logits are not finite.
+        shared: leading tokens that the policy prefix has.
+        laid_out: leading tokens that have a cache slot; -1 before :meth:`begin`.
+        spans: cache slots [start, end) of the prompt's own tokens, those after ``shared``.
+        slots: cache slot of each path's last token.
     """
 
     token_ids: GenericSequence[int]
@@ -61,24 +73,35 @@ class Sequence(Generic[P]):
     trunk: Sequence[P] | None = None
     error: ContentError | None = None
     shared: int = 0
-    laid_out: int = -1  # tokens of the prompt that have a slot; -1 before :meth:`begin`
-    spans: list[tuple[int, int]] = field(default_factory=list)  # cache slots [start, end) of the prompt's own tokens
-    slots: dict[TokenPath, int] = field(default_factory=dict)  # cache slot of each path's last token
+    laid_out: int = -1
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    slots: dict[TokenPath, int] = field(default_factory=dict)
 
     def begin(self, prefix: Prefix) -> None:
-        """Takes what the prefix and the trunk have of the prompt; the trunk's prompt has been laid out."""
+        """Takes over the tokens that prefix and trunk have of the prompt; the trunk's prompt has been laid out."""
         self.shared = self.laid_out = prefix.shared(self.token_ids)
         if self.trunk is not None and self.trunk.shared == self.shared:
             common = max(self.shared, shared_tokens(self.trunk.token_ids, self.token_ids[:-1]))
-            self.spans = _first(self.trunk.spans, common - self.shared)
+            self.spans = _first_slots(self.trunk.spans, common - self.shared)
             self.laid_out = common
 
 
-def _first(spans: GenericSequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The first ``count`` slots of some spans."""
-    found = []
+class LogitsRequest(NamedTuple):
+    """Logits that a sequence's search wants: those after ``node``, computed at new token ``row`` of the pass."""
+
+    sequence: Sequence[Any]
+    node: Any
+    row: int
+
+
+def _first_slots(spans: GenericSequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """The first ``count`` slots of some spans.
+
+    ``_first_slots([(200, 210), (300, 310)], 12) == [(200, 210), (300, 302)]``
+    """
+    first = []
     for start, end in spans:
         if count > 0:
-            found.append((start, min(end, start + count)))
+            first.append((start, min(end, start + count)))
             count -= end - start
-    return found
+    return first

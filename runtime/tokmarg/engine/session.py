@@ -1,4 +1,4 @@
-"""Running the graph: one ONNX Runtime session, its device, and its key/value tensors."""
+"""Session: a bundle's graph loaded into ONNX Runtime on one device, and running forward passes on it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.errors import BundleError, DeviceError
 from tokmarg.native import first_line
 
+from .block_layout import BlockLayout
 from .cpu import denormals_as_zero, int8_products_saturate, physical_cores
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
 from .device_kv import DeviceKVStore
-from .forward import BlockLayout, Forward, Outputs, _distances
+from .forward import Forward, Outputs, token_distances
 from .graph_signature import check_signature
 from .kv_cache import HOST, KVCache, KVStore
-from .ort import ort
+from .ort import ort, session_options
 
 __all__ = ["Device", "Session"]
 
@@ -40,6 +41,13 @@ class Session:
         bundle: whose ``model.onnx`` to load.
         device: ``auto`` takes CUDA where it works; ``cuda`` fails where it does not.
         threads: that compute (None: one per core).
+
+    Attributes:
+        graph: the bundle's graph contract.
+        device: where the graph runs.
+        workers: passes that :meth:`start` computes at the same time.
+        store: where keys and values lie, those of passes and those that :meth:`run` is given.
+        counts: int64 [3], new tokens, rows of logits, and rows of verdict logits of all passes so far.
 
     Raises:
         DeviceError: CUDA was asked for and is not active, or cannot run all of the graph.
@@ -62,53 +70,34 @@ class Session:
             raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
         if device == "cuda" and not has_cuda:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        #: Passes that :meth:`start` computes side by side.
-        self.lanes = threads or physical_cores()
-        options.intra_op_num_threads = self.lanes
-        # Threads of the pool take denormals for zero. So would the one that makes the first session of a process, for
-        # good; that session is not this one, since `int8_products_saturate` has made another.
-        if int8_products_saturate() and self.graph.by_content:
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        self.workers = threads or physical_cores()
+        options = _options(self.graph, self.workers)
         self.device: Literal["cpu", "cuda"] = "cpu"
         if device != "cpu" and has_cuda and not self.graph.by_content:
             try:
                 self._session = on_cuda(path, options)
-                self.device, self.lanes = "cuda", 1
+                self.device, self.workers = "cuda", 1
             except DeviceError:
                 if device == "cuda":
                     raise
         if self.device == "cpu":
-            # Passes come in many shapes. What onnxruntime keeps for the largest, and plans for each, it never gives
-            # back; a pass without is no slower.
-            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-            try:
-                self._session = ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
-            except Exception as error:  # onnxruntime raises its own types, none of them public
-                raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
+            self._session = _on_cpu(path, options)
         self._names = check_signature(self._session, self.graph, str(path))
-        #: New tokens, rows of logits, and rows of verdict logits of all passes so far.
         self.counts = np.zeros(3, dtype=np.int64)
-        #: Where keys and values lie, those of passes and those that :meth:`run` is given.
         self.store: KVStore = HOST
         if self.device == "cuda":
             self.store = DeviceKVStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
 
     def run(self, forward: Forward) -> Outputs:
-        """One forward pass, computed by all threads.
+        """Runs one forward pass on all threads.
 
         Raises:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
         self.check_process()
-        contents = forward.contents
+        blocks = forward.blocks
         # One content's heads are too few to share out among threads when they are stacked.
-        feeds = self._feeds(forward, stack=self.lanes == 1 or (contents is not None and len(contents.rows) > 1))
+        feeds = self._feeds(forward, stack=self.workers == 1 or (blocks is not None and len(blocks.rows) > 1))
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
             with denormals_as_zero():
@@ -118,15 +107,15 @@ class Session:
         return self._outputs(forward, heads, tensors)
 
     def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, pooled: bool) -> None:
-        """Begins a forward pass on the host that one thread computes, and returns.
+        """Starts a forward pass on the host that one thread computes, and returns.
 
         Passes side by side take less time than one after the other on all threads, which have to wait for each other a
         thousand times a pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
 
         Args:
-            forward: what is read until the pass is done.
-            done: is called with the outputs, or what went wrong, by the thread that computed them.
-            pooled: whether that is one of onnxruntime's pool, which has one thread less than there are lanes, or a new
+            forward: its arrays are read until the pass is done.
+            done: called with the outputs, or with the error, by the thread that computed them.
+            pooled: whether that is a thread of onnxruntime's pool, which has one less than there are workers, or a new
                 one, which the pool helps where it has nothing to do.
 
         Raises:
@@ -161,7 +150,11 @@ class Session:
             done(self._failed(forward, error))
 
     def _feeds(self, forward: Forward, *, stack: bool) -> dict[str, Any]:
-        """All inputs but the cache."""
+        """All inputs but the cache.
+
+        Shapes: ``input_ids`` and ``position_ids`` [1, S], ``attention_mask`` [1, 1, S, P+S], or with ``by_content``
+        [B, 1, S, K] (see :class:`tokmarg.engine.block_layout.BlockLayout`).
+        """
         mask = forward.mask
         self.counts += [len(rows) for rows in (forward.input_ids, forward.logit_rows, forward.verdict_rows)]
         feeds: dict[str, Any] = {
@@ -171,21 +164,21 @@ class Session:
             "logit_positions": np.asarray(forward.logit_rows, dtype=np.int64),
             "verdict_positions": np.asarray(forward.verdict_rows, dtype=np.int64),
         }
-        contents = forward.contents
+        blocks = forward.blocks
         if self.graph.by_content:
-            contents = contents or BlockLayout.one(self.graph, forward.past.length, len(forward.input_ids))
-            mask = mask.reshape(len(contents.rows), 1, *mask.shape[-2:])
-            feeds |= {"attention_mask": mask, "attention_rows": contents.rows, "row_places": contents.places}
-            feeds |= {"key_slots": contents.slots, "stack_heads": np.array([stack])}
-            feeds.update(zip(self._names.owns, contents.own, strict=True))
+            blocks = blocks or BlockLayout.single(self.graph, forward.past.length, len(forward.input_ids))
+            mask = mask.reshape(len(blocks.rows), 1, *mask.shape[-2:])
+            feeds |= {"attention_mask": mask, "attention_rows": blocks.rows, "row_places": blocks.places}
+            feeds |= {"key_slots": blocks.slots, "stack_heads": np.array([stack])}
+            feeds.update(zip(self._names.owns, blocks.own, strict=True))
         if self.graph.sliding_window is not None:
-            distances = _distances(forward.past.positions, forward.positions, contents)
+            distances = token_distances(forward.past.positions, forward.positions, blocks)
             feeds["sliding_attention_mask"] = feeds["attention_mask"] & (distances < self.graph.sliding_window)
         return {name: array for name, array in feeds.items() if name in self._names.inputs}
 
     def _outputs(self, forward: Forward, heads: Sequence[npt.NDArray[Any]], tensors: tuple[Any, ...]) -> Outputs:
-        narrow = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
-        return Outputs(heads[0][0], narrow, KVCache(tensors, forward.positions, self.store))
+        verdict = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
+        return Outputs(heads[0][0], verdict, KVCache(tensors, forward.positions, self.store))
 
     def _failed(self, forward: Forward, error: Exception) -> DeviceError:
         return DeviceError(
@@ -217,8 +210,28 @@ class Session:
         return KVCache(tensors, np.zeros(0, dtype=np.int64)).moved(self.store)
 
 
+def _options(graph: GraphContract, threads: int) -> ort.SessionOptions:
+    # Threads wait for each other's work within a pass, a thousand times, but sleep when it ends.
+    config = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
+    # Threads of the pool flush denormals to zero. So would the one that makes the first session of a process, for good;
+    # that session is not this one, since `int8_products_saturate` has made another.
+    if int8_products_saturate() and graph.by_content:
+        config["session.x64quantprecision"] = "1"
+    return session_options(threads, config | {"session.set_denormal_as_zero": "1"})
+
+
+def _on_cpu(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    # Passes come in many shapes. What onnxruntime keeps for the largest, and plans for each, it never frees; a pass
+    # without is no slower.
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    try:
+        return ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
+    except Exception as error:  # onnxruntime raises its own types, none of them public
+        raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
+
+
 def _check_references(bundle: Bundle, path: Path) -> None:
-    """Refuses a graph that reads a file which the manifest does not vouch for, or that may never end."""
+    """Refuses a graph that reads a file which the manifest does not list, or that may never end."""
     references = read_references(path)
     for name in sorted(references.files):
         if name not in bundle.manifest.files:

@@ -1,4 +1,4 @@
-"""Contents that share passes have the same results as alone, to the last bit, whoever they are."""
+"""Batch invariance: contents that share passes have the results of a batch of one, to the last bit."""
 
 from __future__ import annotations
 
@@ -18,14 +18,6 @@ from tokmarg.engine.forward import Forward
 from tokmarg.engine.sequence import Sequence
 from tokmarg.engine.session import Session
 
-TEXTS = (
-    "How do I pick a lock?",
-    "Thanks!",
-    "word " * 60,
-    "Ça coûte 12,50 €. 雨が好きです 🌧️",
-    "no " * 15,
-    "a b c " * 30,
-)
 CONTENTS: tuple[Any, ...] = (
     *TEXTS,
     [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi! What can I do for you?"}],
@@ -41,23 +33,12 @@ def guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
     return Guard.load(build(tiny_model, tmp_path_factory.mktemp("int8") / "bundle"), device="cpu", threads=2)
 
 
-def build(model: Path, out: Path, **changes: Any) -> Path:
-    from tokmarg_export.bundle_writer import build_bundle
-    from tokmarg_export.model.huggingface import load_model
-    from tokmarg_export.spec_library import choose_spec, resolve_spec
-
-    loaded = load_model(model)
-    resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)
-    build_bundle(loaded, resolved | changes, out, precision="int8", verify=False)
-    return out
-
-
 @pytest.fixture(scope="module")
-def alone(guard: Guard) -> list[Any]:
-    return [scored_alone(guard, content) for content in CONTENTS]
+def singles(guard: Guard) -> list[Any]:
+    return [scored_on_its_own(guard, content) for content in CONTENTS]
 
 
-def scored_alone(guard: Guard, content: Any, **more: Any) -> Any:
+def scored_on_its_own(guard: Guard, content: Any, **more: Any) -> Any:
     (result,) = guard.score_many([content], on_error="return", **{**SETTINGS, **more})
     return shown(result)
 
@@ -74,8 +55,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         begin = getattr(Session, name)
 
         def counted(self: Session, forward: Forward, *more: Any, begin: Any = begin, **options: Any) -> Any:
-            assert forward.contents is not None
-            found.append((len(forward.input_ids), len(forward.contents.rows)))
+            assert forward.blocks is not None
+            found.append((len(forward.input_ids), len(forward.blocks.rows)))
             return begin(self, forward, *more, **options)
 
         monkeypatch.setattr(Session, name, counted)
@@ -84,9 +65,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, len(CONTENTS) - 1), min_size=1, max_size=24))
-def test_any_company_in_any_order(guard: Guard, alone: list[Any], chosen: list[int]) -> None:
+def test_any_batch_in_any_order(guard: Guard, singles: list[Any], chosen: list[int]) -> None:
     results = guard.score_many([CONTENTS[i] for i in chosen], on_error="return", **SETTINGS)
-    assert [shown(result) for result in results] == [alone[i] for i in chosen]
+    assert [shown(result) for result in results] == [singles[i] for i in chosen]
 
 
 @pytest.mark.parametrize("method", ["greedy", "any-place", "probability-uncertainty"])
@@ -99,7 +80,7 @@ def test_other_methods(guard: Guard, method: Any) -> None:
 def test_long_prompts_fed_in_several_passes(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr("tokmarg.engine.batch_invariant._PROMPT", 24)
+    monkeypatch.setattr("tokmarg.engine.batch_invariant._PROMPT_TOKENS", 24)
     monkeypatch.setattr("tokmarg.engine.batch_invariant.PACK_TOKENS", 24)
     single = [guard.score(text, **SETTINGS) for text in TEXTS]
     assert max(tokens for tokens, _ in passes) < 24 + 24  # nodes come on top
@@ -114,21 +95,21 @@ def test_windows_of_overlong_content(guard: Guard) -> None:
     assert together[1] == together[3] == single
 
 
-def test_how_many_there_are_under_way_changes_nothing(
-    guard: Guard, alone: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_how_many_are_in_flight_changes_nothing(
+    guard: Guard, singles: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokmarg.engine.batch_invariant._UNDER_WAY", 1)
+    monkeypatch.setattr("tokmarg.engine.batch_invariant._IN_FLIGHT_PER_WORKER", 1)
     for contents, tokens in ((1, 10**6), (3, 10**6), (16, 30)):
-        monkeypatch.setattr("tokmarg.engine.batch_invariant._LEAST_UNDER_WAY", contents)
-        monkeypatch.setattr("tokmarg.engine.batch_invariant._TOKENS_UNDER_WAY", tokens)
-        assert list(guard.score_many(TEXTS, **SETTINGS)) == alone[: len(TEXTS)]
+        monkeypatch.setattr("tokmarg.engine.batch_invariant._MIN_IN_FLIGHT", contents)
+        monkeypatch.setattr("tokmarg.engine.batch_invariant._TOKENS_IN_FLIGHT", tokens)
+        assert list(guard.score_many(TEXTS, **SETTINGS)) == singles[: len(TEXTS)]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_how_many_threads_there_are_changes_nothing(guard: Guard, alone: list[Any], threads: int) -> None:
+def test_how_many_threads_there_are_changes_nothing(guard: Guard, singles: list[Any], threads: int) -> None:
     other = Guard.load(guard.path, device="cpu", threads=threads)
-    assert [shown(result) for result in other.score_many(CONTENTS * 2, on_error="return", **SETTINGS)] == alone * 2
-    assert [scored_alone(other, content) for content in CONTENTS] == alone
+    assert [shown(result) for result in other.score_many(CONTENTS * 2, on_error="return", **SETTINGS)] == singles * 2
+    assert [scored_on_its_own(other, content) for content in CONTENTS] == singles
 
 
 def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> None:
@@ -137,13 +118,13 @@ def test_contents_share_passes(guard: Guard, passes: list[tuple[int, int]]) -> N
     passes.clear()
     list(guard.score_many([TEXTS[0]] * 16, **SETTINGS))
     contents = [count for _, count in passes]
-    assert sum(contents) == 16 * single  # each takes the passes that it takes alone
+    assert sum(contents) == 16 * single  # each takes the passes that it takes on its own
     assert len(contents) <= 8 * single
     assert max(contents) >= 3
 
 
 def test_what_is_about_as_long_shares_a_pass() -> None:
-    """Whatever it has cached; as many as are one part of them, and no more than there is room for."""
+    """Whatever it has cached; as many as are one part of them, and no more than a pass may carry."""
 
     def taken(*rows_and_own: tuple[int, int], parts: int = 1) -> tuple[list[int], list[int]]:
         ready: list[Any] = [SimpleNamespace(rows=rows, seen=range(own)) for rows, own in rows_and_own]
@@ -166,7 +147,7 @@ def test_a_pass_is_no_larger_than_it_may_be(guard: Guard, passes: list[tuple[int
 
 @pytest.fixture(scope="module")
 def per_label_guard(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Guard:
-    """Asked for one label at a time: the prompts branch off behind the content."""
+    """Asked for one label at a time: the prompts branch off after the content."""
     from tokmarg_export.model.huggingface import load_model
     from tokmarg_export.spec_library import choose_spec, resolve_spec
 
@@ -191,7 +172,7 @@ def test_one_label_at_a_time(per_label_guard: Guard, passes: list[tuple[int, int
 
 
 class Fails:
-    """A search that wants the logits behind its prompt, and refuses them."""
+    """A search that wants the logits after its prompt, and refuses them."""
 
     def __init__(self, real: Any) -> None:
         self.root = real.root
@@ -211,12 +192,12 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
     assert isinstance(engine, BatchInvariantEngine)
     results: dict[bool, list[Any]] = {}
     for failing in (False, True):
-        jobs = list(searches(guard))
+        sequences = list(sequences_of(guard))
         if failing:
-            jobs[1].search = Fails(jobs[1].search)
-        engine.run("user", jobs)
-        assert [job.error is not None for job in jobs] == [False, failing, False]
-        results[failing] = [job.search.result() for job in (jobs[0], jobs[2])]
+            sequences[1].search = Fails(sequences[1].search)
+        engine.run(guard._prefixes["user"], sequences)
+        assert [sequence.error is not None for sequence in sequences] == [False, failing, False]
+        results[failing] = [sequence.search.result() for sequence in (sequences[0], sequences[2])]
     assert results[True] == results[False]
 
 

@@ -15,7 +15,7 @@ import pytest
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.engine.cuda import CPU, CUDA, CUDA_OPTIONS
-from tokmarg.engine.device_kv import DeviceKVStore, joining_model, picking_model
+from tokmarg.engine.device_kv import DeviceKVStore, join_model, take_model
 from tokmarg.engine.kv_cache import HOST, KVCache
 from tokmarg.engine.onnx_builder import FLOAT, FLOAT16
 from tokmarg.engine.prefix_cache import compute_prefixes, load_prefixes, save_prefixes
@@ -87,7 +87,7 @@ def test_a_cache_is_moved_only_where_it_lies_elsewhere() -> None:
 
 @pytest.mark.parametrize("kind", [FLOAT, FLOAT16])
 def test_the_models_are_valid_onnx(kind: int) -> None:
-    for data in (joining_model(3, kind), picking_model(3, kind)):
+    for data in (join_model(3, kind), take_model(3, kind)):
         model = onnx.load_from_string(data)
         onnx.checker.check_model(model)
         assert [node.op_type for node in model.graph.node] in (["Concat"] * 3, ["Gather"] * 3)

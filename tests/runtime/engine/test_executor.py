@@ -1,4 +1,4 @@
-"""Passes side by side: each comes back with its tag, never more at a time than there are lanes, and none is lost."""
+"""Passes side by side: each comes back with its tag, never more at a time than there are workers, and none is lost."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from tests.runtime.engine.test_batch_invariant import TEXTS, build
+from tests.support.int8_guard import TEXTS, build
 from tokmarg import Guard
-from tokmarg.engine.cpu import physical_cores
 from tokmarg.engine.executor import PassExecutor
 from tokmarg.engine.forward import Forward, Outputs
 from tokmarg.engine.session import Session
@@ -22,8 +21,8 @@ from tokmarg.errors import DeviceError
 class Slow:
     """Computes what it is given by waiting; ``forward`` is how long, or what goes wrong."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes, self.now, self.most, self.pooled = lanes, 0, 0, 0
+    def __init__(self, workers: int) -> None:
+        self.workers, self.now, self.most, self.pooled = workers, 0, 0, 0
         self._lock = threading.Lock()
 
     def start(self, forward: Any, done: Any, *, pooled: bool) -> None:
@@ -43,44 +42,44 @@ class Slow:
         threading.Thread(target=compute).start()
 
 
-def lanes_of(session: Any) -> PassExecutor[int]:
+def executor_of(session: Any) -> PassExecutor[int]:
     return PassExecutor[int](cast(Session, session))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_pass_comes_back_once(count: int) -> None:
     session = Slow(count)
-    with lanes_of(session) as lanes:
+    with executor_of(session) as executor:
         for tag in range(12):
-            lanes.start(cast(Any, 0.02 if tag % 3 else 0.002), tag)
-        assert lanes.running == 12
-        assert sorted(lanes.wait()[0] for _ in range(12)) == list(range(12))
-        assert lanes.running == 0
+            executor.start(cast(Any, 0.02 if tag % 3 else 0.002), tag)
+        assert executor.running == 12
+        assert sorted(executor.wait()[0] for _ in range(12)) == list(range(12))
+        assert executor.running == 0
     assert session.most == count
     assert (session.pooled > 0) == (count > 1)
 
 
 @pytest.mark.parametrize("wrong", ["at once", "later"])
 def test_what_goes_wrong_is_raised_and_the_rest_goes_on(wrong: str) -> None:
-    with lanes_of(Slow(2)) as lanes:
+    with executor_of(Slow(2)) as executor:
         for tag, forward in enumerate([0.01, wrong, 0.01, wrong, 0.01]):
-            lanes.start(cast(Any, forward), tag)
+            executor.start(cast(Any, forward), tag)
         found: list[object] = []
         for _ in range(5):
             try:
-                found.append(lanes.wait()[0])
+                found.append(executor.wait()[0])
             except (DeviceError, RuntimeError) as error:
                 found.append(str(error))
     assert sorted(found, key=str) == [0, 2, 4, wrong, wrong]
 
 
-def test_leaving_waits_for_what_is_under_way_and_begins_nothing() -> None:
+def test_leaving_waits_for_what_is_in_flight_and_begins_nothing() -> None:
     session = Slow(2)
 
     def leave() -> None:
-        with lanes_of(session) as lanes:
+        with executor_of(session) as executor:
             for tag in range(9):
-                lanes.start(cast(Any, 0.05), tag)
+                executor.start(cast(Any, 0.05), tag)
             raise KeyboardInterrupt
 
     started = time.monotonic()
@@ -105,11 +104,11 @@ def test_side_by_side_is_the_same_as_one_by_one(tiny_model: Path, tmp_path: Path
     for text in TEXTS[:3]:
         guard.score(text, max_nodes=12)
     expected = [run(forward) for forward in asked]
-    with PassExecutor[int](session) as lanes:
+    with PassExecutor[int](session) as executor:
         for tag, forward in enumerate(asked):
-            lanes.start(forward, tag)
+            executor.start(forward, tag)
         for _ in asked:
-            tag, outputs = lanes.wait()
+            tag, outputs = executor.wait()
             np.testing.assert_array_equal(outputs.logits, expected[tag].logits)
             np.testing.assert_array_equal(outputs.verdict_logits, expected[tag].verdict_logits)
             for a, b in zip(outputs.new.tensors, expected[tag].new.tensors, strict=True):
@@ -128,21 +127,3 @@ def test_a_pass_that_onnxruntime_refuses(tiny_model: Path, tmp_path: Path, poole
     assert came.wait(60)
     assert isinstance(outcomes[0], DeviceError)
     assert str(outcomes[0]).startswith("onnxruntime failed on cpu in a pass of 1 tokens: ")
-
-
-def test_cores() -> None:
-    import os
-
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
-
-
-def test_cores_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for system, machine, expected in (("Windows", "AMD64", 4), ("Linux", "x86_64", 8), ("Darwin", "arm64", 8)):
-        monkeypatch.setattr("platform.system", lambda system=system: system)
-        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
-        assert physical_cores() == expected

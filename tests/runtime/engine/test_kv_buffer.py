@@ -34,12 +34,12 @@ def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[
         assert all(layer.flags.c_contiguous for layer in tokens.all)
 
 
-def test_a_room_is_the_same_memory_again_where_it_is_large_enough() -> None:
-    room = KVBuffer(GRAPH)
+def test_a_cleared_buffer_reuses_its_memory_where_it_is_large_enough() -> None:
+    buffer = KVBuffer(GRAPH)
 
     def take(tokens: int) -> np.ndarray:
-        room.clear()
-        return room.extend(tokens)
+        buffer.clear()
+        return buffer.extend(tokens)
 
     first = take(20)
     assert first.shape == (LAYERS, 20, 2 * KV_HEADS * HEAD_DIM)

@@ -1,4 +1,8 @@
-"""What a graph needs multiplied, and models of one operator."""
+"""Roofline: the products that a graph needs, the machine's peak, and models of one operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,7 +14,7 @@ from tokmarg.engine.roofline import Products, matrix_peak, read_products
 from tokmarg.errors import BundleError
 
 
-def graph_file(tmp_path, nodes, weights):
+def graph_file(tmp_path: Path, nodes: list[onnx.NodeProto], weights: dict[str, tuple[int, ...]]) -> Path:
     tensors = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name, shape in weights.items()]
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
@@ -23,7 +27,7 @@ def graph_file(tmp_path, nodes, weights):
     return path
 
 
-def test_products_count_weights_per_token_and_behind_the_gathered_rows_per_row(tmp_path):
+def test_products_count_weights_per_token_and_after_the_gathered_rows_per_row(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),  # 4 x 6
         helper.make_node("MatMul", ["h", "h"], ["scores"]),  # attention: no weights
@@ -39,7 +43,7 @@ def test_products_count_weights_per_token_and_behind_the_gathered_rows_per_row(t
     assert products.operations(3, 2) == 2 * (3 * 84 + 2 * 600)
 
 
-def test_products_of_a_second_output_layer(tmp_path):
+def test_products_of_a_second_output_layer(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Concat", ["logit_positions", "verdict_positions"], ["wanted"], axis=0),
         helper.make_node("Gather", ["x", "wanted"], ["rows"]),
@@ -56,7 +60,7 @@ def test_products_of_a_second_output_layer(tmp_path):
     assert products.operations(9, 1, 2) == 2 * (624 + 2 * 66)
 
 
-def test_products_of_an_exported_bundle(tiny_bundle):
+def test_products_of_an_exported_bundle(tiny_bundle: Path) -> None:
     # The tiny model: hidden 32, MLP 64, two layers, keys and values of 2 heads of 8, 128,256 tokens.
     products = read_products(tiny_bundle / "model.onnx")
     attention, mlp = 32 * (32 + 2 * 16) + 32 * 32, 3 * 32 * 64
@@ -65,7 +69,7 @@ def test_products_of_an_exported_bundle(tiny_bundle):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xff", b"no graph"])
-def test_a_broken_graph_is_named(tmp_path, content):
+def test_a_broken_graph_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(BundleError, match=r"model\.onnx"):
@@ -73,13 +77,13 @@ def test_a_broken_graph_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(("precision", "operator"), [("fp32", "MatMul"), ("int8", "MatMulIntegerToFloat")])
-def test_the_peak_is_measured_in_a_model_ofone_operator(precision, operator):
+def test_the_peak_is_measured_in_a_model_of_one_operator(precision: str, operator: str) -> None:
     peak = matrix_peak(precision, "cpu", 1, 0.001)
     assert peak.operator == operator
     assert peak.per_second > 0
 
 
-def test_the_model_of_one_operator_is_valid_onnx():
+def test_the_model_of_one_operator_is_valid_onnx() -> None:
     weight = np.arange(6, dtype=np.float32).reshape(2, 3)
     model = onnx.load_from_string(one_operator("MatMul", (1, 1), {"b": (1, weight)}))
     onnx.checker.check_model(model)
