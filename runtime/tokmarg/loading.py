@@ -58,7 +58,7 @@ class GuardParts:
         encoder: the tokenizer.
         prompt_builder: contents -> prompts.
         tries: the verdict trie of every role mode, and of every label where each has a prompt of its own.
-        prefixes: role mode -> policy prefix.
+        prefixes: role mode -> policy prefix, in the session's store.
         branch_priors: of the manifest.
     """
 
@@ -128,6 +128,7 @@ def assemble(
         prefixes = load_prefixes(bundle.file("prefix.safetensors"), spec.roles, manifest.graph)
     else:
         prefixes = cached_prefixes(manifest, session, builder.prefixes())
+    prefixes = {role: prefix.moved(session.store) for role, prefix in prefixes.items()}  # once, for all passes
     priors = manifest.branch_priors if own_policy else None
     return GuardParts(bundle, session, spec, own_policy, calibration, encoder, builder, tries, prefixes, priors)
 

@@ -51,7 +51,7 @@ class Pipeline:
         self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
         self._columns = parts.bundle.manifest.graph.columns
         self._detector = InjectionDetector(parts.spec, parts.encoder)
-        self._engine = engine_for(parts.session, parts.prefixes, parts.own_policy)
+        self._engine = engine_for(parts.session, parts.own_policy)
         labels = tuple(label.id for label in parts.spec.labels)
         self._info = GuardInfo(labels, parts.spec.events, parts.bundle.manifest.model_id)
 
@@ -224,7 +224,7 @@ class Pipeline:
                 by_role.setdefault(record.role, []).extend(sequences[i])
         for role, of_role in by_role.items():
             for group in _groups(of_role):
-                self._engine.run(role, group)
+                self._engine.run(self._prefixes[role], group)
         for i, record in enumerate(pack):
             if isinstance(record, ContentError):
                 yield record

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from tests.export.graph.test_export import FAMILY, tiny
+from tests.support.graphs import FAMILY, tiny
 from tests.support.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
 from tests.support.verdict_parsers import ALTERNATIVES, read, verdicts
 from tokmarg import Guard, Marginal, Result, SpecError, TokmargError

@@ -186,7 +186,7 @@ def _calibration(path: Path) -> None:
     found.raw_thresholds(Thresholds(0.5, dict.fromkeys(found.labels, 0.5)))
     json.dumps(found.to_dict(), allow_nan=False)
     for name in ("unsafe", *found.labels):
-        mapped = found.entry(name).calibrator([0.0, 0.3, 1.0])
+        mapped = found.of(name).calibrator([0.0, 0.3, 1.0])
         assert (mapped >= 0).all()
         assert (mapped <= 1).all()
     found.check(bundle_of_words().manifest, spec(), str(path))

@@ -85,7 +85,7 @@ def test_weights_are_not_in_memory_twice() -> None:
 def test_what_it_usually_says_goes_with_its_own_policy_only(guard: Guard) -> None:
     assert guard._parts.branch_priors
     other = Guard.load(PACKAGE, device="cpu", policy={"labels": [{"id": "S1", "name": "One"}]})
-    assert other._guesses is None
+    assert other._parts.branch_priors is None
 
 
 def log_odds(result: Result) -> float:

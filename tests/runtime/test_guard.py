@@ -166,7 +166,7 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
     )  # the decision, with and without the lead, for the coverage
     assert sum(narrow for _, narrow in rows) > 20
     engine = guard._pipeline._engine
-    foreign = PackedEngine(engine._session, engine._prefixes, own_verdicts=False)  # as for a policy of the user's own
+    foreign = PackedEngine(engine._session, own_verdicts=False)  # as for a policy of the user's own
     monkeypatch.setattr(guard._pipeline, "_engine", foreign)
     rows.clear()
     for a, text in zip(few, TEXTS, strict=True):

@@ -20,10 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tokmarg.bundle.graph_contract import GraphContract
-from tokmarg.prompt.labels import Role
-
-from .batch import PACK_TOKENS, Logits, TreeBatch
+from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
+from .block_layout import Block, lay_out
 from .executor import PassExecutor
 from .forward import Forward, Outputs
 from .kv_buffer import KVBuffer, KVBufferPool

@@ -21,9 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tokmarg.prompt.labels import Role
-
-from .batch import PACK_TOKENS, Logits, TreeBatch
+from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
 from .batch_invariant import BatchInvariantEngine
 from .forward import Forward
 from .kv_cache import KVCache

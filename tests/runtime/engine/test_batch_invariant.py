@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.int8_guard import TEXTS, build
 from tokmarg import ContentError, Guard, Record, ScoreOptions
 from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
 from tokmarg.engine.forward import Forward
@@ -195,14 +196,14 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
         sequences = list(sequences_of(guard))
         if failing:
             sequences[1].search = Fails(sequences[1].search)
-        engine.run(guard._prefixes["user"], sequences)
+        engine.run(guard._parts.prefixes["user"], sequences)
         assert [sequence.error is not None for sequence in sequences] == [False, failing, False]
         results[failing] = [sequence.search.result() for sequence in (sequences[0], sequences[2])]
     assert results[True] == results[False]
 
 
-def searches(guard: Guard) -> Iterator[Sequence[Any]]:
-    """Jobs of three texts."""
+def sequences_of(guard: Guard) -> Iterator[Sequence[Any]]:
+    """Sequences of three texts."""
     way = guard._pipeline.scorer(ScoreOptions(max_nodes=40))
     for text in TEXTS[:3]:
         prompt = guard.prompt(text)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.free_decoding import RandomLogits, reader_of, run
 from tests.support.tries import build
-from tokmarg.grammar.trie import Node
+from tokmarg.grammar.node import Node
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import DecodedPath, PathReader
 

@@ -11,7 +11,7 @@ from tests.support.encoders import encoder_of
 from tests.support.searches import VOCABULARY, RandomModel, brute_force
 from tests.support.tries import build
 from tokmarg.errors import ContentError
-from tokmarg.grammar.trie import Node
+from tokmarg.grammar.node import Node
 from tokmarg.scoring.exact import ExactSearch
 
 
