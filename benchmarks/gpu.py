@@ -34,7 +34,7 @@ from messages import MESSAGES
 from tokmarg import Guard, Result
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.engine.gpu_info import gpu_memory_used, gpu_name
-from tokmarg.engine.prefix_cache import shared_tokens
+from tokmarg.engine.prefix import shared_tokens
 from tokmarg.engine.roofline import matrix_peak, read_products
 from tokmarg.engine.session import Session
 from tokmarg.loading import assemble, build_tries, prompt_builder_of

@@ -143,7 +143,7 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
 
     from tokmarg import Guard
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.engine.prefix_cache import shared_tokens
+    from tokmarg.engine.prefix import shared_tokens
     from tokmarg.results import MethodResult
 
     folder = find_bundle(bundle)

@@ -17,16 +17,16 @@ from safetensors.numpy import save_file
 from tokmarg import __version__
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
-from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes, shared_tokens
+from tokmarg.engine.prefix import shared_tokens
+from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes
 from tokmarg.engine.session import Session
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
 from tokmarg.loading import assemble, build_tries, prompt_builder_of
-from tokmarg.prompt.builder import Prompt, PromptBuilder
+from tokmarg.prompt.builder import Prompt, PromptBuilder, PromptKey
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
-from tokmarg.scoring.scorers import PromptKey
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.graph.contract import Precision, graph_contract
 from tokmarg_export.graph.export import export_graph

@@ -16,12 +16,11 @@ import torch
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.builder import PromptBuilder, PromptKey
 from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import Marginal, Result
 from tokmarg.scoring.exact import ExactSearch, Marginals
-from tokmarg.scoring.scorers import PromptKey
 from tokmarg_export.model.huggingface import LoadedModel
 
 from .errors import ExportError

@@ -29,7 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from sources import Row
 from transformers import AttentionInterface
 
-from tokmarg.engine.prefix_cache import shared_tokens
+from tokmarg.engine.prefix import shared_tokens
 from tokmarg.errors import ContentError
 from tokmarg.loading import prompt_builder_of
 from tokmarg.prompt.builder import PromptBuilder

@@ -13,15 +13,15 @@ from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.bundle.manifest import MANIFEST
 from tokmarg.calibration.document import Calibration, find_calibration
-from tokmarg.engine.prefix_cache import Prefix, cached_prefixes, load_prefixes
+from tokmarg.engine.prefix import Prefix
+from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.builder import PromptBuilder, PromptKey
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Spec
-from tokmarg.scoring.scorers import PromptKey
 
 from .errors import BundleError, SpecError
 from .results import MAX_DEPTH

@@ -12,11 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from tokmarg.engine.batch import PACK_TOKENS
-from tokmarg.engine.packed import engine_for
-from tokmarg.engine.prefix_cache import shared_tokens
+from tokmarg.engine.batch_invariant import BatchInvariantEngine
+from tokmarg.engine.packed import PackedEngine
+from tokmarg.engine.prefix import shared_tokens
 from tokmarg.engine.sequence import Sequence
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.builder import Prompt, PromptKey
 from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.prompt.injection import InjectionDetector
 from tokmarg.prompt.labels import Role
@@ -26,7 +27,7 @@ from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.first_label import FirstLabelSearch
 from tokmarg.scoring.free_decoding import PathReader
 from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
-from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, PromptKey, Scorer
+from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, Scorer
 
 from .errors import ContentError, OptionError, SpecError, TokmargError
 from .loading import GuardParts
@@ -51,7 +52,8 @@ class Pipeline:
         self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
         self._columns = parts.bundle.manifest.graph.columns
         self._detector = InjectionDetector(parts.spec, parts.encoder)
-        self._engine = engine_for(parts.session, parts.own_policy)
+        kind = BatchInvariantEngine if parts.session.graph.by_content else PackedEngine
+        self._engine: BatchInvariantEngine | PackedEngine = kind(parts.session, parts.own_policy)
         labels = tuple(label.id for label in parts.spec.labels)
         self._info = GuardInfo(labels, parts.spec.events, parts.bundle.manifest.model_id)
 

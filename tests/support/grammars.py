@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tokmarg.grammar.grammar import Grammar, State
+from tokmarg.grammar.grammar import Grammar
+from tokmarg.grammar.syntax import State
 
 __all__ = ["ABC", "LLAMA_GUARD", "language"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.errors import ContentError
 
 from .forward import Outputs
 from .sequence import LogitsRequest, Sequence, TokenPath
-from .session import Session
 
 __all__ = ["PACK_TOKENS", "LogitsRouter", "TreeBatch"]
 
@@ -117,14 +117,14 @@ class LogitsRouter:
     """Routes requests to the full or the small (verdict) output layer, and feeds their logits to the searches.
 
     Args:
-        session: the graph.
+        graph: whose output layers they are.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
     """
 
-    def __init__(self, session: Session, own_verdicts: bool) -> None:
-        ids = session.graph.verdict_token_ids if own_verdicts else None
+    def __init__(self, graph: GraphContract, own_verdicts: bool) -> None:
+        ids = graph.verdict_token_ids if own_verdicts else None
         self._verdict_ids = None if ids is None else np.asarray(ids)
-        self._vocab_size = session.graph.vocab_size
+        self._vocab_size = graph.vocab_size
 
     def split(self, requests: GenericSequence[LogitsRequest]) -> tuple[list[LogitsRequest], list[LogitsRequest]]:
         """The requests that need the full output layer, and those that the verdict layer is enough for."""

@@ -25,7 +25,7 @@ from .block_layout import Block, lay_out
 from .executor import PassExecutor
 from .forward import Forward, Outputs
 from .kv_buffer import KVBuffer, KVBufferPool
-from .prefix_cache import Prefix
+from .prefix import Prefix
 from .sequence import LogitsRequest, Sequence
 from .session import Session
 
@@ -137,7 +137,7 @@ class BatchInvariantEngine:
 
     def __init__(self, session: Session, own_verdicts: bool = True) -> None:
         self._session = session
-        self._router = LogitsRouter(session, own_verdicts)
+        self._router = LogitsRouter(session.graph, own_verdicts)
 
     def run(self, prefix: Prefix, sequences: GenericSequence[Sequence[Any]]) -> None:
         """Runs the searches of ``sequences``, whose prompts begin with ``prefix``, to their end; sets ``error`` where

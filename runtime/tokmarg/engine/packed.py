@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 
 from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
-from .batch_invariant import BatchInvariantEngine
 from .forward import Forward
 from .kv_cache import KVCache
-from .prefix_cache import Prefix
+from .prefix import Prefix
 from .sequence import Sequence
 from .session import Session
 
-__all__ = ["PACK_CONTENTS", "Engine", "PackedEngine", "engine_for"]
+__all__ = ["PACK_CONTENTS", "PackedEngine"]
 
 #: Contents that share passes at most.
 PACK_CONTENTS = 32
@@ -72,7 +71,7 @@ class PackedEngine:
 
     def __init__(self, session: Session, own_verdicts: bool = True) -> None:
         self._session = session
-        self._router = LogitsRouter(session, own_verdicts)
+        self._router = LogitsRouter(session.graph, own_verdicts)
 
     def run(self, prefix: Prefix, sequences: GenericSequence[Sequence[Any]]) -> None:
         """Runs the searches of ``sequences``, whose prompts begin with ``prefix``, to their end; sets ``error`` where
@@ -108,12 +107,3 @@ class PackedEngine:
         outputs = self._session.run(Forward(batch.tokens, positions, mask, past, logit_rows, verdict_rows))
         self._router.feed(full, verdict, outputs)
         cache.append(outputs.new)
-
-
-Engine = PackedEngine | BatchInvariantEngine
-
-
-def engine_for(session: Session, own_verdicts: bool = True) -> Engine:
-    """The engine for a session's graph; arguments as for :class:`PackedEngine`."""
-    kind = BatchInvariantEngine if session.graph.by_content else PackedEngine
-    return kind(session, own_verdicts)

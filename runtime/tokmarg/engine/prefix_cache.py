@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,42 +21,14 @@ from tokmarg.bundle.prefix_file import StoredPrefix, read_prefixes, write_prefix
 from tokmarg.errors import BundleError
 
 from .forward import Forward
-from .kv_cache import HOST, KVCache, KVStore, heads_by_token, key_and_value
+from .kv_cache import HOST, KVCache, heads_by_token, key_and_value
+from .prefix import Prefix
 from .session import Session
 
-__all__ = [
-    "Prefix",
-    "cache_folder",
-    "cached_prefixes",
-    "compute_prefixes",
-    "load_prefixes",
-    "save_prefixes",
-    "shared_tokens",
-]
+__all__ = ["cache_folder", "cached_prefixes", "compute_prefixes", "load_prefixes", "save_prefixes"]
 
 
 R = TypeVar("R", bound=str)
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Keys and values of a role mode's policy prefix, and the token ids they belong to."""
-
-    token_ids: tuple[int, ...]
-    cache: KVCache
-
-    def shared(self, token_ids: Sequence[int]) -> int:
-        """How many leading tokens a prompt shares with the prefix (its last token always stays to be fed)."""
-        return shared_tokens(self.token_ids, token_ids[:-1])
-
-    def moved(self, store: KVStore) -> Prefix:
-        """The same prefix with its cache in another store."""
-        return replace(self, cache=self.cache.moved(store))
-
-
-def shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def compute_prefixes(session: Session, token_ids: Mapping[R, Sequence[int]]) -> dict[R, Prefix]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tokmarg.errors import ContentError
 
-from .prefix_cache import Prefix, shared_tokens
+from .prefix import Prefix, shared_tokens
 
 __all__ = ["LogitsRequest", "P", "Search", "Sequence", "TokenPath"]
 

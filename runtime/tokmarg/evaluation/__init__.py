@@ -3,7 +3,8 @@
 from .calibrate import calibrate
 from .calibrated_bundle import write_calibrated_bundle
 from .dataset import Example, read_label_map, read_labelled
-from .evaluate import Evaluation, Run, check_methods, evaluate
+from .evaluate import check_methods, evaluate
+from .evaluation import Evaluation, Run
 from .report.page import write_report
 
 __all__ = [

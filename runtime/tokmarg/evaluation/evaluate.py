@@ -14,124 +14,24 @@ with the same method of the first guard, or, of the first guard itself, with its
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from dataclasses import replace
+from typing import Unpack
 
-from tokmarg.documents import to_json
 from tokmarg.errors import TokmargError
 from tokmarg.guard import Guard
 from tokmarg.results import Method
 from tokmarg.score_options import OptionChanges, ScoreOptions
 
-from .bootstrap import Difference, Interval, bootstrap, difference
+from .bootstrap import bootstrap, difference
 from .dataset import Example
+from .evaluation import Evaluation, Run, ScoringRun
 from .measures import measure
-from .scoring_run import ScoringRun, score_examples
-from .threshold_decisions import ThresholdDecision, threshold_decisions
+from .scoring_run import score_examples
+from .threshold_decisions import threshold_decisions
 
-__all__ = ["Evaluation", "Run", "check_methods", "evaluate"]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One guard with one method over the records.
-
-    Attributes:
-        bundle: name of the guard, as :func:`evaluate` was given it, else its folder's.
-        model, precision: from the bundle's manifest.
-        method: of scoring.
-        scored: truths, scores and results, record by record.
-        metrics: of :func:`tokmarg.evaluation.measures.measure`.
-        intervals: of :func:`tokmarg.evaluation.bootstrap.bootstrap`; None without resamples.
-        reference: the run this one is compared with, by its place in the list; None for the first.
-        differences: metric -> this run minus the reference; None for the first.
-        decisions: of :func:`tokmarg.evaluation.threshold_decisions.threshold_decisions`; None where the guard's
-            calibration has no thresholds, or others were given.
-    """
-
-    bundle: str
-    model: str
-    precision: str
-    method: Method
-    scored: ScoringRun
-    metrics: Mapping[str, Any]
-    intervals: Mapping[str, Interval] | None
-    reference: int | None = None
-    differences: Mapping[str, Difference] | None = None
-    decisions: Mapping[str, ThresholdDecision] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The outcome of :func:`evaluate`.
-
-    Attributes:
-        data: the file of the records, or their name.
-        examples: the records and what is known of them.
-        threshold: at which a label counts as predicted.
-        samples: number of resamples of the intervals.
-        names: label id -> title, of all guards.
-        runs: guard by guard, method by method.
-    """
-
-    data: str
-    examples: tuple[Example, ...]
-    threshold: float
-    samples: int
-    names: Mapping[str, str]
-    runs: tuple[Run, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types: the first guard's methods under ``methods``, further guards under ``compared``."""
-        guards = list(dict.fromkeys(run.bundle for run in self.runs))
-        documents = [self._guard_document(name) for name in guards]
-        return {
-            "schema_version": 1,
-            "data": self.data,
-            "records": len(self.examples),
-            "threshold": self.threshold,
-            "resamples": self.samples,
-            **documents[0],
-            **({"compared": documents[1:]} if documents[1:] else {}),
-        }
-
-    def to_json(self) -> str:
-        """:meth:`to_dict` as one line."""
-        return to_json(self.to_dict())
-
-    def _guard_document(self, name: str) -> dict[str, Any]:
-        runs = [run for run in self.runs if run.bundle == name]
-        return {
-            "bundle": name,
-            "model": runs[0].model,
-            "precision": runs[0].precision,
-            "methods": {run.method: self._run_document(run) for run in runs},
-        }
-
-    def _run_document(self, run: Run) -> dict[str, Any]:
-        document = {
-            **run.metrics,
-            "intervals": run.intervals,
-            "coverage": run.scored.coverage,
-            "low_coverage": run.scored.low_coverage,
-            "converged": run.scored.converged,
-            "failed": run.scored.failed,
-            "failures": run.scored.failures,
-            "seconds_per_item": run.scored.seconds_per_item,
-            "decisions": run.decisions and {name: decision.to_dict() for name, decision in run.decisions.items()},
-        }
-        if (cut := run.scored.cut) is not None:
-            document["cut"] = cut if math.isfinite(cut) else None
-        if run.reference is not None and run.differences is not None:
-            other = self.runs[run.reference]
-            document["difference"] = {
-                "from": {"bundle": other.bundle, "method": other.method},
-                **{name: {"value": d.value, "interval": d.interval} for name, d in run.differences.items()},
-            }
-        return document
+__all__ = ["check_methods", "evaluate"]
 
 
 def check_methods(guards: Mapping[str, Guard], methods: Sequence[Method]) -> None:

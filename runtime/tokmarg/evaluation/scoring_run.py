@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import numpy as np
@@ -21,47 +20,12 @@ from tokmarg.scoring.methods import UNCERTAINTIES
 from tokmarg.scoring.uncertainty import one_or_two
 
 from .dataset import Example
+from .evaluation import ScoringRun, failures
 from .measures import Cases
 
-__all__ = ["ScoringRun", "failures", "score_examples"]
+__all__ = ["score_examples"]
 
 _Values = Mapping[str, float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringRun:
-    """The scores of labelled records, by one guard and method.
-
-    Attributes:
-        cases: truths and scores; NaN where a record could not be scored.
-        results: one for each record, the error where it could not be scored.
-        coverage: mean coverage; None where results have none.
-        low_coverage: share of the scored records whose coverage is below 0.5; None where results have none.
-        converged: share of the scored records.
-        failed: how many records could not be scored.
-        seconds_per_item: wall-clock time over the records.
-        cut: of a method with an uncertainty, fitted on the records (:func:`tokmarg.scoring.uncertainty.one_or_two`):
-            above it one label is predicted, else two; minus infinity: always one. None for other methods.
-    """
-
-    cases: Cases
-    results: tuple[Result | MethodResult | ContentError, ...]
-    coverage: float | None
-    low_coverage: float | None
-    converged: float
-    failed: int
-    seconds_per_item: float
-    cut: float | None = None
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """Error type -> how many records could not be scored for it, most frequent first."""
-        return failures(self.results)
-
-
-def failures(results: Iterable[Result | MethodResult | ContentError]) -> dict[str, int]:
-    """Error type -> how often it occurs, most frequent first."""
-    return dict(Counter(result.type for result in results if isinstance(result, ContentError)).most_common())
 
 
 def score_examples(

@@ -1,8 +1,8 @@
 """Explanation: the verdict tree and the occlusion effects of one content, and their HTML page."""
 
-from .explain import Explanation, VerdictTree, explain
+from .explain import explain
+from .explanation import Effect, Explanation, Occlusion, Segment, VerdictTree
 from .html_page import html_page
-from .occlusion import Effect, Occlusion, Segment
 from .verdict_tree import CompleteVerdict, VerdictNode
 
 __all__ = [

@@ -18,129 +18,21 @@ the guard has a calibration, ``calibrated`` has the labels' calibrated probabili
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Unpack
 
-from tokmarg.documents import to_json
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
 from tokmarg.prompt.labels import Role
-from tokmarg.prompt.messages import Content, Message, messages_of
+from tokmarg.prompt.messages import Content, messages_of
 from tokmarg.results import Marginal
 from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.exact import Bounds, Marginals
 
-from .occlusion import MOST_SEGMENTS, Effect, Occluder, Occlusion, Searches, Segment, first_cut, joined
-from .verdict_tree import CompleteVerdict, VerdictNode, complete_verdicts, verdict_tree
+from .explanation import Effect, Explanation, Occlusion, Segment, VerdictTree
+from .occlusion import MOST_SEGMENTS, Occluder, Searches, first_cut, joined
+from .verdict_tree import complete_verdicts, verdict_tree
 
-__all__ = ["Effect", "Explanation", "Occlusion", "Segment", "VerdictTree", "explain"]
-
-#: Events with a probability or an effect of at least this are leading events.
-_NOTABLE = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictTree:
-    """The verdicts to one prompt: on all labels (``label`` None), or on one label.
-
-    Attributes:
-        label: which label.
-        coverage: raw probability of the verdict grammar; None with the ``verdict`` head.
-        converged: every interval is narrower than the tolerance.
-        root: the tree.
-        verdicts: the most probable complete verdicts.
-    """
-
-    label: str | None
-    coverage: float | None
-    converged: bool
-    root: VerdictNode
-    verdicts: tuple[CompleteVerdict, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """The outcome of :func:`explain`.
-
-    Attributes:
-        id: passed through.
-        model: name of the model in the bundle's manifest.
-        messages: the conversation; the last message is judged.
-        probabilities: event -> raw bounds: ``unsafe``, the labels in the policy's order, further events.
-        calibrated: ``unsafe`` and labels -> calibrated marginal, as in :meth:`tokmarg.Guard.score`; None where the
-            guard has no calibration.
-        titles: label id -> title.
-        coverage, converged: as in :class:`tokmarg.Result`.
-        trees: one; of guards with a prompt for each label one for each, most probable first.
-        occlusion: effects of the parts of the judged message.
-    """
-
-    id: object
-    model: str
-    messages: tuple[Message, ...]
-    probabilities: Mapping[str, Bounds]
-    calibrated: Mapping[str, Marginal] | None
-    titles: Mapping[str, str]
-    coverage: float | None
-    converged: bool
-    trees: tuple[VerdictTree, ...]
-    occlusion: Occlusion
-
-    @property
-    def text(self) -> str:
-        """The message that is judged."""
-        return self.messages[-1].content
-
-    def leading_events(self, most: int) -> list[str]:
-        """The leading events, ``unsafe`` first: likely ones, and those on which a part has an effect."""
-
-        def weight(event: str) -> float:
-            return max(self.probabilities[event].middle, self.occlusion.largest(event))
-
-        others = [event for event in self.probabilities if event != UNSAFE and weight(event) >= _NOTABLE]
-        return [UNSAFE, *sorted(others, key=lambda event: -weight(event))][:most]
-
-    def hesitations(self) -> list[tuple[str | None, str, VerdictNode]]:
-        """Nodes at which the guard hesitates: label of the prompt, verdict so far, node; most open first."""
-        hesitations = [
-            (tree.label, text, node) for tree in self.trees for text, node in tree.root.walk() if node.hesitates
-        ]
-        return sorted(hesitations, key=lambda item: -item[2].probability * (item[2].entropy or 0.0))
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain types only; the form of ``tokmarg explain --json``."""
-        return {
-            "schema_version": 1,
-            "id": self.id,
-            "model": self.model,
-            "messages": [{"role": m.role, "content": m.content} for m in self.messages],
-            "probabilities": {
-                event: {"probability": b.middle, "lower": b.lower, "upper": b.upper}
-                for event, b in self.probabilities.items()
-            },
-            "calibrated": self.calibrated
-            and {
-                event: {"probability": m.probability, "lower": m.lower, "upper": m.upper}
-                for event, m in self.calibrated.items()
-            },
-            "coverage": self.coverage,
-            "converged": self.converged,
-            "trees": [
-                {
-                    "label": tree.label,
-                    "coverage": tree.coverage,
-                    "converged": tree.converged,
-                    "verdicts": [{"text": v.text, "probability": v.probability} for v in tree.verdicts],
-                    "root": tree.root.to_dict(),
-                }
-                for tree in self.trees
-            ],
-            "occlusion": self.occlusion.to_dict(),
-        }
-
-    def to_json(self) -> str:
-        """:meth:`to_dict` as one line of JSON in ASCII."""
-        return to_json(self.to_dict())
+__all__ = ["Effect", "Occlusion", "Segment", "explain"]
 
 
 def explain(

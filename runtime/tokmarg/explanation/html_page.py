@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from tokmarg.results import LOW_COVERAGE, Marginal
 from tokmarg.scoring.exact import Bounds
 
-from .explain import Effect, Explanation, Occlusion, Segment, VerdictTree
+from .explanation import Effect, Explanation, Occlusion, Segment, VerdictTree
 from .verdict_tree import VerdictNode
 
 __all__ = ["html_page"]

@@ -11,7 +11,7 @@ are left out in turn:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Unpack
 
 from tokmarg.errors import ContentError
@@ -24,101 +24,15 @@ from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.aggregation import join_label_marginals
 from tokmarg.scoring.exact import Bounds, ExactSearch, Marginals
 
+from .explanation import Effect, Occlusion, Segment
 from .segmentation import Span, Unit, grouped, sentences, words
 
-__all__ = ["MOST_SEGMENTS", "Effect", "Occluder", "Occlusion", "Segment", "first_cut", "joined"]
+__all__ = ["MOST_SEGMENTS", "Occluder", "first_cut", "joined"]
 
 #: Most parts left out in turn, at each level.
 MOST_SEGMENTS = 64
 #: A text of fewer sentences than this is cut into words at once.
 _FEW_SENTENCES = 3
-#: Effects below this count as zero: a content's probability depends on its batch in the fifth decimal.
-_VISIBLE = 5e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """Effect of a part on the probability of an event: P(with it) - P(without it), certified to [lower, upper]."""
-
-    change: float
-    lower: float
-    upper: float
-
-    @property
-    def is_zero(self) -> bool:
-        """Whether there may be no effect at all: the bounds leave it open, or it is below 0.0005."""
-        return self.lower <= 0 <= self.upper or abs(self.change) < _VISIBLE
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A part of the judged message, and its effects.
-
-    Attributes:
-        start, end: its characters in the message.
-        text: those characters.
-        effects: event -> effect; None where the text without the segment cannot be scored.
-        unscored: why it cannot.
-        inner: occlusion of the segment's own parts, where they were left out in turn.
-    """
-
-    start: int
-    end: int
-    text: str
-    effects: Mapping[str, Effect] | None
-    unscored: str | None = None
-    inner: Occlusion | None = None
-
-    @property
-    def influence(self) -> float:
-        """The largest effect on any event, without its sign."""
-        changes = (abs(effect.change) for effect in (self.effects or {}).values() if not effect.is_zero)
-        return max(changes, default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Occlusion:
-    """Parts of a text that were left out in turn. Of ``parts`` parts of that unit, neighbours were joined where they
-    were too many: each of the ``segments`` is one of them, or several."""
-
-    unit: Unit
-    parts: int
-    segments: tuple[Segment, ...]
-
-    def largest(self, event: str) -> float:
-        """The largest effect of a segment on an event, without its sign."""
-        effects = [segment.effects[event] for segment in self.segments if segment.effects is not None]
-        return max((abs(effect.change) for effect in effects if not effect.is_zero), default=0.0)
-
-    @property
-    def unit_name(self) -> str:
-        """The unit, in the number that goes with ``parts``."""
-        return self.unit.removesuffix("s") if self.parts == 1 else self.unit
-
-    @property
-    def per_segment(self) -> int:
-        """Parts in one segment (the last may have fewer)."""
-        return -(-self.parts // len(self.segments)) if self.segments else 1
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain types only."""
-        return {
-            "unit": self.unit,
-            "parts": self.parts,
-            "segments": [
-                {
-                    "start": s.start,
-                    "end": s.end,
-                    "text": s.text,
-                    "effects": None
-                    if s.effects is None
-                    else {k: {"change": e.change, "lower": e.lower, "upper": e.upper} for k, e in s.effects.items()},
-                    "unscored": s.unscored,
-                    "inner": None if s.inner is None else s.inner.to_dict(),
-                }
-                for s in self.segments
-            ],
-        }
 
 
 #: Of one content: its prompts, each with the verdict trie and the search that has expanded it.

@@ -11,46 +11,14 @@ may say ``),`` or ``)"}``, so the move's tokens end before the bracket, which is
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder, Piece
 
-from .grammar import Grammar, Move, Part, State
+from .grammar import Grammar, Part
+from .node import CompiledMove, TokenContext
+from .syntax import Move, State
 
-__all__ = ["CompiledMove", "GrammarCompiler", "TokenContext"]
-
-
-class TokenContext(NamedTuple):
-    """Text before the next token, as far as its encoding may depend on it.
-
-    Attributes:
-        encoded: text whose tokens are on the path.
-        pending: text after it that is said already, but whose tokens depend on what follows.
-    """
-
-    encoded: str
-    pending: str = ""
-
-
-class CompiledMove(NamedTuple):
-    """A grammar move with its tokens.
-
-    Attributes:
-        tokens: its token path.
-        events: bit set of events that it brings.
-        used: bit set of the labels that it uses up.
-        parts: grammar parts after it; None when only a terminator may follow.
-        context: text that the tokens after it depend on.
-        text: text of the move.
-    """
-
-    tokens: tuple[int, ...]
-    events: int
-    used: int
-    parts: tuple[Part, ...] | None
-    context: TokenContext
-    text: str
+__all__ = ["GrammarCompiler"]
 
 
 class GrammarCompiler:

@@ -23,41 +23,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from tokmarg.errors import SpecError
 
-from .syntax import Choice, LabelList, Part, label_lists, parse_parts
+from .syntax import Alternative, Choice, LabelList, Move, Part, State, label_lists, parse_parts
 
-__all__ = ["UNSAFE", "Alternative", "Grammar", "Move", "Part", "State"]
+__all__ = ["UNSAFE", "Grammar", "Part"]
 
 UNSAFE = "unsafe"
-
-
-class State(NamedTuple):
-    """Parts still to be matched, and the labels (a bit set of events) that are used up."""
-
-    parts: tuple[Part, ...]
-    used: int
-
-
-class Alternative(NamedTuple):
-    """Another token path for a move: the text ``before``, then ``pieces`` of the tokenizer's vocabulary."""
-
-    before: str
-    pieces: tuple[str, ...]
-
-
-class Move(NamedTuple):
-    """One piece of verdict text from a decision to the next.
-
-    ``state`` is None when the verdict is complete after ``text`` and only a terminator may follow.
-    """
-
-    text: str
-    events: int
-    state: State | None
-    alternatives: tuple[Alternative, ...] = ()
 
 
 class Grammar:

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .compiler import CompiledMove, TokenContext
-from .grammar import State
+from .syntax import Part, State
 
-__all__ = ["Node", "PartialMove"]
+__all__ = ["CompiledMove", "Node", "PartialMove", "TokenContext"]
 
 
 class PartialMove(NamedTuple):
@@ -75,3 +74,35 @@ class Node:
         self.partial_moves = partial_moves
         self.known_children: dict[int, Node] | None = None
         self.known_only_child: tuple[Node | None] | None = None
+
+
+class TokenContext(NamedTuple):
+    """Text before the next token, as far as its encoding may depend on it.
+
+    Attributes:
+        encoded: text whose tokens are on the path.
+        pending: text after it that is said already, but whose tokens depend on what follows.
+    """
+
+    encoded: str
+    pending: str = ""
+
+
+class CompiledMove(NamedTuple):
+    """A grammar move with its tokens.
+
+    Attributes:
+        tokens: its token path.
+        events: bit set of events that it brings.
+        used: bit set of the labels that it uses up.
+        parts: grammar parts after it; None when only a terminator may follow.
+        context: text that the tokens after it depend on.
+        text: text of the move.
+    """
+
+    tokens: tuple[int, ...]
+    events: int
+    used: int
+    parts: tuple[Part, ...] | None
+    context: TokenContext
+    text: str

@@ -20,12 +20,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokmarg.documents import Fields, has_surrogate
 from tokmarg.errors import SpecError
 
-__all__ = ["Choice", "LabelList", "Option", "Part", "label_lists", "parse_parts", "substitute"]
+__all__ = [
+    "Alternative",
+    "Choice",
+    "LabelList",
+    "Move",
+    "Option",
+    "Part",
+    "State",
+    "label_lists",
+    "parse_parts",
+    "substitute",
+]
 
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 #: Choices inside choices, at most: parsing and walking a grammar recurse.
@@ -75,6 +86,32 @@ class LabelList:
 
 
 Part = str | Choice | LabelList
+
+
+class State(NamedTuple):
+    """Parts still to be matched, and the labels (a bit set of events) that are used up."""
+
+    parts: tuple[Part, ...]
+    used: int
+
+
+class Alternative(NamedTuple):
+    """Another token path for a move: the text ``before``, then ``pieces`` of the tokenizer's vocabulary."""
+
+    before: str
+    pieces: tuple[str, ...]
+
+
+class Move(NamedTuple):
+    """One piece of verdict text from a decision to the next.
+
+    ``state`` is None when the verdict is complete after ``text`` and only a terminator may follow.
+    """
+
+    text: str
+    events: int
+    state: State | None
+    alternatives: tuple[Alternative, ...] = ()
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:

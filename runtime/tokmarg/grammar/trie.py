@@ -28,9 +28,10 @@ import numpy.typing as npt
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder
 
-from .compiler import CompiledMove, GrammarCompiler
-from .grammar import Grammar, State
-from .node import Node, PartialMove
+from .compiler import GrammarCompiler
+from .grammar import Grammar
+from .node import CompiledMove, Node, PartialMove
+from .syntax import State
 
 __all__ = ["Trie", "Undecided"]
 

@@ -12,7 +12,7 @@ from .labels import ROLES, Role
 from .messages import Message
 from .spec import Spec
 
-__all__ = ["Prompt", "PromptBuilder"]
+__all__ = ["Prompt", "PromptBuilder", "PromptKey"]
 
 #: Characters of a chunk: longer contents are counted or split chunk by chunk before they are encoded as a whole.
 CHUNK = 2**16
@@ -201,3 +201,7 @@ def _overlap(encoding: Encoding, span: tuple[int, int]) -> tuple[int, int]:
     """``[start, end)`` of the tokens that overlap a span of characters; (0, 0) if none does."""
     inside = [i for i, (a, b) in enumerate(encoding.offsets) if a < span[1] and b > span[0]]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+#: Role mode of a prompt, and its label (None: the prompt has all labels). Prompts of one key share a verdict trie.
+PromptKey = tuple[Role, str | None]

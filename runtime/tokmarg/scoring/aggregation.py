@@ -18,7 +18,7 @@ from dataclasses import replace
 from tokmarg.grammar.grammar import UNSAFE
 
 from .exact import Bounds, Marginals
-from .methods import MethodScores
+from .method_scores import MethodScores
 
 __all__ = ["join_label_marginals", "join_label_scores", "join_window_marginals", "join_window_scores"]
 

@@ -24,8 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from tokmarg.grammar.grammar import UNSAFE, Grammar, Part, State
+from tokmarg.grammar.grammar import UNSAFE, Grammar, Part
 from tokmarg.grammar.node import Node
+from tokmarg.grammar.syntax import State
 from tokmarg.grammar.trie import Trie
 from tokmarg.tokenizer import Encoder
 

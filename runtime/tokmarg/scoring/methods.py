@@ -15,7 +15,6 @@ The first four read the whole vocabulary, so they need the ``full`` head. Source
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import Method
@@ -25,10 +24,11 @@ from .any_place import AnyPlaceSearch
 from .first_label import FirstLabelSearch
 from .free_decoding import PathReader
 from .greedy import GreedySearch
+from .method_scores import MethodScores
 from .probabilities import softmax
 from .uncertainty import entropy_uncertainty, logtoku, probability_uncertainty
 
-__all__ = ["UNCERTAINTIES", "WHOLE_VOCABULARY", "MethodScores", "MethodSearch", "ScoringMethod"]
+__all__ = ["UNCERTAINTIES", "WHOLE_VOCABULARY", "MethodSearch", "ScoringMethod"]
 
 #: Methods that read every token's probability.
 WHOLE_VOCABULARY: tuple[Method, ...] = ("token", "fixed-place", "any-place", "greedy")
@@ -39,25 +39,6 @@ UNCERTAINTIES: Mapping[Method, Callable[..., float]] = {
 }
 
 MethodSearch = GreedySearch | AnyPlaceSearch | FirstLabelSearch
-
-
-@dataclass(frozen=True, slots=True)
-class MethodScores:
-    """Scores of one prompt, or of one content.
-
-    Attributes:
-        values: every label of the role mode, and ``unsafe`` -> score.
-        complete: nothing was cut off by ``max_depth`` (generated verdicts) or the budget (any-place).
-        evaluated: token paths at which the model was evaluated.
-        verdict: the generated text, where the method generates one.
-        uncertainty: where the method has one; NaN where its formula has no value.
-    """
-
-    values: Mapping[str, float]
-    complete: bool
-    evaluated: int
-    verdict: str | None = None
-    uncertainty: float | None = None
 
 
 class ScoringMethod:

@@ -16,9 +16,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Prompt
+from tokmarg.prompt.builder import Prompt, PromptKey
 from tokmarg.prompt.encoded_record import EncodedRecord
-from tokmarg.prompt.labels import Role
 from tokmarg.results import Marginal, MethodResult, Result, Thresholds
 from tokmarg.score_options import ScoreOptions
 
@@ -27,10 +26,8 @@ from .exact import Bounds, ExactSearch
 from .free_decoding import PathReader
 from .methods import MethodSearch, ScoringMethod
 
-__all__ = ["ExactScorer", "GuardInfo", "MethodScorer", "PromptKey", "Scorer"]
+__all__ = ["ExactScorer", "GuardInfo", "MethodScorer", "Scorer"]
 
-#: Role mode of a prompt, and its label (None: the prompt has all labels). Prompts of one key share a verdict trie.
-PromptKey = tuple[Role, str | None]
 R = TypeVar("R", Result, MethodResult, covariant=True)
 
 

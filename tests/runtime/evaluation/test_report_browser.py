@@ -23,8 +23,8 @@ from tests.support.fake_guard import HOSTILE, hostile_evaluation
 from tokmarg.evaluation import Evaluation, Run, write_report
 from tokmarg.evaluation.bootstrap import bootstrap, difference
 from tokmarg.evaluation.dataset import Example
+from tokmarg.evaluation.evaluation import ScoringRun
 from tokmarg.evaluation.measures import Cases, measure
-from tokmarg.evaluation.scoring_run import ScoringRun
 from tokmarg.prompt.messages import Record
 
 pytestmark = pytest.mark.skipif(

@@ -92,7 +92,7 @@ def calibrate(
     """
     from tokmarg.bundle.bundle import Bundle
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.evaluation import calibrate as fit
+    from tokmarg.evaluation.calibrate import calibrate as fit
     from tokmarg.guard import Guard
 
     aim, guarantee = _parse_aims(target, promise, confidence, simultaneous, certify)
@@ -164,7 +164,7 @@ def _write(calibration: Calibration, source: Bundle, output: Path | None, as_jso
     """Writes the calibration, or a copy of the bundle with it, and prints it."""
     from tokmarg.cli.render.calibration import describe
     from tokmarg.documents import to_json
-    from tokmarg.evaluation import write_calibrated_bundle
+    from tokmarg.evaluation.calibrated_bundle import write_calibrated_bundle
 
     if output is not None and _is_file(output):
         calibration.write(output)

@@ -19,7 +19,7 @@ from tokmarg.results import METHODS, Method
 from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
-    from tokmarg.evaluation.evaluate import Evaluation
+    from tokmarg.evaluation.evaluation import Evaluation
     from tokmarg.guard import Guard
 
 __all__ = ["evaluate"]
@@ -103,8 +103,9 @@ def evaluate(
     if report is not None:
         check_output("--report", report, {"data": data, "label map": label_map})
 
-    from tokmarg.evaluation import check_methods, read_label_map, read_labelled
-    from tokmarg.evaluation import evaluate as measure
+    from tokmarg.evaluation.dataset import read_label_map, read_labelled
+    from tokmarg.evaluation.evaluate import check_methods
+    from tokmarg.evaluation.evaluate import evaluate as measure
 
     with capture_stderr():
         guards = _guards(bundle, compare, calibration_file, device, threads)
@@ -130,7 +131,7 @@ def evaluate(
 def _write(evaluation: Evaluation, report: Path | None, as_json: bool) -> None:
     """Writes the HTML report, if there is to be one, and prints the text or the JSON object."""
     from tokmarg.cli.render.evaluation import describe
-    from tokmarg.evaluation import write_report
+    from tokmarg.evaluation.report.page import write_report
 
     if report is not None:
         write_report(evaluation, report)

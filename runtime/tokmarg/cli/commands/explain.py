@@ -19,7 +19,7 @@ from tokmarg.errors import ContentError, TokmargError
 from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
-    from tokmarg.explanation.explain import Explanation
+    from tokmarg.explanation.explanation import Explanation
     from tokmarg.prompt.messages import Record
 
 __all__ = ["explain"]
@@ -100,7 +100,7 @@ def explain(
     if html is not None:
         check_output("--html", html, {})
 
-    from tokmarg.explanation import explain as explain_content
+    from tokmarg.explanation.explain import explain as explain_content
     from tokmarg.guard import Guard
 
     with ExitStack() as stack:
@@ -159,7 +159,7 @@ def _pick(source: Source, stack: ExitStack, role: Any, number: int | None, wante
 def _write(explanation: Explanation, stream: OutputStream, html: str | None, as_json: bool) -> None:
     """Writes the HTML page, if there is to be one, and the text or the JSON object."""
     from tokmarg.cli.render.explanation import ExplanationRenderer
-    from tokmarg.explanation import html_page
+    from tokmarg.explanation.html_page import html_page
 
     if html is not None:
         Path(html).write_text(html_page(explanation), encoding="utf-8")

@@ -12,7 +12,7 @@ from tokmarg.metrics import undefined
 from .terminal import pad, printable
 
 if TYPE_CHECKING:
-    from tokmarg.evaluation import Evaluation, Run
+    from tokmarg.evaluation.evaluation import Evaluation, Run
 
 __all__ = ["describe"]
 

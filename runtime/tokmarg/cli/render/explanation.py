@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from tokmarg.explanation import Effect, Explanation, Occlusion, Segment, VerdictNode, VerdictTree
+from tokmarg.explanation.explanation import Effect, Explanation, Occlusion, Segment, VerdictTree
+from tokmarg.explanation.verdict_tree import VerdictNode
 
 from .terminal import fit, pad, printable
 

@@ -17,9 +17,8 @@ from typing import Any, BinaryIO
 
 from tokmarg.errors import TokmargError
 
-from .fingerprint import mismatch
 from .hashing_reader import digests, prefix_digest
-from .journal import JOURNAL, PART, Checkpoint, Journal, sync_folder, write_all
+from .journal import JOURNAL, PART, Checkpoint, Journal, mismatch, sync_folder, write_all
 
 __all__ = ["AtomicOutput", "can_be_atomic"]
 

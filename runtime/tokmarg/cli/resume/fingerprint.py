@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokmarg.guard import Guard
     from tokmarg.results import Thresholds
 
-__all__ = ["fingerprint", "mismatch", "partial_fingerprint"]
+__all__ = ["fingerprint", "partial_fingerprint"]
 
 #: Options of ``tokmarg score`` that change no byte of the output, or are recorded by what they mean.
 UNRECORDED = frozenset({
@@ -74,26 +74,6 @@ def partial_fingerprint(
     }
     recorded = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
     return run | {f"--{name.replace('_', '-')}": value for name, value in recorded.items()}
-
-
-def mismatch(before: Mapping[str, Any], now: Mapping[str, Any], whole: bool = True) -> str | None:
-    """The first difference between two fingerprints, for people; None if they are equal.
-
-    With ``whole`` false ``now`` may be a part of a fingerprint.
-    """
-    for name in [*now, *(name for name in before if whole and name not in now)]:
-        old, new = before.get(name), now.get(name)
-        if old != new:
-            if name in ("input", "bundle", "calibration"):
-                return f"the {name} is not what it was in the first run"
-            return f"{name:.100}: {_short(new)}, but {_short(old)} in the first run"
-    return None
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{', '.join(f'{name} {item}' for name, item in value.items()):.300}"
-    return "not given" if value is None else f"{value!s:.300}"
 
 
 def _bundle(guard: Guard, unverified: bool) -> list[Any]:

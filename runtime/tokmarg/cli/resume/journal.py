@@ -25,16 +25,19 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tokmarg.errors import TokmargError
+
+if TYPE_CHECKING:
+    pass
 
 try:
     import fcntl
 except ImportError:  # Windows: two runs that write one output are not detected there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["JOURNAL", "PART", "Checkpoint", "Journal", "encode_line"]
+__all__ = ["JOURNAL", "PART", "Checkpoint", "Journal", "encode_line", "mismatch"]
 
 PART, JOURNAL = ".tokmarg-part", ".tokmarg-run"
 SCHEMA_VERSION = 2
@@ -248,3 +251,23 @@ def _open_locked(path: str) -> BinaryIO:
             stream.close()
             raise
         stream.close()
+
+
+def mismatch(before: Mapping[str, Any], now: Mapping[str, Any], whole: bool = True) -> str | None:
+    """The first difference between two fingerprints, for people; None if they are equal.
+
+    With ``whole`` false ``now`` may be a part of a fingerprint.
+    """
+    for name in [*now, *(name for name in before if whole and name not in now)]:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            if name in ("input", "bundle", "calibration"):
+                return f"the {name} is not what it was in the first run"
+            return f"{name:.100}: {_short(new)}, but {_short(old)} in the first run"
+    return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{', '.join(f'{name} {item}' for name, item in value.items()):.300}"
+    return "not given" if value is None else f"{value!s:.300}"

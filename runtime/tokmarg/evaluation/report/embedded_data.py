@@ -15,7 +15,7 @@ import numpy as np
 
 from tokmarg.arrays import Floats
 from tokmarg.evaluation.dataset import Example
-from tokmarg.evaluation.evaluate import Evaluation
+from tokmarg.evaluation.evaluation import Evaluation
 from tokmarg.evaluation.measures import Cases
 from tokmarg.metrics import Ranked, average_precision, undefined
 

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tokmarg.errors import TokmargError
-from tokmarg.evaluation.evaluate import Evaluation
+from tokmarg.evaluation.evaluation import Evaluation
 
 from .embedded_data import embedded_data
 from .tables import differences_section, summary_table

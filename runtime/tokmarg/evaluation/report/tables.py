@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator
 from typing import Any
 
-from tokmarg.evaluation.evaluate import Run
+from tokmarg.evaluation.evaluation import Run
 
 from .text import run_name, several_bundles
 

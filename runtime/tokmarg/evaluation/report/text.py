@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tokmarg.evaluation.evaluate import Run
+from tokmarg.evaluation.evaluation import Run
 
 __all__ = ["clean", "run_name", "several_bundles"]
 
