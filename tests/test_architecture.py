@@ -19,7 +19,7 @@ FILES += sorted((ROOT / "models" / "reference-guard").glob("*.py"))
 #: Lines that a module and a function have at most. Each exception says why at the top of its module.
 MODULE_LINES, FUNCTION_LINES = 300, 60
 LONG_MODULES: set[str] = set()
-LONG_FUNCTIONS: set[str] = set()
+LONG_FUNCTIONS = {"runtime/tokmarg/evaluation/calibrate.py:calibrate"}
 #: Files that an import chain of tokmarg passes at most.
 FLOORS = 17
 #: What packages besides ``tokmarg`` itself offer to applications.
