@@ -179,7 +179,7 @@ class _Progress:
             click.echo(f"{step} ... ", err=True, nl=False)
 
     def done(self) -> None:
-        """Closes the line of the step under way."""
+        """Closes the line of the step in progress."""
         if self._on and self._start is not None:
             click.echo(f"{time.monotonic() - self._start:.0f} s", err=True)
         self._start = None

@@ -225,7 +225,7 @@ class Guard:
     def unfold(
         self, contents: Iterable[Content | Record], *, options: ScoreOptions | None = None, **changes: Any
     ) -> Iterator[list[tuple[Prompt, Trie, ExactSearch]] | ContentError]:
-        """What stands behind the scores of :meth:`score_many`, packed alike; :mod:`tokmarg.explanation` reads it.
+        """The searches that give the scores of :meth:`score_many`, packed alike; :mod:`tokmarg.explanation` reads it.
 
         Nothing is searched further for the sake of a threshold but the default one.
 

@@ -185,7 +185,7 @@ def check_sizes(where: Path, graph: GraphContract, builder: PromptBuilder, tries
         prefix = builder.prefix_ids(role)
         if len(prefix) >= builder.max_tokens:
             raise BundleError(
-                f"{where}: graph.max_positions: {graph.max_positions:,} leaves no room for content behind the policy's "
+                f"{where}: graph.max_positions: {graph.max_positions:,} leaves no space for content after the policy's "
                 f"{len(prefix):,} tokens"
             )
         first = trie.children(trie.root)  # some guards answer with special tokens

@@ -38,7 +38,7 @@ CalibrationMethod = Literal["platt", "isotonic", "temperature", "beta"]
 CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 #: Coverage below this counts as low: the model would rather say something that is no verdict at all.
 LOW_COVERAGE = 0.5
-#: Tokens that a verdict may have at most: the room that a prompt leaves behind it.
+#: Tokens that a verdict may have at most: the space that a prompt leaves after it.
 MAX_DEPTH = 64
 #: Coverage below this counts as low: the model would rather say something that is no verdict at all.
 LOW_COVERAGE = 0.5

@@ -136,7 +136,7 @@ class Spec:
         before, after = _of_role(self.template.text, role).split("{{conversation}}")
         if "{{policy}}" in before or "{{policy}}" not in after:  # the labels' prompts share the content
             raise SpecError(
-                f'{where}: spec.template.text: with aggregate = "max" {{{{policy}}}} stands behind {{{{conversation}}}}'
+                f'{where}: spec.template.text: with aggregate = "max" {{{{policy}}}} comes after {{{{conversation}}}}'
             )
 
     @property

@@ -32,8 +32,8 @@ HEADS = {"head": "verdict", "head_token_ids": [0, 1, 2]}
             {"kv_dtype": "float16"},
             r"past_key_values\.0\.key: is tensor\(float\), not tensor\(float16\) as the manifest",
         ),
-        ({"max_positions": 70}, r"graph\.max_positions: 70 leaves no room for content behind the policy's \d tokens"),
-        ({"max_positions": 1}, r"graph\.max_positions: 1 leaves no room for content behind the policy's \d tokens"),
+        ({"max_positions": 70}, r"graph\.max_positions: 70 leaves no space for content after the policy's \d tokens"),
+        ({"max_positions": 1}, r"graph\.max_positions: 1 leaves no space for content after the policy's \d tokens"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -58,7 +58,7 @@ __all__ = ["evaluate"]
     default=1000,
     show_default=True,
     metavar="N",
-    help="Resamples behind the 95 % intervals; 0 for none.",
+    help="Resamples for the 95 % intervals; 0 for none.",
 )
 @options.device
 @options.threads

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
-@click.command(short_help="Show a content's verdicts, and the words behind each label.")
+@click.command(short_help="Show a content's verdicts, and the words that drive each label.")
 @click.argument("text", required=False)
 @options.bundle
 @options.calibration

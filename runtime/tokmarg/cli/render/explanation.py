@@ -116,7 +116,7 @@ class ExplanationRenderer:
     def _hesitations(self, explanation: Explanation) -> Iterator[str]:
         hesitations = explanation.hesitations()
         for label, text, node in hesitations[:_HESITATIONS]:
-            where = f'behind "{fit(printable(verdict_text(text)), 30)}"' if text.strip() else "at the start"
+            where = f'after "{fit(printable(verdict_text(text)), 30)}"' if text.strip() else "at the start"
             about = "" if label is None else f"on {printable(label)}, "
             options = [f"{fit(printable(verdict_text(c.text)), 20)} {c.share:.2f}" for c in node.children[:3]]
             said = ", ".join(options) or "many things, none of them likely"

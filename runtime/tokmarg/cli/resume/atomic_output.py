@@ -66,7 +66,7 @@ class AtomicOutput:
             records = self._journal.checkpoints[-1].records
             self._journal.close()
             raise TokmargError(
-                f"{output}: an unfinished run has {records:,} rows of it: --resume goes on behind them, or delete "
+                f"{output}: an unfinished run has {records:,} rows of it: --resume continues after them, or delete "
                 f"{self._part_path} to start anew"
             )
 
@@ -207,7 +207,7 @@ class AtomicOutput:
 
     def kept(self) -> str:
         """Says, for people, how many rows a run that ends now can be resumed after; empty if none."""
-        return f"{self._kept:,} rows are kept, --resume goes on behind them" if self._kept else ""
+        return f"{self._kept:,} rows are kept, --resume continues after them" if self._kept else ""
 
     @contextmanager
     def _naming_errors(self) -> Iterator[None]:

@@ -113,8 +113,8 @@ class ResumableRun:
         records = self._source.read(cast(BinaryIO, stream), role, place)
         output.begin()
         if self._resume:
-            where = f"behind record {place.records:,}" if checkpoint is not None else "at the start"
-            click.echo(f"Going on {where}.", err=True)
+            where = f"after record {place.records:,}" if checkpoint is not None else "from the start"
+            click.echo(f"Resuming {where}.", err=True)
         if isinstance(ctx.obj, SigintHandler):
             ctx.obj.hint = output.kept
         return records, tally

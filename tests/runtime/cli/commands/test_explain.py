@@ -54,9 +54,9 @@ def test_a_text(tokmarg: Run) -> None:
 def test_hesitation_is_said(tokmarg: Run) -> None:
     shown = tokmarg("explain", "gun idiot").stdout
     assert "unsafe   ? 1.0 bits" in shown
-    assert 'hesitates behind "unsafe": A 0.50, B 0.50 (1.0 bits)' in shown
+    assert 'hesitates after "unsafe": A 0.50, B 0.50 (1.0 bits)' in shown
     scattered = tokmarg("explain", "gun idiot", "--least", 0.6).stdout
-    assert 'hesitates behind "unsafe": many things, none of them likely (1.0 bits)' in scattered
+    assert 'hesitates after "unsafe": many things, none of them likely (1.0 bits)' in scattered
 
 
 def test_json_is_the_librarys(tokmarg: Run, word_bundle: Path) -> None:

@@ -109,7 +109,7 @@ def test_no_room_is_one_line_and_resumable(word_bundle: Path, tmp_path: Path, si
     assert rows == b"" or rows.endswith(b"}\n")
     if rows:
         kept = len(rows.splitlines())
-        assert line.endswith(f"; {kept} rows are kept, --resume goes on behind them")
+        assert line.endswith(f"; {kept} rows are kept, --resume continues after them")
     resumed = subprocess.run([*command, str(output), "--resume"], env=environment, capture_output=True, check=False)
     assert resumed.returncode == 0
     subprocess.run([*command, str(alone)], env=environment, capture_output=True, check=True)

@@ -94,7 +94,7 @@ def test_another_runs_counts(tokmarg: Run, tmp_path: Path, unfinished: Unfinishe
     line, _ = journal.encode_line(entry, "")  # as if there were no header before it
     marks.write_bytes(header + b"\n" + line)
     result = tokmarg(*arguments, "--resume")
-    assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "Going on at the start.")
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (0, "Resuming from the start.")
     assert output.read_bytes() == whole(tokmarg, given, tmp_path)
 
     output.unlink()

@@ -38,7 +38,7 @@ def test_resumed_run_scores_only_what_is_missing(
 
     monkeypatch.setattr(Guard, "score_packs", watched)
     result = tokmarg(*arguments, "--resume")
-    assert result.stderr.startswith(f"Going on behind record {mark['records']}.\n")
+    assert result.stderr.startswith(f"Resuming after record {mark['records']}.\n")
     assert seen[0] == mark["records"] + 1
     assert output.read_bytes() == expected
 
@@ -65,7 +65,7 @@ def test_nothing_to_resume_starts_at_the_start(tokmarg: Run, tmp_path: Path) -> 
     given, output = lines(tmp_path), tmp_path / "out.jsonl"
     result = tokmarg("score", "--input", given, "--output", output, "--resume")
     assert result.exit_code == 0
-    assert result.stderr.startswith("Going on at the start.\n")
+    assert result.stderr.startswith("Resuming from the start.\n")
     assert output.read_bytes() == whole(tokmarg, given, tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_without_resume_rows_are_not_thrown_away(tokmarg: Run, tmp_path: Path, u
     result = tokmarg(*arguments)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"Error: {output}: an unfinished run has {records} rows of it: --resume goes on behind them, or delete {rows} "
+        f"Error: {output}: an unfinished run has {records} rows of it: --resume continues after them, or delete {rows} "
         "to start anew\n"
     )
     assert (rows.read_bytes(), marks.read_bytes(), output.read_text()) == (*before, "old")
