@@ -194,8 +194,8 @@ class Session:
         if (here := os.getpid()) != self._process:
             raise DeviceError(
                 f"this guard was loaded in process {self._process} and cannot be used in process {here}, forked from "
-                "it: onnxruntime's threads exist in the parent only; call Guard.load in the child, or start it with the "
-                "spawn method"
+                "it: onnxruntime's threads exist in the parent only; call Guard.load in the child, or start it with "
+                "the spawn method"
             )
 
     def __del__(self) -> None:
