@@ -176,7 +176,7 @@ def test_scores_equal_brute_force(built: tuple[Path, Guard]) -> None:
     for content, packed in zip(contents, together, strict=True):
         result = guard.score(content, **settings)
         role: Role = result_role(content)
-        prompts = [guard.prompt(content, label=label) for label in guard._parts.prompt_builder.asked(role)]
+        prompts = [guard.prompt(content, label=label) for label in guard._parts.prompt_builder.prompt_labels(role)]
         truths = [brute_force(folder, guard, prompt) for prompt in prompts]
         assert result.coverage == pytest.approx(min(truth["coverage"] for truth in truths), abs=1e-4)
         if prompts[0].label is None:
