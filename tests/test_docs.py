@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -85,13 +86,18 @@ def between(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
 
+def around(block: str) -> Callable[[re.Match[str]], str]:
+    """The replacement of what stands between two marks."""
+    return lambda marks: marks[1] + block + marks[2]
+
+
 def test_generated_blocks_are_current() -> None:
     pending = generated()
     for page in PAGES:
         text = fresh = page.read_text(encoding="utf-8")
         for name in [name for name in pending if between(name).search(text)]:
             block = pending.pop(name)
-            fresh = between(name).sub(lambda m, block=block: m[1] + block + m[2], fresh)
+            fresh = between(name).sub(around(block), fresh)
         if os.environ.get("UPDATE_DOCS"):
             page.write_text(fresh, encoding="utf-8")
         else:

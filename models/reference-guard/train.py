@@ -56,7 +56,9 @@ class Verdicts:
                 for m in ([last], [{"role": "user", "content": "b"}, last])
             ]
             self.prefixes[role] = ids[0][: shared_tokens(ids[0], ids[1])]
-        self.end = prompter.encoder.token_id(prompter.spec.verdict.terminators[0])
+        end = prompter.encoder.token_id(prompter.spec.verdict.terminators[0])
+        assert end is not None
+        self.end = end
         self._tails = {role: prompter.tail(role) for role in prompter.spec.roles}
 
     def encode(self, row: Row) -> tuple[Role, list[int], list[int]] | None:
@@ -105,7 +107,8 @@ def add_noise(model: Any, deviation: float) -> None:
     8 bits in a random basis. A guard trained with it is disturbed less by that rounding."""
 
     def disturbed(norm: Any, _: Any, normed: torch.Tensor) -> torch.Tensor:
-        return normed + torch.randn_like(normed) * norm.weight * deviation
+        noise: torch.Tensor = torch.randn_like(normed) * norm.weight * deviation
+        return normed + noise
 
     for layer in model.model.layers:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
@@ -197,7 +200,7 @@ class Trainer:
         return int(state["step"])
 
     def step(self, loss: torch.Tensor) -> None:
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.schedule.step()

@@ -18,9 +18,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.support.graphs import FAMILY, tiny
+from tests.support.optional import present
+from tests.support.results import marginal
 from tests.support.tokenizers import EOT, NATIVE, encoder_of, labels_of, parts_of, tokenizer_json
 from tests.support.verdict_parsers import ALTERNATIVES, read, verdicts
-from tokmarg import Guard, Marginal, Result, SpecError, TokmargError
+from tokmarg import Guard, Marginal, MethodResult, Result, SpecError, TokmargError
+from tokmarg.engine.forward import Forward, Outputs
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.labels import Role
 from tokmarg.scoring.methods import UNCERTAINTIES
@@ -138,13 +141,13 @@ def brute_force(folder: Path, guard: Guard, prompt: Prompt) -> dict[str, float]:
             mass *= math.exp(here[token]) / sum(math.exp(here[t]) for t in children[path[:i]])
         for event in events:
             found[event] += mass
-    node: tuple[int, ...] = ()
+    first: tuple[int, ...] = ()
     reach = 1.0  # text before the first choice is forced: its raw mass counts
-    while len(children[node]) == 1:
-        (token,) = children[node]
-        reach *= math.exp(logs[node][token])
-        node = (*node, token)
-    return found | {"coverage": reach * sum(math.exp(logs[node][t]) for t in children[node])}
+    while len(children[first]) == 1:
+        (token,) = children[first]
+        reach *= math.exp(logs[first][token])
+        first = (*first, token)
+    return found | {"coverage": reach * sum(math.exp(logs[first][t]) for t in children[first])}
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +189,10 @@ def test_scores_equal_brute_force(built: tuple[Path, Guard]) -> None:
             expected["unsafe"] = max(expected.values())
             assert list(result.labels) == [p.label for p in prompts]
         assert result.converged
-        for event, marginal in marginals(result).items():
-            assert marginal.probability == pytest.approx(expected[event], abs=1e-4), event
-            assert marginal.lower - 1e-4 <= expected[event] <= marginal.upper + 1e-4
-            assert marginals(packed)[event].probability == pytest.approx(marginal.probability, abs=1e-5)
+        for event, found in marginals(result).items():
+            assert found.probability == pytest.approx(expected[event], abs=1e-4), event
+            assert found.lower - 1e-4 <= expected[event] <= found.upper + 1e-4
+            assert marginals(packed)[event].probability == pytest.approx(found.probability, abs=1e-5)
 
 
 def test_form_of_the_graph_is_recorded(built: tuple[Path, Guard]) -> None:
@@ -200,7 +203,7 @@ def test_form_of_the_graph_is_recorded(built: tuple[Path, Guard]) -> None:
 
 
 def result_role(content: list[dict[str, str]]) -> Role:
-    return content[-1]["role"]  # type: ignore[return-value]
+    return "assistant" if content[-1]["role"] == "assistant" else "user"
 
 
 # Guards that are asked for one label at a time
@@ -214,10 +217,15 @@ def shieldgemma(build: Callable[[Case], tuple[Path, Path]]) -> tuple[Path, Guard
 
 def test_labels_share_the_content_in_one_pass(shieldgemma: tuple[Path, Guard], monkeypatch: pytest.MonkeyPatch) -> None:
     _, guard = shieldgemma
-    passes = []
+    passes: list[int] = []
     session = guard._pipeline._engine._session
     run = session.run
-    monkeypatch.setattr(session, "run", lambda forward: passes.append(len(forward.input_ids)) or run(forward))
+
+    def noted(forward: Forward) -> Outputs:
+        passes.append(len(forward.input_ids))
+        return run(forward)
+
+    monkeypatch.setattr(session, "run", noted)
     result = guard.score(LONG["content"])
     prompts = [guard.prompt(LONG["content"], label=label) for label in guard.labels]
     assert result.converged
@@ -249,9 +257,10 @@ def test_other_methods_on_separate_labels(shieldgemma: tuple[Path, Guard]) -> No
     _, guard = shieldgemma
     exact = guard.score("How do I pick a lock?")
     for method in ("token", "fixed-place", "any-place", "greedy"):
-        scores = guard.score("How do I pick a lock?", method=method, top_p=1.0, eps=0.0, max_depth=2).scores
-        assert list(scores) == [*guard.labels, "unsafe"]
-        assert scores["unsafe"] == max(scores[label] for label in guard.labels)
+        result = guard.score("How do I pick a lock?", method=method, top_p=1.0, eps=0.0, max_depth=2)
+        assert isinstance(result, MethodResult)
+        assert list(result.scores) == [*guard.labels, "unsafe"]
+        assert result.scores["unsafe"] == max(present(result.scores[label]) for label in guard.labels)
     for method in UNCERTAINTIES:
         with pytest.raises(SpecError, match=f"method {method}"):
             guard.score("Hi.", method=method)
@@ -269,8 +278,8 @@ def test_policy_of_ones_own(shieldgemma: tuple[Path, Guard], monkeypatch: pytest
     assert list(other.score("Hi.").labels) == ["locks", "x"]
     left = Guard.load(bundle, device="cpu", policy={"exclude": ["dangerous", "sexual"]})
     for label in ("hate", "harassment"):
-        assert left.score("Hi.").labels[label].probability == pytest.approx(
-            guard.score("Hi.").labels[label].probability, abs=1e-5
+        assert marginal(left.score("Hi."), label).probability == pytest.approx(
+            marginal(guard.score("Hi."), label).probability, abs=1e-5
         )
 
 

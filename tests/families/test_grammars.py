@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.searches import brute_force
+from tests.support.searches import SmallModel, brute_force
 from tests.support.tokenizers import NATIVE, TOKENIZERS, encoder_of, labels_of, modes, spec_of, trie_of
 from tests.support.tries import complete_paths
 from tests.support.verdict_parsers import Labels, expected
@@ -55,16 +54,7 @@ def test_whole_policy_compiles_for_the_family_s_own_tokenizer(name: str, role: R
 def test_marginals_of_all_events_equal_brute_force(name: str, role: Role) -> None:
     labels = [(x.id, x.name) for x in spec_of(name).labels_of(role)][:2]
     trie = trie_of(name, role, NATIVE[name], labels)
-    vocabulary = list(trie.vocabulary())
-
-    class Model:
-        def logits(self, path: tuple[int, ...]) -> np.ndarray:
-            logits = np.full(max(vocabulary) + 1, -4.0, dtype=np.float32)
-            logits[vocabulary] = np.random.default_rng([3, *path]).normal(0, 2, len(vocabulary))
-            return logits
-
-    model = Model()
-    model.trie = trie
+    model = SmallModel(trie, 3, 2.0)
     exact, _ = brute_force(model)
     search = ExactSearch(trie, tolerance=1e-9, max_nodes=10**5, thresholds={})
     while wanted := search.wanted(8):

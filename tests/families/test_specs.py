@@ -13,6 +13,7 @@ from tests.support import word_guard
 from tests.support.documents import REMOVED, Place, at, edited, places
 from tests.support.grammars import language
 from tests.support.manifests import FULL, VALIDATOR, parses
+from tests.support.optional import present
 from tests.support.tokenizers import encoder_of, modes, resolved, spec_of
 from tokmarg import Guard
 from tokmarg.bundle.bundle import Bundle
@@ -268,7 +269,7 @@ def test_events_have_probability_and_bounds(guard: Guard) -> None:
     assert (guard.labels, guard.events) == ((), ("harm", "refusal"))
     result = guard.score("gun", role="assistant")  # unsafe 4 + 8 against safe 8; A 6 against B 0
     assert result.unsafe.probability == pytest.approx(logistic(4), abs=1e-6)
-    harm, refusal = result.events["harm"], result.events["refusal"]
+    harm, refusal = present(result.events["harm"]), present(result.events["refusal"])
     assert (harm.lower, harm.upper) == (result.unsafe.lower, result.unsafe.upper)
     assert refusal.lower <= logistic(6) <= refusal.upper
     assert refusal.upper - refusal.lower <= 1e-3
@@ -278,6 +279,7 @@ def test_events_have_probability_and_bounds(guard: Guard) -> None:
         "model", "truncated", "calibrated",
     ]  # fmt: skip
     assert row["events"] == {"harm": result.unsafe.probability, "refusal": refusal.probability}
+    assert isinstance(row["bounds"], dict)
     assert list(row["bounds"]) == ["unsafe", "harm", "refusal"]
     assert "   refusal 0.99" in Table({}, colour=False).render(result, "")
 
@@ -287,6 +289,8 @@ def test_events_of_another_role_mode_are_null(guard: Guard) -> None:
     assert result.events["refusal"] is None
     assert result.evaluated_nodes == 1
     row = result.to_dict()
+    assert isinstance(row["events"], dict)
+    assert isinstance(row["bounds"], dict)
     assert row["events"]["refusal"] is None
     assert row["bounds"]["refusal"] is None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tests.support.encoders import encoder_of
+from tests.support.grammars import LLAMA_GUARD
 from tests.support.tries import EOT, S14, build
 from tokmarg.scoring.any_place import AnyPlaceSearch
 from tokmarg.scoring.free_decoding import PathReader
@@ -16,8 +17,8 @@ from tokmarg.scoring.greedy import GreedySearch
 SPLITS = ["gemma3", "qwen3", "smollm2"]
 
 
-def reader_of(family: str, labels: Iterable[str] = S14, **kwargs: object) -> PathReader:
-    return PathReader(build(family, list(labels), **kwargs), encoder_of(family), (EOT[family],))
+def reader_of(family: str, labels: Iterable[str] = S14, parts: object = LLAMA_GUARD) -> PathReader:
+    return PathReader(build(family, list(labels), parts=parts), encoder_of(family), (EOT[family],))
 
 
 class RandomLogits:

@@ -147,7 +147,9 @@ class Graph:
 def tree_logits(graph: Graph, split: int = 0) -> np.ndarray:
     """Logits at the last prompt token and all nodes of both branches, [1 + 6, V]; the tree in one pass."""
     length = len(PROMPT)
-    past, past_positions, last = None, [], np.zeros(0)
+    past: list[np.ndarray] | None = None
+    past_positions: list[int] = []
+    last = np.zeros(0)
     for start, end in [(0, split), (split, length)] if split else [(0, length)]:
         visible = np.tril(np.ones((end - start, end), bool), start)
         last, present = graph.run(

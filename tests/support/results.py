@@ -1,12 +1,19 @@
-"""Comparison of results."""
+"""Marginals of results, and comparison of results."""
 
 from __future__ import annotations
 
 import pytest
 
-from tokmarg import Result
+from tokmarg import Marginal, Result
 
-__all__ = ["assert_same"]
+__all__ = ["assert_same", "marginal"]
+
+
+def marginal(result: Result, label: str) -> Marginal:
+    """The marginal of a label that exists in the result's role mode."""
+    found = result.labels[label]
+    assert found is not None
+    return found
 
 
 def assert_same(a: Result, b: Result, within: float) -> None:

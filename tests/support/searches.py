@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.node import Node
 from tokmarg.grammar.trie import Trie
 from tokmarg.scoring.exact import ExactSearch, Marginals
@@ -28,12 +30,39 @@ class RandomModel:
         logits[vocabulary] = rng.normal(0, self.spread, len(vocabulary))
         return logits
 
-    def run(self, limit: int = 1, **settings_: object) -> Marginals:
-        search = ExactSearch(self.trie, **{"tolerance": 1e-3, "max_nodes": 256, "thresholds": {}, **settings_})
+    def run(
+        self,
+        limit: int = 1,
+        *,
+        tolerance: float = 1e-3,
+        max_nodes: int = 256,
+        thresholds: Mapping[str, float | tuple[float, ...]] | None = None,
+        branch_priors: BranchPriors | None = None,
+    ) -> Marginals:
+        search = ExactSearch(
+            self.trie,
+            tolerance=tolerance,
+            max_nodes=max_nodes,
+            thresholds=thresholds or {},
+            branch_priors=branch_priors,
+        )
         while wanted := search.wanted(limit):
             for node in wanted:
                 search.feed(node, self.logits(node.path))
         return search.result()
+
+
+class SmallModel(RandomModel):
+    """Logits of as many tokens as the trie's vocabulary needs, whatever the tokenizer."""
+
+    def __init__(self, trie: Trie, seed: int, spread: float) -> None:
+        super().__init__(trie, seed, spread)
+        self.vocabulary = list(trie.vocabulary())
+
+    def logits(self, path: tuple[int, ...]) -> np.ndarray:
+        logits = np.full(max(self.vocabulary) + 1, -4.0, dtype=np.float32)
+        logits[self.vocabulary] = np.random.default_rng([self.seed, *path]).normal(0, self.spread, len(self.vocabulary))
+        return logits
 
 
 def brute_force(model: RandomModel) -> tuple[dict[str, float], float]:

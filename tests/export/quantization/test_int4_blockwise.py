@@ -62,7 +62,7 @@ def unpacked(weight: np.ndarray, bits: Any) -> np.ndarray:
     if bits == 4:
         blocks = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:2], BLOCK)
     levels = blocks.astype(np.float32) - 2 ** (bits - 1)
-    return (levels * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]]
+    return np.asarray((levels * scales[..., None]).reshape(len(weight), -1)[:, : weight.shape[1]])
 
 
 def rounded(rows: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ def product(rows: np.ndarray, weight: np.ndarray, step: np.ndarray) -> np.ndarra
     """What the docstring of `tokmarg_export.quantization.int8_per_row` says, in whole numbers and float64."""
     levels, scales = quantize_columns(weight)
     whole = np.clip(np.rint(rows / step), -128, 127).astype(np.int64) @ levels.astype(np.int64)
-    return whole * step.astype(np.float64) * scales
+    return np.asarray(whole * step.astype(np.float64) * scales)
 
 
 def test_arithmetic_is_as_documented() -> None:

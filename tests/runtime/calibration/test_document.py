@@ -17,6 +17,8 @@ from jsonschema import Draft202012Validator
 
 from tests.support import word_guard
 from tests.support.documents import REMOVED, Place, at, edited, places
+from tests.support.optional import present
+from tests.support.results import marginal
 from tokmarg import Result, Thresholds, TokmargError
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
 from tokmarg.calibration.document import Calibration
@@ -27,6 +29,7 @@ from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.encoded_record import EncodedRecord
+from tokmarg.prompt.labels import Role
 from tokmarg.results import Marginal
 from tokmarg.score_options import ScoreOptions
 from tokmarg.scoring.scorers import ExactScorer, GuardInfo
@@ -185,21 +188,21 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def result(unsafe: float, a: float, b: float, width: float = 0.0) -> Result:
-    def marginal(p: float) -> Marginal:
+    def around(p: float) -> Marginal:
         return Marginal(p, max(0.0, p - width), min(1.0, p + width))
 
-    labels = {"A": marginal(a), "B": marginal(b), "C": None}
-    return Result(7, False, marginal(unsafe), labels, 0.9, True, "exact", "m", events={"refusal": marginal(0.4)})
+    labels = {"A": around(a), "B": around(b), "C": None}
+    return Result(7, False, around(unsafe), labels, 0.9, True, "exact", "m", events={"refusal": around(0.4)})
 
 
 def test_apply_by_hand() -> None:
     found = CALIBRATION.apply(result(0.5, 0.9, 0.3, 0.1))
     assert found.unsafe.probability == pytest.approx(0.75)  # odds 1 times 3
-    assert found.labels["A"].probability == pytest.approx(0.75)  # square root of the odds 9
-    assert found.labels["B"].probability == pytest.approx(0.2)
-    assert (found.labels["B"].lower, found.labels["B"].upper) == pytest.approx((0.1, 0.3))
+    assert marginal(found, "A").probability == pytest.approx(0.75)  # square root of the odds 9
+    assert marginal(found, "B").probability == pytest.approx(0.2)
+    assert (marginal(found, "B").lower, marginal(found, "B").upper) == pytest.approx((0.1, 0.3))
     assert found.labels["C"] is None
-    assert found.events["refusal"].probability == 0.4
+    assert present(found.events["refusal"]).probability == 0.4
     assert (found.calibrated, found.flagged, found.unsafe.flagged) == (True, True, True)
     row = found.to_dict()
     assert list(row)[-2:] == ["calibrated", "raw"]
@@ -214,9 +217,10 @@ def test_apply_by_hand() -> None:
 def test_flags_are_decided_on_raw_probabilities() -> None:
     assert CALIBRATION.thresholds() == Thresholds(0.25, {"A": math.inf, "B": 0.6})
     shown = CALIBRATION.shown_thresholds()
-    assert shown == Thresholds(pytest.approx(0.5), {"A": math.inf, "B": pytest.approx(0.3)})
+    assert shown.unsafe == pytest.approx(0.5)
+    assert shown.labels == {"A": math.inf, "B": pytest.approx(0.3)}
     assert not CALIBRATION.apply(result(0.2, 1.0, 0.5)).flagged  # A flags nothing; B is tied with its threshold
-    assert CALIBRATION.apply(result(0.2, 1.0, 0.6)).labels["B"].flagged
+    assert marginal(CALIBRATION.apply(result(0.2, 1.0, 0.6)), "B").flagged
     plain = replace(CALIBRATION, unsafe=replace(CALIBRATION.unsafe, threshold=None))
     assert plain.thresholds().unsafe == pytest.approx(0.25)  # calibrated 0.5
     assert plain.shown_thresholds().unsafe == 0.5
@@ -229,9 +233,9 @@ def test_users_thresholds_are_those_of_the_shown_probabilities(
 ) -> None:
     limits = Thresholds(t, {"A": u, "B": v})
     found = CALIBRATION.apply(result(unsafe, a, b, width), CALIBRATION.raw_thresholds(limits))
-    for marginal, limit in ((found.unsafe, t), (found.labels["A"], u), (found.labels["B"], v)):
-        assert marginal.flagged == (marginal.probability >= limit)
-        assert 0 <= marginal.lower <= marginal.probability <= marginal.upper <= 1
+    for shown, limit in ((found.unsafe, t), (marginal(found, "A"), u), (marginal(found, "B"), v)):
+        assert shown.flagged == (shown.probability >= limit)
+        assert 0 <= shown.lower <= shown.probability <= shown.upper <= 1
 
 
 def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> None:
@@ -240,7 +244,8 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     grammar = Grammar.parse([{"choice": [{"text": "safe"}, {"text": "unsafe", "event": "unsafe"}]}], [])
     trie = Trie(grammar, encoder, "<|verdict|>", ("",), ("<|end|>",))
     prompts = tuple(Prompt((), "", (0, 0), (), (0, 0), "user", label) for label in "AB")
-    guarded, tries = GuardInfo(("A", "B", "C"), (), "m"), {("user", label): trie for label in "AB"}
+    guarded = GuardInfo(("A", "B", "C"), (), "m")
+    tries: dict[tuple[Role, str | None], Trie] = {("user", label): trie for label in "AB"}
     limits = CALIBRATION.thresholds()
     scorer = ExactScorer(guarded, tries, limits, ScoreOptions(tolerance=1.0, max_nodes=8), columns=None)
     searches = []
@@ -259,6 +264,6 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     assert found.raw is not None
     assert found.raw.unsafe.probability == pytest.approx(0.9)
     assert found.unsafe.probability == pytest.approx(27 / 28)  # odds 9 times 3
-    assert found.labels["A"].probability == pytest.approx(0.75)
-    assert found.labels["B"].probability == pytest.approx(0.2)
-    assert (found.flagged, found.labels["A"].flagged, found.labels["B"].flagged) == (True, False, False)
+    assert marginal(found, "A").probability == pytest.approx(0.75)
+    assert marginal(found, "B").probability == pytest.approx(0.2)
+    assert (found.flagged, marginal(found, "A").flagged, marginal(found, "B").flagged) == (True, False, False)

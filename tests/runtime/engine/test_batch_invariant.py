@@ -16,8 +16,9 @@ from tests.support.int8_guard import TEXTS, build
 from tokmarg import ContentError, Guard, Record, ScoreOptions
 from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
 from tokmarg.engine.forward import Forward
-from tokmarg.engine.sequence import Sequence
+from tokmarg.engine.sequence import Search, Sequence
 from tokmarg.engine.session import Session
+from tokmarg.scoring.exact import ExactSearch, Marginals
 
 CONTENTS: tuple[Any, ...] = (
     *TEXTS,
@@ -191,15 +192,20 @@ class Fails:
 def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
     engine = guard._pipeline._engine
     assert isinstance(engine, BatchInvariantEngine)
-    results: dict[bool, list[Any]] = {}
+    results: dict[bool, list[Marginals]] = {}
     for failing in (False, True):
         sequences = list(sequences_of(guard))
         if failing:
             sequences[1].search = Fails(sequences[1].search)
         engine.run(guard._parts.prefixes["user"], sequences)
         assert [sequence.error is not None for sequence in sequences] == [False, failing, False]
-        results[failing] = [sequence.search.result() for sequence in (sequences[0], sequences[2])]
+        results[failing] = [result_of(sequence.search) for sequence in (sequences[0], sequences[2])]
     assert results[True] == results[False]
+
+
+def result_of(search: Search[Any]) -> Marginals:
+    assert isinstance(search, ExactSearch)
+    return search.result()
 
 
 def sequences_of(guard: Guard) -> Iterator[Sequence[Any]]:

@@ -21,6 +21,7 @@ from tokmarg.engine.onnx_builder import FLOAT, FLOAT16
 from tokmarg.engine.prefix_cache import compute_prefixes, load_prefixes, save_prefixes
 from tokmarg.engine.session import Session
 from tokmarg.loading import assemble
+from tokmarg.score_options import ScoreKeywords
 
 DeviceName = Literal["cpu", "cuda"]
 DEVICES = [
@@ -103,7 +104,8 @@ def test_scores_are_those_of_the_host_to_the_bit(bundle: str, request: pytest.Fi
     folder = request.getfixturevalue(bundle)
     host = Guard(assemble(Bundle.open(folder), Session(Bundle.open(folder), "cpu")))
     there = Guard(assemble(Bundle.open(folder), session_on(folder, "cpu")))
-    for options in ({"max_nodes": 40, "tolerance": 1e-6}, {"method": "greedy"}):
+    ways: tuple[ScoreKeywords, ...] = ({"max_nodes": 40, "tolerance": 1e-6}, {"method": "greedy"})
+    for options in ways:
         options["on_overflow"] = "window"  # the word guard has room for few words
         assert list(there.score_many(TEXTS, **options)) == list(host.score_many(TEXTS, **options))
 

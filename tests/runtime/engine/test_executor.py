@@ -121,9 +121,14 @@ def test_a_pass_that_onnxruntime_refuses(tiny_model: Path, tmp_path: Path, poole
     session = guard._pipeline._engine._session
     cache = guard._parts.prefixes["user"].cache
     wrong = Forward([10**7], np.array([cache.length]), np.ones((1, cache.length + 1), np.bool_), cache, [0])
-    outcomes: list[Any] = []
+    outcomes: list[Outputs | DeviceError] = []
     came = threading.Event()
-    session.start(wrong, lambda outcome: (outcomes.append(outcome), came.set()), pooled=pooled)
+
+    def done(outcome: Outputs | DeviceError) -> None:
+        outcomes.append(outcome)
+        came.set()
+
+    session.start(wrong, done, pooled=pooled)
     assert came.wait(60)
     assert isinstance(outcomes[0], DeviceError)
     assert str(outcomes[0]).startswith("onnxruntime failed on cpu in a pass of 1 tokens: ")

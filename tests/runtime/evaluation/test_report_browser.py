@@ -132,7 +132,7 @@ def test_the_explorer_counts_as_scikit_learn_does(browser: Browser, page: Path, 
         for target, threshold in [("-1", 0.2), ("-1", 0.7), ("0", 0.35), ("3", 0.51)]:
             choose(browser, "target", target)
             choose(browser, "number", str(threshold))
-            truth, score = {"-1": cases.pooled, "3": cases.unsafe, "0": lambda c=cases: c.label(0)}[target]()
+            truth, score = {"-1": cases.pooled(), "3": cases.unsafe(), "0": cases.label(0)}[target]
             (tn, fp), (fn, tp) = sk.confusion_matrix(truth, score >= threshold)
             shown = tiles(browser)
             assert [shown[f"{k} {w}"] for w in ("positives", "negatives") for k in ("true", "false")] == [

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import word_guard
+from tests.support.optional import present
 from tokmarg.explanation import explain, html_page
 from tokmarg.guard import Guard
 
@@ -74,7 +75,7 @@ def test_nothing_of_the_content_is_markup(hostile: str) -> None:
 
 
 def test_nothing_is_fetched(hostile: str) -> None:
-    policy = next(a["content"] for tag, a in Reader(hostile).elements if a.get("http-equiv"))
+    policy = present(next(a["content"] for tag, a in Reader(hostile).elements if a.get("http-equiv")))
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
     style = re.search("<style>(.*?)</style>", hostile, re.DOTALL)
     assert style

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.support.encoders import encoder_of
 from tests.support.grammars import language
-from tests.support.searches import VOCABULARY, RandomModel
+from tests.support.optional import present
+from tests.support.searches import VOCABULARY, RandomModel, SmallModel
 from tests.support.tokenizers import NATIVE, labels_of, parts_of, spec_of, trie_of
 from tests.support.tries import EOT, TAIL, build
 from tests.support.verdict_parsers import expected
@@ -59,8 +59,9 @@ def worked_example() -> tuple[Trie, ExactSearch]:
     encoder = encoder_of("llama3")
     a, b, c = (encoder.encode_text(f"unsafe\n{x}")[-1] for x in "ABC")
     comma_a = encoder.encode_text("unsafe\nB,A")[-1]
-    end, safe, unsafe = encoder.token_id("<|eot_id|>"), encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
-    following = {None: {safe: 0.5, unsafe: 0.5}, a: {end: 1.0}, c: {end: 1.0}}
+    end = present(encoder.token_id("<|eot_id|>"))
+    safe, unsafe = encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
+    following: dict[int | None, dict[int, float]] = {None: {safe: 0.5, unsafe: 0.5}, a: {end: 1.0}, c: {end: 1.0}}
     following |= {b: {end: 0.5, comma_a: 0.5}, comma_a: {end: 1.0}}
     search = ExactSearch(trie, tolerance=1e-9, max_nodes=256, thresholds={})
     while wanted := search.wanted(1):
@@ -103,7 +104,8 @@ def test_pruning_keeps_the_sum() -> None:
     assert [child.text for child in unsafe.children] == ["\nA", "\nB"]
     assert unsafe.other == pytest.approx(0.05)
     b = unsafe.children[1]
-    assert (b.children, b.other) == ((), pytest.approx(0.15))  # both continuations are below 0.1
+    assert b.children == ()
+    assert b.other == pytest.approx(0.15)  # both continuations are below 0.1
     check_sums(root)
     assert all(node.unexplored == 0 for _, node in root.walk())
 
@@ -136,7 +138,7 @@ def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: 
     trie = build(family_, ["S1", "S10", "S2"][:n])
     model = RandomModel(trie, seed, spread)
     encoder = encoder_of(family_)
-    base, end = len(encoder.encode_text(TAIL[family_])), encoder.token_id(EOT[family_])
+    base, end = len(encoder.encode_text(TAIL[family_])), present(encoder.token_id(EOT[family_]))
     known: dict[tuple[int, ...], dict[int, float]] = {}
     expected = {
         text: probability(model, [*encoder.encode_text(TAIL[family_] + text)[base:], end], known)
@@ -197,8 +199,7 @@ def test_families(name: str, role: Role) -> None:
     """Several fields, alternative spellings, optional leads, several terminators: a text is the sum of its paths."""
     labels = labels_of(name, role)[:2]
     trie = trie_of(name, role, NATIVE[name], labels)
-    model = RandomModel(trie, 7, 1.0)
-    model.logits = _sized(model, max(trie.vocabulary()) + 1)
+    model = SmallModel(trie, 7, 1.0)
     paths = expected(name, role, NATIVE[name], labels, trie)
     events: Counter[str] = Counter()
     known: dict[tuple[int, ...], dict[int, float]] = {}
@@ -218,18 +219,6 @@ def test_families(name: str, role: Role) -> None:
         if node.complete:
             found.update(dict.fromkeys(before_text[text], node.probability))
     assert dict(found) == pytest.approx(dict(events), abs=1e-9)
-
-
-def _sized(model: RandomModel, size: int) -> Callable[[tuple[int, ...]], np.ndarray]:
-    vocabulary = list(model.trie.vocabulary())
-
-    def logits(path: tuple[int, ...]) -> np.ndarray:
-        rng = np.random.default_rng([model.seed, *path])
-        values = np.full(size, -4.0, dtype=np.float32)
-        values[vocabulary] = rng.normal(0, model.spread, len(vocabulary))
-        return values
-
-    return logits
 
 
 def test_hesitation_is_odds_of_three_to_one() -> None:

@@ -33,8 +33,8 @@ def test_cuts() -> None:
 class Restricted(AnyPlaceSearch):
     """Without the two cuts, on the grammar only, and with labels counted at the end of the verdict."""
 
-    def __init__(self, reader: PathReader, **settings: float) -> None:
-        super().__init__(AtTerminator(reader), **settings)
+    def __init__(self, reader: PathReader, *, top_p: float, eps: float, max_depth: int) -> None:
+        super().__init__(AtTerminator(reader), top_p=top_p, eps=eps, max_depth=max_depth)
 
     def _cut(self, ids: np.ndarray, p: np.ndarray) -> tuple[int, int]:
         return len(ids), len(ids)

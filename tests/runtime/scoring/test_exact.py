@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.encoders import encoder_of
+from tests.support.optional import present
 from tests.support.searches import VOCABULARY, RandomModel, brute_force
 from tests.support.tries import build
 from tokmarg.errors import ContentError
@@ -55,8 +56,9 @@ def test_worked_example_by_hand() -> None:
     encoder = encoder_of("llama3")
     a, b, c = (encoder.encode_text(f"unsafe\n{x}")[-1] for x in "ABC")
     comma_a = encoder.encode_text("unsafe\nB,A")[-1]
-    end, safe, unsafe = encoder.token_id("<|eot_id|>"), encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
-    given_ = {
+    end = present(encoder.token_id("<|eot_id|>"))
+    safe, unsafe = encoder.encode_text("safe")[0], encoder.encode_text("unsafe")[0]
+    given_: dict[tuple[int, ...], dict[int, float]] = {
         (): {safe: 0.5, unsafe: 0.5},
         (a,): {end: 1.0},
         (b,): {end: 0.5, comma_a: 0.5},
@@ -115,7 +117,7 @@ def test_coverage_sums_over_leads_and_forced_tokens() -> None:
 
     def raw(path: tuple[int, ...]) -> np.ndarray:
         logits = model.logits(path).astype(float)
-        return np.exp(logits - np.logaddexp.reduce(logits))
+        return np.asarray(np.exp(logits - np.logaddexp.reduce(logits)))
 
     decides = trie.undecided(trie.root)[0].decides
     expected = raw(())[list(decides)].sum() + raw(())[lead] * raw((lead,))[list(decides)].sum()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.encoders import encoder_of
 from tests.support.free_decoding import SPLITS, RandomLogits, reader_of, run
+from tests.support.optional import present
 from tests.support.published import Published
 from tests.support.tries import EOT, TAIL
 from tokmarg.scoring.any_place import AnyPlaceSearch
@@ -128,13 +129,13 @@ def test_any_place_does_not_count_the_longer_label_as_the_shorter(family_: str, 
 def test_greedy_scores_of_split_digits(family_: str) -> None:
     """p("S1") = p("1") p(no 0), p("S10") = p("1") p("0"): together p("1"), as with one token per label."""
     encoder = encoder_of(family_)
-    end = encoder.token_id(EOT[family_])
+    end = present(encoder.token_id(EOT[family_]))
     verdict = encoder.encode_text("unsafe\nS10,S1")
     unsafe = len(encoder.encode_text("unsafe"))
     one = [i for i, token in enumerate(verdict) if encoder.texts[token] == "1"]
     zero = encoder.encode_text("0")[0]
     other = encoder.encode_text("2")[0]
-    size = max(encoder.largest_id, end or 0) + 1
+    size = max(encoder.largest_id, end) + 1
     base = len(encoder.encode_text(TAIL[family_]))
     assert encoder.encode_text(TAIL[family_] + "unsafe\nS10,S1")[base:] == verdict
 

@@ -1,7 +1,10 @@
 """The uncertainties against PyTorch, the cut against trying all cuts."""
 
+from __future__ import annotations
+
 import doctest
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from tokmarg.scoring import uncertainty
 from tokmarg.scoring.uncertainty import (
+    Right,
     digamma,
     entropy_uncertainty,
     fit_cut,
@@ -40,7 +44,8 @@ def test_uncertainties_equal_pytorch(z: list[float]) -> None:
     t = torch.tensor(z, dtype=torch.float64)
     p = torch.softmax(t, 0)
     assert probability_uncertainty(z) == pytest.approx(float(1 / (p.max() + 1)), rel=1e-12)
-    assert entropy_uncertainty(z) == pytest.approx(float(torch.distributions.Categorical(probs=p).entropy()), abs=1e-9)
+    distribution: Any = torch.distributions.Categorical(probs=p)  # its methods are not annotated
+    assert entropy_uncertainty(z) == pytest.approx(float(distribution.entropy()), abs=1e-9)
     a = t.topk(2).values
     total = a.sum()
     aleatoric = -(a / total * (torch.digamma(a + 1) - torch.digamma(total + 1))).sum()
@@ -56,7 +61,7 @@ def test_edges() -> None:
 
 def test_cut_by_hand() -> None:
     u = [0.1, 0.2, 0.3, 0.4, 0.5]
-    right = ["second", "second", "first", "neither", "first"]
+    right: list[Right] = ["second", "second", "first", "neither", "first"]
     assert fit_cut(u, right) == 0.2
     assert predict([1.0, 3.0, 2.0], 0.2, cut=0.2) == (1, 2)
     assert predict([1.0, 3.0, 2.0], 0.21, cut=0.2) == (1,)
@@ -82,7 +87,7 @@ def test_predictions_by_hand() -> None:
 
 
 @given(data=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["first", "second", "neither"])), max_size=20))
-def test_cut_is_the_best_of_all(data: list[tuple[int, str]]) -> None:
+def test_cut_is_the_best_of_all(data: list[tuple[int, Right]]) -> None:
     def gain(cut: float) -> int:
         return sum({"first": -1, "second": 1, "neither": 0}[right] for u, right in data if u <= cut)
 
