@@ -26,6 +26,7 @@ from tokmarg.loading import assemble, build_tries, prompt_builder_of
 from tokmarg.prompt.builder import Prompt, PromptBuilder
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
+from tokmarg.prompt.windows import longest
 from tokmarg.scoring.scorers import PromptKey
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.graph.contract import Precision, graph_contract
@@ -197,10 +198,16 @@ def _calibration_prompts(prompt_builder: PromptBuilder, texts: Sequence[Sequence
 
 
 def _prompts(prompt_builder: PromptBuilder, text: Sequence[Message], number: int) -> tuple[Prompt, ...]:
+    too_long = f"typical text {number} is too long: with the prompt it may take {prompt_builder.max_tokens:,} tokens"
     try:
-        return prompt_builder.prompts(text)
+        prompts = prompt_builder.prompts(text)
     except ContentError as error:
-        raise ExportError(f"typical text {number} cannot be scored: {error}") from None
+        raise ExportError(
+            too_long if error.type == "content_too_long" else f"typical text {number} cannot be scored: {error}"
+        ) from None
+    if longest(prompts) > prompt_builder.max_tokens:
+        raise ExportError(too_long)
+    return prompts
 
 
 def _add_prefixes_and_priors(
