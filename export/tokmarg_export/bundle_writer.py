@@ -6,7 +6,6 @@ import hashlib
 import json
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 
 from tokmarg import __version__
 from tokmarg.bundle.bundle import Bundle
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
 from tokmarg.engine.prefix import shared_tokens
 from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes
@@ -27,6 +27,7 @@ from tokmarg.loading import assemble, build_tries, prompt_builder_of
 from tokmarg.prompt.builder import Prompt, PromptBuilder, PromptKey
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
+from tokmarg.prompt.windows import longest
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.graph.contract import Precision, graph_contract
 from tokmarg_export.graph.export import export_graph
@@ -35,6 +36,8 @@ from tokmarg_export.quantization.gptq import CalibrationPrompt
 
 from .branch_priors import mean_branch_shares
 from .errors import ExportError
+from .new_bundle import new_bundle
+from .output_checks import check_output
 from .parity import PROBES, Parity, measure_parity
 
 __all__ = ["build_bundle"]
@@ -67,7 +70,7 @@ def build_bundle(
         max_file_size: of a file of weights, in bytes; None = one file.
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
-        force: replace what is at ``out``.
+        force: replace the bundle at ``out``.
         texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 weights are
             rounded for them; None = neither.
         progress: called with a line of text at each step.
@@ -76,69 +79,32 @@ def build_bundle(
         the parity figures, or None without ``verify``.
 
     Raises:
-        ExportError: ``out`` exists, the grammar does not compile for the tokenizer, or parity is out of bounds.
+        ExportError: ``out`` cannot be written or holds something else than a bundle, the grammar does not compile for
+            the tokenizer, or parity is out of bounds.
     """
-    if out.exists() and not force and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not empty; --force replaces it")
+    check_output(out, loaded.sources, force=force)
     progress("compiling the verdict grammar for the tokenizer")
     prompt_builder, tries = _compile(loaded, resolved)
-    tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
-    head_ids = tokens if head == "verdict" else None
-    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision, verdict_token_ids=tokens)
-    if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
-        raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-        folder = Path(scratch) / "bundle"
-        unrounded = Path(scratch) / "unrounded" if precision in ("int8", "int4") else None
-        calibration = _calibration_prompts(
-            prompt_builder, texts or ()
-        )  # in all precisions: a text may be unfit to be scored
+    contract = _contract(loaded, tries, precision, head)
+    prompts = _calibration_prompts(prompt_builder, texts or ())  # in all precisions: a text may be unfit to be scored
+    with new_bundle(out, loaded.sources, force=force) as new:
+        unrounded = new.scratch / "unrounded" if precision in ("int8", "int4") else None
         if precision != "int8":
-            calibration = []
-        if calibration:
-            progress(f"reading {len(calibration)} prompts, and rounding for them")
-        progress(f"writing the graph ({precision}, {head} head)")
-        form = export_graph(
-            loaded.model,
-            folder,
-            head_token_ids=head_ids,
-            precision=precision,
-            max_file_size=max_file_size,
-            verdict_token_ids=contract.verdict_token_ids,
-            prompts=calibration or None,
-            unrounded=unrounded,
-        )
-        (folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
-        manifest: dict[str, Any] = {
-            **_origin(loaded),
-            "spec": resolved,
-            "graph": asdict(contract),
-            "precision": precision,
-            "graph_form": form,
-            "parity": {},
-        }
+            prompts = []
+        form = _write_graph(loaded, new.folder, contract, precision, max_file_size, prompts, unrounded, progress)
+        (new.folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
+        manifest = _manifest(loaded, resolved, contract, precision, form)
         try:
-            progress("computing the policy prefix")
-            save_file({}, folder / "prefix.safetensors")
-            _write_manifest(folder, manifest)
-            session = Session(Bundle.open(folder), "cpu")
-            _write_prefixes(session, prompt_builder, unrounded, folder)
-            _write_manifest(folder, manifest)
-            if texts:
-                progress("asking the guard what it usually says")
-                manifest["guesses"] = _branch_priors(Guard(assemble(Bundle.open(folder), session)), texts)
-                _write_manifest(folder, manifest)
+            _add_prefixes_and_priors(new.folder, manifest, prompt_builder, unrounded, texts or (), progress)
             parity = None
             if verify:
                 progress(f"comparing with PyTorch on {len(PROBES)} texts")
-                parity = measure_parity(folder, loaded, prompt_builder, tries)
+                parity = measure_parity(new.folder, loaded, prompt_builder, tries)
                 parity.check(precision)
-                manifest["parity"] = asdict(parity)
-                _write_manifest(folder, manifest)
+                _write_manifest(new.folder, manifest | {"parity": asdict(parity)})
         except TokmargError as error:
             raise ExportError(str(error)) from error
-        _move(folder, out)
+        new.finish()
     return parity
 
 
@@ -161,14 +127,54 @@ def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[PromptBuild
     return prompt_builder, tries
 
 
+def _contract(
+    loaded: LoadedModel, tries: dict[PromptKey, Trie], precision: Precision, head: Literal["full", "verdict"]
+) -> GraphContract:
+    """The graph's contract, with the verdict tokens of the tries."""
+    tokens = tuple(sorted({token for trie in tries.values() for token in trie.vocabulary()}))
+    head_ids = tokens if head == "verdict" else None
+    contract = graph_contract(loaded.model, head_token_ids=head_ids, precision=precision, verdict_token_ids=tokens)
+    if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
+        raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
+    return contract
+
+
 def _session(folder: Path, manifest: Manifest) -> Session:
     """Of a graph that is no bundle, with the interface of one that is."""
     files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
     return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
 
 
-def _origin(loaded: LoadedModel) -> dict[str, Any]:
-    """The manifest's first fields: versions, and where the model comes from."""
+def _write_graph(
+    loaded: LoadedModel,
+    folder: Path,
+    contract: GraphContract,
+    precision: Precision,
+    max_file_size: int | None,
+    prompts: Sequence[CalibrationPrompt],
+    unrounded: Path | None,
+    progress: Progress,
+) -> str:
+    """Writes the graph and its weights; returns the manifest's ``graph_form``."""
+    if prompts:
+        progress(f"reading {len(prompts)} prompts, and rounding for them")
+    progress(f"writing the graph ({precision}, {contract.head} head)")
+    return export_graph(
+        loaded.model,
+        folder,
+        head_token_ids=contract.head_token_ids,
+        precision=precision,
+        max_file_size=max_file_size,
+        verdict_token_ids=contract.verdict_token_ids,
+        prompts=prompts or None,
+        unrounded=unrounded,
+    )
+
+
+def _manifest(
+    loaded: LoadedModel, resolved: dict[str, Any], contract: GraphContract, precision: Precision, form: str
+) -> dict[str, Any]:
+    """The manifest without its files and figures."""
     return {
         "schema_version": SCHEMA_VERSION,
         "tokmarg_version": __version__,
@@ -178,19 +184,51 @@ def _origin(loaded: LoadedModel) -> dict[str, Any]:
             "licence": loaded.licence,
             "architecture": loaded.model.config.model_type,
         },
+        "spec": resolved,
+        "graph": asdict(contract),
+        "precision": precision,
+        "graph_form": form,
+        "parity": {},
     }
 
 
 def _calibration_prompts(prompt_builder: PromptBuilder, texts: Sequence[Sequence[Message]]) -> list[CalibrationPrompt]:
-    prompts = [prompt for text in texts for prompt in _prompts(prompt_builder, text)]
+    prompts = [prompt for number, text in enumerate(texts, 1) for prompt in _prompts(prompt_builder, text, number)]
     return [(each.token_ids, shared_tokens(prompt_builder.prefix_ids(each.role), each.token_ids)) for each in prompts]
 
 
-def _prompts(prompt_builder: PromptBuilder, text: Sequence[Message]) -> tuple[Prompt, ...]:
+def _prompts(prompt_builder: PromptBuilder, text: Sequence[Message], number: int) -> tuple[Prompt, ...]:
+    too_long = f"typical text {number} is too long: with the prompt it may take {prompt_builder.max_tokens:,} tokens"
     try:
-        return prompt_builder.prompts(text)
+        prompts = prompt_builder.prompts(text)
     except ContentError as error:
-        raise ExportError(f"a typical text cannot be scored: {error}") from None
+        raise ExportError(
+            too_long if error.type == "content_too_long" else f"typical text {number} cannot be scored: {error}"
+        ) from None
+    if longest(prompts) > prompt_builder.max_tokens:
+        raise ExportError(too_long)
+    return prompts
+
+
+def _add_prefixes_and_priors(
+    folder: Path,
+    manifest: dict[str, Any],
+    prompt_builder: PromptBuilder,
+    unrounded: Path | None,
+    texts: Sequence[Sequence[Message]],
+    progress: Progress,
+) -> None:
+    """What the bundle itself computes: prefixes and, of texts, branch priors."""
+    progress("computing the policy prefix")
+    save_file({}, folder / "prefix.safetensors")
+    _write_manifest(folder, manifest)
+    session = Session(Bundle.open(folder), "cpu")
+    _write_prefixes(session, prompt_builder, unrounded, folder)
+    _write_manifest(folder, manifest)
+    if texts:
+        progress("asking the guard what it usually says")
+        manifest["guesses"] = _branch_priors(Guard(assemble(Bundle.open(folder), session)), texts)
+        _write_manifest(folder, manifest)
 
 
 def _write_prefixes(session: Session, prompt_builder: PromptBuilder, unrounded: Path | None, folder: Path) -> None:
@@ -212,18 +250,6 @@ def _branch_priors(guard: Guard, texts: Sequence[Sequence[Message]]) -> list[lis
     sample = random.Random(0).sample(texts, min(len(texts), _PRIOR_TEXTS))
     contents = [[{"role": each.role, "content": each.content} for each in text] for text in sample]
     return mean_branch_shares(guard, contents)
-
-
-def _move(folder: Path, out: Path) -> None:
-    """Put the finished folder in the place of what is at ``out``."""
-    mode = (folder / MANIFEST).stat().st_mode
-    for path in folder.iterdir():  # some writers make files that only their owner may read
-        path.chmod(mode)
-    if out.is_dir():
-        shutil.rmtree(out)
-    elif out.exists():
-        out.unlink()
-    folder.rename(out)
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from tokmarg import __version__
+from tokmarg.errors import ContentError, TokmargError
+from tokmarg.prompt.messages import Message, messages_of
+from tokmarg.records import format_of, read_records
+from tokmarg_export.model.source import local_path
 
 from .errors import ExportError
+from .new_bundle import ended_by_signals
+from .output_checks import Source, check_output
+from .spec_library import choose_spec, list_specs, resolve_spec, spec_title
 
 if TYPE_CHECKING:  # loading pulls in torch
-    from tokmarg.prompt.messages import Message
     from tokmarg_export.graph.contract import Precision
+
+    from .parity import Parity
 
 __all__ = ["main"]
 
@@ -47,6 +55,13 @@ __all__ = ["main"]
     "of those is kept, which makes scoring faster, and int8 weights are rounded so that they are computed best.",
 )
 @click.option(
+    "--text-field",
+    default="text",
+    show_default=True,
+    metavar="NAME",
+    help="CSV column or JSONL field of --texts with the text.",
+)
+@click.option(
     "--max-file-size", type=click.IntRange(min=1), metavar="MB", help="Split the weights into files of this size."
 )
 @click.option(
@@ -68,7 +83,7 @@ __all__ = ["main"]
 @click.option("--model-id", metavar="ID", help="The model's name in results. [default: MODEL's own]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where to export.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison with PyTorch.")
-@click.option("--force", is_flag=True, help="Replace what is at the output folder.")
+@click.option("--force", is_flag=True, help="Replace the bundle at the output folder; nothing else is replaced.")
 @click.option(
     "--list-specs",
     is_flag=True,
@@ -84,6 +99,7 @@ def export(
     policy: Path | None,
     precision: str,
     texts: Path | None,
+    text_field: str,
     max_file_size: int | None,
     head: str,
     gguf_file: str | None,
@@ -97,20 +113,15 @@ def export(
 
     MODEL is a GGUF file, a Hugging Face folder, a hub id, or an installed Python package that carries a GGUF file.
     """
-    import torch
-
+    check_output(output, _sources(model, gguf_file, adapters, spec, policy, texts), force=force)
+    conversations = None if texts is None else _read_texts(texts, text_field)
+    progress = _Progress()
+    progress(f"loading {model}")
+    _check_device(device)
     from tokmarg_export.model.huggingface import load_model
 
     from .bundle_writer import build_bundle
-    from .spec_library import choose_spec, resolve_spec
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("--device cuda: PyTorch finds no CUDA device here")
-    if output.exists() and not force and (not output.is_dir() or any(output.iterdir())):
-        raise ExportError(f"{output} exists and is not empty; --force replaces it")
-    conversations = None if texts is None else _read_texts(texts)
-    progress = _Progress()
-    progress(f"loading {model}")
     loaded = load_model(model, gguf_file=gguf_file, adapters=adapters)
     if model_id is not None:
         loaded = replace(loaded, model_id=model_id)
@@ -133,36 +144,64 @@ def export(
     size = sum(path.stat().st_size for path in output.iterdir())
     click.echo(f"{output}: {loaded.model_id}, spec {resolved['name']}, {precision}, {head} head, {size / 1e6:.0f} MB")
     if parity is not None:
-        difference = parity.max_probability_difference
-        mean = parity.mean_probability_difference
-        click.echo(
-            f"difference from {parity.reference}: {difference:.1e} at most, {mean:.1e} on average, "
-            f"over {parity.nodes} trie nodes"
-        )
+        _print_parity(parity)
 
 
-def _read_texts(path: Path) -> list[list[Message]]:
+def _sources(
+    model: str,
+    gguf_file: str | None,
+    adapters: tuple[Path, ...],
+    spec: str | None,
+    policy: Path | None,
+    texts: Path | None,
+) -> list[Source]:
+    """All that an export reads and that is named on the command line."""
+    named = [("the model", local_path(model, gguf_file))]
+    named += [("an adapter", adapter) for adapter in adapters]
+    if spec is not None and spec not in list_specs():
+        named.append(("the spec", Path(spec)))
+    return named + [(what, path) for what, path in (("the policy", policy), ("the texts", texts)) if path is not None]
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("--device cuda: PyTorch finds no CUDA device here")
+
+
+def _read_texts(path: Path, text_field: str) -> list[list[Message]]:
     """The conversations of a file.
 
     Raises:
         ExportError: it cannot be read, or a record is broken; names the record.
     """
-    from tokmarg.errors import ContentError
-    from tokmarg.prompt.messages import messages_of
-    from tokmarg.records import format_of, read_records
-
+    form = format_of(path.name)
+    if form is None:
+        raise ExportError(f"{path}: its extension names no format (.jsonl .ndjson .csv .txt)")
     found = []
-    with path.open("rb") as stream:
-        for number, record in enumerate(read_records(stream, format_of(path.name) or "lines"), 1):
-            try:
-                if isinstance(record, ContentError):
-                    raise record
-                found.append(list(messages_of(record.content, record.role)))
-            except ContentError as error:
-                raise ExportError(f"{path}: record {number}: {error}") from None
+    try:
+        with path.open("rb") as stream:
+            for number, record in enumerate(read_records(stream, form, text_field=text_field), 1):
+                try:
+                    if isinstance(record, ContentError):
+                        raise record
+                    found.append(list(messages_of(record.content, record.role)))
+                except ContentError as error:
+                    raise ExportError(f"{path}: record {number}: {error}") from None
+    except TokmargError as error:  # no such column
+        raise ExportError(f"{path}: {error}") from None
     if not found:
         raise ExportError(f"{path}: holds no texts")
     return found
+
+
+def _print_parity(parity: Parity) -> None:
+    difference, mean = parity.max_probability_difference, parity.mean_probability_difference
+    click.echo(
+        f"difference from {parity.reference}: {difference:.1e} at most, {mean:.1e} on average, "
+        f"over {parity.nodes} trie nodes"
+    )
 
 
 class _Progress:
@@ -188,8 +227,6 @@ class _Progress:
 def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from .spec_library import list_specs, spec_title
-
     for name in list_specs():
         click.echo(f"{name:24} {spec_title(name)}")
     ctx.exit()
@@ -198,9 +235,12 @@ def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None
 def main() -> None:
     """Entry point: one clear line and exit code 1 for whatever goes wrong."""
     try:
-        export(prog_name="tokmarg-export")
-    except (ExportError, OSError) as error:
+        with ended_by_signals():
+            export(prog_name="tokmarg-export")
+    except (ExportError, TokmargError) as error:
         message = str(error)
+    except OSError as error:
+        message = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
     except ImportError as error:
         message = f'{error.name} is not installed: pip install "tokmarg[export]"'
     except MemoryError:
@@ -209,5 +249,5 @@ def main() -> None:
         if os.environ.get("TOKMARG_DEBUG"):
             raise
         message = f"unexpected {type(error).__name__}: {error} (TOKMARG_DEBUG=1 shows the traceback; please report it)"
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {' '.join(message.splitlines())}", err=True)
     sys.exit(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["PanicError", "first_line", "without_panic"]
+__all__ = ["PanicError", "first_line", "is_panic", "without_panic"]
 
 T = TypeVar("T")
 
@@ -27,11 +27,24 @@ def without_panic(call: Callable[[], T]) -> T:
     try:
         return call()
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not is_panic(error):
             raise
         raise PanicError(str(error)) from None
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an exception is a panic of a Rust library; pyo3 makes a class for them in every library."""
+    return type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, not too long; the error's name where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:1000]
+    """The first line of a library's message, not too long; the error's name where it has none.
+
+    A line that ends in a colon says nothing without the next, and a KeyError's nothing without its name.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if isinstance(error, KeyError):
+        return f"{type(error).__name__}: {lines[0]}"[:1000]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:1000]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import run_python
+from tests.support.exporter import run_export
 from tests.support.optional import present
 from tests.support.results import marginal
 from tokmarg import Guard
 from tokmarg_export.bundle_writer import build_bundle
-from tokmarg_export.cli import main
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.contract import Precision
 from tokmarg_export.model.huggingface import LoadedModel, load_model
@@ -33,14 +33,6 @@ def loaded(tiny_model: Path) -> LoadedModel:
 @pytest.fixture(scope="module")
 def resolved(loaded: LoadedModel) -> dict[str, Any]:
     return resolve_spec(*choose_spec(None, loaded.model_id), loaded)
-
-
-def run_export(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Runs the command in this process and returns its exit code: importing torch anew for each takes seconds."""
-    monkeypatch.setattr(sys, "argv", ["tokmarg-export", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    return int(stop.value.code or 0)
 
 
 def test_manifest_says_what_was_built(tiny_bundle: Path) -> None:
@@ -103,15 +95,16 @@ def test_parity_catches_a_wrong_graph(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_is_not_overwritten_unless_forced(loaded: LoadedModel, resolved: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "precious.txt").write_text("x")
+def test_a_bundle_is_replaced_by_force_only(
+    loaded: LoadedModel, resolved: dict[str, Any], tiny_bundle: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(tiny_bundle, tmp_path / "b")
     with pytest.raises(ExportError, match="--force replaces it"):
-        build_bundle(loaded, resolved, tmp_path / "b", verify=False)
-    assert (tmp_path / "b" / "precious.txt").exists()
-    build_bundle(loaded, resolved, tmp_path / "b", verify=False, force=True)
-    assert not (tmp_path / "b" / "precious.txt").exists()
-    assert (tmp_path / "b" / "manifest.json").exists()
+        build_bundle(loaded, resolved, out, verify=False)
+    assert json.loads((out / "manifest.json").read_text())["parity"]
+    build_bundle(loaded, resolved, out, verify=False, force=True)
+    assert not json.loads((out / "manifest.json").read_text())["parity"]
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_policy_replaces_the_labels(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -163,7 +156,7 @@ def test_command_errors_are_one_line(
     out = str(tmp_path / "b")
     for arguments, code, message in [
         (["/no/such/folder/x", "-o", out], 1, "does not exist"),
-        ([str(tiny_model), "-o", str(full)], 1, "is not empty; --force replaces it"),
+        ([str(tiny_model), "-o", str(full)], 1, "is not empty, and no bundle: manifest.json is missing"),
         ([str(tiny_model)], 2, "Missing option"),
         ([str(tiny_model), "-o", out, "--spec", "nope"], 1, "no spec 'nope'"),
         ([str(tiny_model), "-o", out, "--device", "cuda"], 1, "no CUDA device"),

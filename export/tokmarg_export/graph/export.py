@@ -81,8 +81,7 @@ def export_graph(
         trace: the model's forward, whatever its architecture.
         verdict_token_ids: of a second output layer, see :func:`graph_contract`.
         prompts: calibration prompts, on which int8 weights are rounded with the least error (GPTQ).
-        unrounded: a folder that gets the same graph before weights of 8 or 4 bits are rounded, for what is computed at
-            export.
+        unrounded: a folder that gets the graph before its weights are rounded, for what is computed at export.
 
     Returns:
         how the graph came about: "fused" if it was written operator by operator, or "traced: " and why.
@@ -116,11 +115,7 @@ def export_graph(
             graph = onnx.load(str(traced))
         state_interface(graph.graph, contract)
         if bits is not None:
-            if unrounded is not None:
-                unrounded.mkdir(parents=True, exist_ok=True)
-                save_onnx(graph, unrounded)
-                graph = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
-            _quantize(graph, bits, statistics)
+            graph = _quantized(graph, bits, statistics, unrounded)
         save_onnx(graph, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
     return "fused" if mismatch is None else f"traced: {mismatch}"
 
@@ -138,9 +133,22 @@ def _trace(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, 
     return folder / "model.onnx"
 
 
-def _quantize(graph: onnx.ModelProto, bits: Bits, statistics: Mapping[str, InputStatistics] | None) -> None:
-    """Round weights, in place. ``statistics``: of a rotated graph's inputs; None for all other graphs."""
+def _quantized(
+    graph: onnx.ModelProto,
+    bits: Bits,
+    statistics: Mapping[str, InputStatistics] | None,
+    unrounded: Path | None,
+) -> onnx.ModelProto:
+    """The graph with rounded weights; before that it is saved in ``unrounded``, where that is a folder.
+
+    ``statistics``: of a rotated graph's inputs; None for all other graphs.
+    """
+    if unrounded is not None:
+        unrounded.mkdir(parents=True, exist_ok=True)
+        save_onnx(graph, unrounded)
+        graph = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
     make_attention_order_invariant(graph.graph)
     if statistics is not None:
         quantize_per_row(graph, statistics)
     quantize_blockwise(graph, bits)  # the products that are left, and the embedding
+    return graph

