@@ -202,7 +202,10 @@ class Calibration:
         path = Path(path)
         scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            scratch.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            with scratch.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())  # on the disk before it has its name
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
