@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from tokmarg.arguments import check_path
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
 from tokmarg.documents import Fields, read_document
@@ -191,6 +192,7 @@ class Calibration:
         Raises:
             TokmargError: it cannot be read or is malformed; names file and field.
         """
+        check_path("path", path)
         return cls.parse(read_document(path, TokmargError, format="json"), str(Path(path)))
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -214,7 +214,8 @@ def test_apply_by_hand() -> None:
 def test_flags_are_decided_on_raw_probabilities() -> None:
     assert CALIBRATION.thresholds() == Thresholds(0.25, {"A": math.inf, "B": 0.6})
     shown = CALIBRATION.shown_thresholds()
-    assert shown == Thresholds(pytest.approx(0.5), {"A": math.inf, "B": pytest.approx(0.3)})
+    assert shown.unsafe == pytest.approx(0.5)
+    assert shown.labels == {"A": math.inf, "B": pytest.approx(0.3)}
     assert not CALIBRATION.apply(result(0.2, 1.0, 0.5)).flagged  # A flags nothing; B is tied with its threshold
     assert CALIBRATION.apply(result(0.2, 1.0, 0.6)).labels["B"].flagged
     plain = replace(CALIBRATION, unsafe=replace(CALIBRATION.unsafe, threshold=None))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from tokmarg.arguments import MAX_SAMPLES
 from tokmarg.cli import options
 from tokmarg.cli.io.isatty import terminal_stderr
 from tokmarg.cli.io.output_checks import check_output
@@ -54,7 +55,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--bootstrap",
     "samples",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_SAMPLES),
     default=1000,
     show_default=True,
     metavar="N",
