@@ -109,18 +109,8 @@ def read_labelled(
             an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
         OptionError: an argument is of the wrong type; names it.
     """
-    check_path("path", path)
-    check_texts("labels", labels)
-    check_type("text_field", text_field, str, "a text")
-    if format is not None:
-        check_choice("format", format, FORMATS)
-    if role is not None:
-        check_choice("role", role, ROLES)
-    path, format = Path(path), format or format_of(os.fspath(path))
-    if format is None:
-        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
-    if format == "lines":
-        raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
+    _check(path, labels, role, text_field, format)
+    path, format = Path(path), _labelled_format(path, format)
     sources = {label: (label,) for label in labels} if label_map is None else label_map
     try:
         raw = path.read_bytes()
@@ -153,6 +143,25 @@ def read_labelled(
     if not any(example.labels or example.unsafe is not None for example in examples):
         raise TokmargError(f"{path}: no record says anything: it needs labels or unsafe")
     return examples
+
+
+def _labelled_format(path: str | os.PathLike[str], given: Format | None) -> Format:
+    format = given or format_of(os.fspath(path))
+    if format is None:
+        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
+    if format == "lines":
+        raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
+    return format
+
+
+def _check(path: object, labels: object, role: object, text_field: object, format: object) -> None:
+    check_path("path", path)
+    check_texts("labels", labels)
+    check_type("text_field", text_field, str, "a text")
+    if format is not None:
+        check_choice("format", format, FORMATS)
+    if role is not None:
+        check_choice("role", role, ROLES)
 
 
 def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Arguments of a wrong type or out of range are refused in one line that names the argument, in Python and in commands."""
+"""Arguments of a wrong type or out of range are refused in one line that names them, in Python and in commands."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def refused(call: Callable[[], object], name: str) -> None:
     assert len(message) < 300
 
 
-@pytest.mark.parametrize(
-    "value", [*NO_NUMBERS, 2.0, -0.1, -math.inf, 1.0000001], ids=kind
-)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 2.0, -0.1, -math.inf, 1.0000001], ids=kind)
 def test_thresholds(value: Any) -> None:
     refused(lambda: Thresholds(value), "thresholds.unsafe")
     refused(lambda: Thresholds(0.5, {"S1": 0.2, "S2": value}), "thresholds.labels['S2']")
@@ -181,12 +179,11 @@ def test_guarantee_and_target(value: Any) -> None:
         refused(lambda: Target("fpr", value), "target: level")
 
 
-def test_names_of_guarantee_and_target() -> None:
-    wrong: Any
-    for wrong in ("recal", None, 5):
-        refused(lambda: Guarantee(wrong, 0.1), "guarantee: risk")
-        refused(lambda: Target(wrong, 0.1), "target: quantity")
-        refused(lambda: Guarantee("fnr", 0.1, 0.9, wrong), "guarantee: simultaneous")
+@pytest.mark.parametrize("wrong", ["recal", None, 5])
+def test_names_of_guarantee_and_target(wrong: Any) -> None:
+    refused(lambda: Guarantee(wrong, 0.1), "guarantee: risk")
+    refused(lambda: Target(wrong, 0.1), "target: quantity")
+    refused(lambda: Guarantee("fnr", 0.1, 0.9, wrong), "guarantee: simultaneous")
 
 
 @pytest.mark.parametrize("value", [None, 5, b"x", "a\0b"])
