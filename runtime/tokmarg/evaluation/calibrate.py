@@ -36,6 +36,7 @@ from tokmarg.prompt.labels import Role
 from tokmarg.records import Format
 from tokmarg.results import CALIBRATIONS, CalibrationMethod, Result, Thresholds
 from tokmarg.score_options import OptionChanges, ScoreOptions
+from tokmarg.version import VERSION
 
 from .dataset import Example, read_label_map, read_labelled
 from .scoring_run import score_examples
@@ -103,8 +104,6 @@ def calibrate(
     if warn is not None:
         for warning in fitted.warnings:
             warn(warning)
-    from tokmarg.version import installed_version
-
     labels = dict(fitted.calibrations)
     unsafe = labels.pop(UNSAFE)
     return Calibration(
@@ -122,7 +121,7 @@ def calibrate(
         unsafe=unsafe,
         labels=labels,
         figures=fitted.figures,
-        tokmarg_version=installed_version(),
+        tokmarg_version=VERSION,
     )
 
 

@@ -107,8 +107,8 @@ def test_load(word_bundle: Path, name: str, value: Any) -> None:
 
 
 def test_load_takes_paths_and_numpy_integers(word_bundle: Path) -> None:
+    threads: Any = np.int64(1)
     for bundle in (word_bundle, str(word_bundle)):
-        threads: Any = np.int64(1)
         assert Guard.load(bundle, device="cpu", threads=threads).score("gun").flagged
 
 

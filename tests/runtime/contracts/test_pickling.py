@@ -10,6 +10,7 @@ import pickle
 import types
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,15 @@ ROWS = "".join(
     for n in range(8)
     for text, labels in (("gun", '["A"]'), ("hello", "[]"), ("idiot", '["B"]'))
 )
+
+
+def pickled(protocol: int, value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value, protocol))
+
+
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy]
-COPIES += [lambda value, protocol=protocol: pickle.loads(pickle.dumps(value, protocol)) for protocol in PROTOCOLS]
+COPIES += [partial(pickled, protocol) for protocol in PROTOCOLS]
 SECONDS = 120
 
 

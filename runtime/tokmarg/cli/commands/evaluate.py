@@ -106,7 +106,10 @@ def evaluate(
 
     from tokmarg.evaluation import check_methods, read_label_map, read_labelled
     from tokmarg.evaluation import evaluate as measure
+    from tokmarg.evaluation.report.page import page_files
 
+    if report is not None:
+        page_files()  # what is missing is said before the work, not after it
     with capture_stderr():
         guards = _guards(bundle, compare, calibration_file, device, threads)
     check_methods(guards, names)
