@@ -31,6 +31,7 @@ __all__ = [
     "cached_prefixes",
     "compute_prefixes",
     "load_prefixes",
+    "read_cached",
     "save_prefixes",
     "shared_tokens",
 ]
@@ -156,7 +157,7 @@ def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, 
     if folder is not None:
         with suppress(OSError):
             for path in sorted(folder.glob(f"prefix-{key}-*.safetensors")):
-                if (stored := _read_cached(path, token_ids, manifest.graph)) is not None:
+                if (stored := read_cached(path, token_ids, manifest.graph)) is not None:
                     return stored
                 path.unlink()
     prefixes = compute_prefixes(session, token_ids)
@@ -166,7 +167,7 @@ def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, 
     return prefixes
 
 
-def _read_cached(path: Path, token_ids: Mapping[R, tuple[int, ...]], graph: GraphContract) -> dict[R, Prefix] | None:
+def read_cached(path: Path, token_ids: Mapping[R, tuple[int, ...]], graph: GraphContract) -> dict[R, Prefix] | None:
     """The prefixes in a file of the cache folder; None where it is damaged."""
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -139,7 +139,7 @@ def test_evaluate(guard: Guard, examples: list[Example], name: str, value: Any) 
         *(("target", value) for value in (0.9, ["recall>=0.9"], Guarantee("fnr", 0.1))),
         *(("guarantee", value) for value in ("fnr=0.1", 0.1, Target("recall", 0.9))),
         *(("certify", value) for value in ("A", 5, [5])),
-        *(("label_map", value) for value in (5, b"x", {"map": {}})),
+        *(("label_map", value) for value in (5, b"x", ["map"])),
         *(("role", value) for value in ("system", 5, ["user"])),
         *(("text_field", value) for value in (None, 5)),
         *(("format", value) for value in ("xml", 5)),
