@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, OptionError, SpecError, TokmargError
 from .results import Marginal, MethodResult, Result, Thresholds
 from .score_options import ScoreOptions
+from .version import VERSION
 
 if TYPE_CHECKING:
     from tokmarg.prompt.builder import Prompt
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from .guard import Guard
 
-    __version__: str
+__version__ = VERSION
 
 # Loading these loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
 _LAZY = {"Guard": "tokmarg.guard", "Prompt": "tokmarg.prompt.builder", "Record": "tokmarg.prompt.messages"}
@@ -34,10 +35,6 @@ def __getattr__(name: str) -> object:
         from importlib import import_module
 
         return getattr(import_module(_LAZY[name]), name)
-    if name == "__version__":
-        from .version import installed_version
-
-        return installed_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

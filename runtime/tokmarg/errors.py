@@ -13,6 +13,8 @@ Messages are one line: they name the file, field or value, and say what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ERROR_TYPES",
     "BundleError",
@@ -75,6 +77,10 @@ class ContentError(TokmargError):
         super().__init__(message)
         self.type = type
         self.id = id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made anew from its args, which are the message alone: a worker process could not hand it back.
+        return type(self), (self.type, str(self), self.id), self.__dict__
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row of a content that could not be scored."""

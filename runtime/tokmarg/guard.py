@@ -59,7 +59,7 @@ class Guard:
         Args:
             bundle: folder, or name of an installed bundle; None takes $TOKMARG_BUNDLE or the reference guard.
             device: ``auto`` (CUDA where it works, else CPU), ``cpu``, or ``cuda`` (fails where it is not active).
-            threads: intra-op threads; None takes one per core.
+            threads: intra-op threads, 1,024 at most; None takes one per core.
             verify: check the sha256 of every file first.
             policy: labels in place of the bundle's (a TOML or JSON file, or the parsed document, see
                 :mod:`tokmarg.prompt.policy`). Its prefix is computed once and kept in the user's cache folder.
@@ -71,6 +71,7 @@ class Guard:
             TokmargError: the calibration is broken, or was fitted on another model or policy.
             SpecError: the spec or the policy is broken, or does not fit the tokenizer.
             DeviceError: the device is not available.
+            OptionError: an argument is of the wrong type or out of range; names it.
         """
         return cls(
             load_parts(bundle, device=device, threads=threads, verify=verify, policy=policy, calibration=calibration)

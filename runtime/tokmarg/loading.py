@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
@@ -23,6 +23,7 @@ from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Spec
 
+from .arguments import MAX_THREADS, check_choice, check_integer, check_path, check_type
 from .errors import BundleError, SpecError
 from .results import MAX_DEPTH
 from .tokenizer import Encoder
@@ -84,6 +85,16 @@ def load_parts(
     calibration: str | os.PathLike[str] | Calibration | Literal[False] | None,
 ) -> GuardParts:
     """Loads a bundle; arguments and errors as for :meth:`tokmarg.Guard.load`."""
+    if bundle is not None:
+        check_path("bundle", bundle, ", the name of an installed bundle, or None")
+    check_choice("device", device, get_args(Device))
+    if threads is not None:
+        check_integer("threads", threads, MAX_THREADS)
+    check_type("verify", verify, bool, "True or False")
+    if policy is not None and not isinstance(policy, Mapping):
+        check_path("policy", policy, ", a parsed policy, or None")
+    if calibration is not None and calibration is not False and not isinstance(calibration, Calibration):
+        check_path("calibration", calibration, ", a tokmarg.calibration.Calibration, False or None")
     opened = Bundle.open(find_bundle(bundle))
     if verify:
         opened.verify()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from .arguments import check_number, check_type, number
+
 __all__ = [
     "CALIBRATIONS",
     "LOW_COVERAGE",
@@ -40,8 +42,6 @@ CALIBRATIONS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 LOW_COVERAGE = 0.5
 #: Tokens that a verdict may have at most: the space that a prompt leaves after it.
 MAX_DEPTH = 64
-#: Coverage below this counts as low: the model would rather say something that is no verdict at all.
-LOW_COVERAGE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,31 @@ class Marginal:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When a content counts as flagged: P(unsafe) >= ``unsafe``, or a label >= its own threshold."""
+    """When a content counts as flagged: P(unsafe) >= ``unsafe``, or a label >= its own threshold.
+
+    Each is a number from 0 (always) to 1, or ``math.inf`` (never).
+
+    Raises:
+        OptionError: a value is no such number, or a label no text; names which.
+    """
 
     unsafe: float = 0.5
     labels: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_type("thresholds.labels", self.labels, Mapping, "a mapping from labels to numbers")
+        for label in self.labels:
+            check_type("thresholds.labels", label, str, "named by texts")
+        labels = {label: _threshold(f"thresholds.labels[{label!r:.60}]", at) for label, at in self.labels.items()}
+        # Its own, so that nobody changes them later, and plain types, which are pickled and compared as they look.
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "unsafe", _threshold("thresholds.unsafe", self.unsafe))
+
+
+def _threshold(name: str, value: object) -> float:
+    limit = number(value)
+    check_number(name, value, 0 <= limit <= 1 or limit == math.inf, "[0, 1] or be math.inf (flags nothing)")
+    return limit
 
 
 @dataclass(frozen=True, slots=True)

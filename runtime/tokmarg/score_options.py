@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
+from .arguments import check_choice, check_integer, check_number, number, shown
 from .errors import OptionError
 from .results import MAX_DEPTH, METHODS, Method, Thresholds
 
@@ -75,15 +73,15 @@ class ScoreOptions:
     on_overflow: OnOverflow = "error"
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, METHODS)
-        _check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
-        _check_number("tolerance", self.tolerance, 0 < _number(self.tolerance) <= 1, "(0, 1]")
-        _check_number("top_p", self.top_p, 0 < _number(self.top_p) <= 1, "(0, 1]")
-        _check_number("eps", self.eps, 0 <= _number(self.eps) <= 1, "[0, 1]")
-        _check_integer("max_nodes", self.max_nodes, MAX_NODES)
-        _check_integer("max_depth", self.max_depth, MAX_DEPTH)
+        check_choice("method", self.method, METHODS)
+        check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
+        check_number("tolerance", self.tolerance, 0 < number(self.tolerance) <= 1, "(0, 1]")
+        check_number("top_p", self.top_p, 0 < number(self.top_p) <= 1, "(0, 1]")
+        check_number("eps", self.eps, 0 <= number(self.eps) <= 1, "[0, 1]")
+        check_integer("max_nodes", self.max_nodes, MAX_NODES)
+        check_integer("max_depth", self.max_depth, MAX_DEPTH)
         if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
-            raise OptionError(f"thresholds must be a tokmarg.Thresholds or None, not {self.thresholds!r:.60}")
+            raise OptionError(f"thresholds must be a tokmarg.Thresholds or None, not {shown(self.thresholds)}")
 
     @classmethod
     def of(cls, options: ScoreOptions | None, **changes: Any) -> ScoreOptions:
@@ -93,27 +91,7 @@ class ScoreOptions:
             OptionError: there is no such option, or a value is wrong.
         """
         if options is not None and not isinstance(options, cls):
-            raise OptionError(f"options must be a tokmarg.ScoreOptions or None, not {options!r:.60}")
+            raise OptionError(f"options must be a tokmarg.ScoreOptions or None, not {shown(options)}")
         if unknown := sorted(set(changes) - set(cls.__slots__)):
             raise OptionError(f"{unknown[0]!r:.60} is no option of scoring (options: {', '.join(cls.__slots__)})")
         return replace(options or cls(), **changes)
-
-
-def _number(value: object) -> float:
-    """The value; NaN, which lies in no range, where it is no number."""
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} {value!r:.60} is not one of {', '.join(choices)}")
-
-
-def _check_number(name: str, value: object, in_range: bool, interval: str) -> None:
-    if not in_range:
-        raise OptionError(f"{name} must lie in {interval}, not be {value!r:.60}")
-
-
-def _check_integer(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= int(value) <= most:
-        raise OptionError(f"{name} must be an integer from 1 to {most:,}, not {value!r:.60}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import json
 import random
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.arguments import make_argument, pass_argument
 from tests.fuzz.mutate import damaged, document, dumped
 from tests.support import word_guard
 from tokmarg.bundle.bundle import Bundle
@@ -23,6 +25,7 @@ from tokmarg.calibration.thresholds_file import read_thresholds
 from tokmarg.cli.resume.journal import Journal, encode_line, mismatch
 from tokmarg.cli.resume.run import restore_tally
 from tokmarg.documents import Fields
+from tokmarg.engine.prefix_cache import load_prefixes, read_cached
 from tokmarg.engine.roofline import read_products
 from tokmarg.errors import BundleError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
@@ -222,6 +225,16 @@ def _prefixes(path: Path) -> None:
     read_prefixes(path, spec().roles, graph)
 
 
+def _cached(path: Path) -> None:
+    """A file of the cache folder, damaged under its name: it is used if and only if it is whole."""
+    graph = GraphContract.parse(Fields(manifest()["graph"], "manifest", BundleError))
+    whole = contents("prefix.safetensors")
+    ids = {role: prefix.token_ids for role, prefix in load_prefixes(bundle() / path.name, spec().roles, graph).items()}
+    named = path.with_name(f"prefix-key-{hashlib.sha256(whole).hexdigest()}.safetensors")
+    path.replace(named)
+    assert (read_cached(named, ids, graph) is None) == (named.read_bytes() != whole)
+
+
 def _toml_or_json(name: str, valid: Any) -> Callable[[random.Random], bytes]:
     return lambda rng: damaged(rng, TOML[name]) if name == "label-map" else dumped(rng, document(rng, valid))
 
@@ -254,6 +267,8 @@ PARSERS: dict[str, Parser] = {
     "graph": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_references),
     "products": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_products),
     "prefix": Parser("p.safetensors", lambda rng: damaged(rng, contents("prefix.safetensors")), _prefixes),
+    "cached-prefix": Parser("prefix.safetensors", lambda rng: damaged(rng, contents("prefix.safetensors")), _cached),
+    "argument": Parser("a.json", make_argument, pass_argument),
     "tokenizer": Parser(
         "tokenizer.json", lambda rng: dumped(rng, document(rng, json.loads(contents("tokenizer.json")))), _tokenizer
     ),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from tokmarg.arguments import check_path
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
 from tokmarg.documents import Fields, read_document
@@ -191,6 +192,7 @@ class Calibration:
         Raises:
             TokmargError: it cannot be read or is malformed; names file and field.
         """
+        check_path("path", path)
         return cls.parse(read_document(path, TokmargError, format="json"), str(Path(path)))
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -202,7 +204,10 @@ class Calibration:
         path = Path(path)
         scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            scratch.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            with scratch.open("w", encoding="utf-8", newline="\n") as stream:
+                stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())  # on the disk before it has its name
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)

@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 
+from tokmarg.arguments import check_choice, number, shown
 from tokmarg.arrays import Floats
-from tokmarg.errors import TokmargError
+from tokmarg.errors import OptionError, TokmargError
 
 __all__ = ["Target"]
 
@@ -37,6 +38,14 @@ class Target:
 
     quantity: Quantity
     level: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice("target: quantity", self.quantity, get_args(Quantity))
+        level = number(self.level)
+        if not (0 <= level < 1 if self.quantity == "fpr" else self.quantity == "max-f1" or 0 < level <= 1):
+            raise OptionError(
+                f"target: level must lie between 0 and 1 and rule something out, not be {shown(self.level)}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -52,12 +61,11 @@ class Target:
             raise TokmargError(f"target {text!r:.60} is not fpr<=X, recall>=X, precision>=X or max-f1")
         quantity, level = match[1] or match[3], match[2] or match[4]
         try:
-            number = float(level)
-        except ValueError:
-            number = math.nan
-        if not (0 <= number < 1 if quantity == "fpr" else 0 < number <= 1):
-            raise TokmargError(f"target {text!r:.60}: the level must lie between 0 and 1 and rule something out")
-        return cls(cast(Quantity, quantity), number)
+            return cls(cast(Quantity, quantity), float(level))
+        except ValueError:  # no number, or one out of range
+            raise TokmargError(
+                f"target {text!r:.60}: the level must lie between 0 and 1 and rule something out"
+            ) from None
 
     def __str__(self) -> str:
         if self.quantity == "max-f1":

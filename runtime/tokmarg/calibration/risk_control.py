@@ -24,12 +24,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 
+from tokmarg.arguments import check_choice, check_type, number, shown
 from tokmarg.arrays import Floats
-from tokmarg.errors import TokmargError
+from tokmarg.errors import OptionError, TokmargError
 
 __all__ = ["Guarantee", "Risk", "least_cases", "most_errors", "upper_bound"]
 
@@ -54,9 +55,11 @@ class Guarantee:
     simultaneous: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("guarantee: risk", self.risk, get_args(Risk))
+        check_type("guarantee: simultaneous", self.simultaneous, bool, "True or False")
         for name, value in (("level", self.level), ("confidence", self.confidence)):
-            if not 0 < value < 1:
-                raise TokmargError(f"guarantee: {name} must lie strictly between 0 and 1, not {value!r}")
+            if not 0 < number(value) < 1:
+                raise OptionError(f"guarantee: {name} must lie strictly between 0 and 1, not {shown(value)}")
 
     @classmethod
     def parse(cls, text: str, confidence: float = 0.95, simultaneous: bool = False) -> Guarantee:

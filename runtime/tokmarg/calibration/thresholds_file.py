@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokmarg.arguments import check_path
 from tokmarg.documents import Fields, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.results import Thresholds
@@ -30,6 +31,7 @@ def read_thresholds(path: str | os.PathLike[str], labels: Sequence[str]) -> Thre
         TokmargError: the file cannot be read or is malformed, or a field is unknown or outside [0, 1]; names file and
             field.
     """
+    check_path("path", path)
     fields = Fields(read_document(path, TokmargError), str(Path(path)), TokmargError)
     fields.only(["unsafe", "labels"])
     own = fields.table("labels", {})

@@ -17,13 +17,13 @@ from tokmarg.cli.commands.inspect import inspect
 from tokmarg.cli.commands.score import score
 from tokmarg.cli.commands.verify import verify
 from tokmarg.cli.process.command_line import CommandLine
-from tokmarg.version import installed_version
+from tokmarg.version import VERSION
 
 __all__ = ["main"]
 
 
 @click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(installed_version(), message="%(prog)s %(version)s")
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 def main() -> None:
     """Per-label probabilities from generative guard models, offline.
 

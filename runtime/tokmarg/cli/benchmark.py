@@ -19,7 +19,7 @@ import click
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.errors import TokmargError
 from tokmarg.score_options import ScoreOptions
-from tokmarg.version import installed_version
+from tokmarg.version import VERSION
 
 from .io.isatty import terminal_stderr
 from .process.stderr_capture import capture_stderr
@@ -62,7 +62,7 @@ def measure(
     with capture_stderr():
         bundle.verify()
     with _progress("cold starts"):  # before this process takes memory and cores
-        starts = [_cold_start(bundle.path, device, threads) for _ in range(_STARTS)]
+        starts = [_cold_start(bundle.path, device, threads) for _ in range(_STARTS if can_start_python() else 0)]
 
     from tokmarg.engine.gpu_info import gpu_memory_used
     from tokmarg.guard import Guard
@@ -90,7 +90,7 @@ def measure(
             "messages": messages,
         },
         "memory": memory,
-        "cold_start": {"median_s": statistics.median(starts), "runs": len(starts)},
+        "cold_start": {"median_s": statistics.median(starts) if starts else None, "runs": len(starts)},
         "matrix": matrix,
     }
 
@@ -102,7 +102,7 @@ def _machine(bundle: Bundle, guard: Guard, threads: int | None) -> dict[str, Any
 
     return {
         "schema_version": 1,
-        "tokmarg": installed_version(),
+        "tokmarg": VERSION,
         "onnxruntime": ort.__version__,
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -187,6 +187,12 @@ def _nodes_for_unsafe(guard: Guard) -> int:
         if all(unsafe.upper - unsafe.lower <= _DEFAULTS.tolerance for unsafe in marginals):
             return nodes
     return _DEFAULTS.max_nodes
+
+
+def can_start_python() -> bool:
+    """Whether the running program is a Python that takes ``-m``. A frozen application would start itself again, and a
+    program that embeds Python may have no interpreter at all."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def _cold_start(folder: Path, device: str, threads: int | None) -> float:

@@ -10,11 +10,13 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from tokmarg.arguments import MAX_THREADS
 from tokmarg.errors import OptionError
 from tokmarg.results import MAX_DEPTH, METHODS
-from tokmarg.score_options import ScoreOptions
+from tokmarg.score_options import MAX_NODES, ScoreOptions
 
 __all__ = [
+    "Number",
     "Probability",
     "bundle",
     "calibration",
@@ -38,8 +40,8 @@ _FILE = click.Path(path_type=Path)
 _DEFAULTS = ScoreOptions()
 
 
-class Probability(click.FloatRange):
-    """A number from 0 to 1; click's own range lets NaN pass."""
+class Number(click.FloatRange):
+    """A number in a range; click's own range lets NaN pass."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads the number."""
@@ -47,6 +49,10 @@ class Probability(click.FloatRange):
         if math.isnan(number):
             self.fail(f"{value!r} is not a number.", param, ctx)
         return number
+
+
+class Probability(Number):
+    """A number from 0 to 1."""
 
 
 bundle = click.option(
@@ -67,7 +73,7 @@ def calibration_argument(calibration_file: str | None) -> str | Literal[False] |
 
 device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 threads = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads. [default: one per core]"
+    "--threads", type=click.IntRange(1, MAX_THREADS), metavar="N", help="CPU threads. [default: one per core]"
 )
 no_verify = click.option("--no-verify", is_flag=True, help="Skip the sha256 check of the bundle.")
 role = click.option("--role", type=click.Choice(["user", "assistant"]), help="Role of bare texts. [default: user]")
@@ -100,7 +106,7 @@ _SCORE_OPTIONS: dict[str, dict[str, Any]] = {
         "help": "Widest interval with which an exact score counts as converged.",
     },
     "max_nodes": {
-        "type": click.IntRange(min=1),
+        "type": click.IntRange(1, MAX_NODES),
         "metavar": "N",
         "help": "Verdict nodes to expand for an exact score at most.",
     },

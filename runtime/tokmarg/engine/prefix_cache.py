@@ -25,7 +25,14 @@ from .kv_cache import HOST, KVCache, heads_by_token, key_and_value
 from .prefix import Prefix
 from .session import Session
 
-__all__ = ["cache_folder", "cached_prefixes", "compute_prefixes", "load_prefixes", "save_prefixes"]
+__all__ = [
+    "cache_folder",
+    "cached_prefixes",
+    "compute_prefixes",
+    "load_prefixes",
+    "read_cached",
+    "save_prefixes",
+]
 
 
 R = TypeVar("R", bound=str)
@@ -81,20 +88,38 @@ def save_prefixes(path: Path, prefixes: Mapping[R, Prefix], graph: GraphContract
     write_prefixes(path, stored, half=half)
 
 
-def cache_folder() -> Path:
-    """Where prefixes of policies given at load time are kept: ``tokmarg`` in the user's cache folder."""
-    home = Path.home()
+def cache_folder() -> Path | None:
+    """Where prefixes of policies given at load time are kept: ``tokmarg`` in the user's cache folder.
+
+    None where there is no such folder: a container's user may have no home.
+    """
+    # The home is asked for last, and only where it is needed. Relative paths are none: they name a folder by chance.
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        base = _absolute(os.environ.get("LOCALAPPDATA")) or _home("AppData", "Local")
     elif sys.platform == "darwin":
-        base = home / "Library" / "Caches"
+        base = _home("Library", "Caches")
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    return base / "tokmarg"
+        base = _absolute(os.environ.get("XDG_CACHE_HOME")) or _home(".cache")
+    return None if base is None else base / "tokmarg"
+
+
+def _absolute(path: str | None) -> Path | None:
+    return Path(path) if path and os.path.isabs(path) else None
+
+
+def _home(*below: str) -> Path | None:
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME, and no entry in the password database
+        return None
+    return home.joinpath(*below) if home.is_absolute() else None
 
 
 def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, tuple[int, ...]]) -> dict[R, Prefix]:
     """The prefixes of a policy that is not the bundle's: from the cache folder, else computed and kept there.
+
+    A file there bears its own sha256 in its name, ``prefix-<key>-<sha256>.safetensors``: one whose bytes have changed
+    is removed and computed anew. That detects damage, not forgery.
 
     Args:
         manifest: of the bundle, whose graph computes them.
@@ -103,20 +128,41 @@ def cached_prefixes(manifest: Manifest, session: Session, token_ids: Mapping[R, 
     """
     # What the keys and values depend on: the graph and its weights, the token ids, and where they are computed.
     sums = sorted(entry for name, entry in manifest.files.items() if name.startswith("model."))
-    key = hashlib.sha256(repr((sums, dict(token_ids), session.device)).encode()).hexdigest()
-    path = cache_folder() / f"prefix-{key[:40]}.safetensors"
-    if path.is_file():
-        try:
-            prefixes = load_prefixes(path, token_ids, manifest.graph)
-            if all(prefixes[role].token_ids == ids for role, ids in token_ids.items()):
-                return prefixes
-        except BundleError:
-            pass  # a damaged cache file is written anew
+    key = hashlib.sha256(repr((sums, dict(token_ids), session.device)).encode()).hexdigest()[:40]
+    folder = cache_folder()
+    # A full disk, no permission or an unreadable file is no obstacle: the prefixes are computed.
+    if folder is not None:
+        with suppress(OSError):
+            for path in sorted(folder.glob(f"prefix-{key}-*.safetensors")):
+                if (stored := read_cached(path, token_ids, manifest.graph)) is not None:
+                    return stored
+                path.unlink()
     prefixes = compute_prefixes(session, token_ids)
-    # A full disk or no permission is no obstacle: the next load computes it again.
-    with suppress(OSError, SafetensorError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".prefix-", dir=path.parent) as scratch:
-            save_prefixes(Path(scratch) / path.name, prefixes, manifest.graph)
-            (Path(scratch) / path.name).replace(path)
+    if folder is not None:
+        with suppress(OSError, SafetensorError):
+            _write_cached(folder, key, prefixes, manifest.graph)
     return prefixes
+
+
+def read_cached(path: Path, token_ids: Mapping[R, tuple[int, ...]], graph: GraphContract) -> dict[R, Prefix] | None:
+    """The prefixes in a file of the cache folder; None where it is damaged."""
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not path.stem.endswith(f"-{sha256}"):
+        return None
+    try:
+        prefixes = load_prefixes(path, token_ids, graph)
+    except BundleError:
+        return None
+    return prefixes if all(prefixes[role].token_ids == ids for role, ids in token_ids.items()) else None
+
+
+def _write_cached(folder: Path, key: str, prefixes: Mapping[R, Prefix], graph: GraphContract) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".prefix-", dir=folder) as scratch:
+        path = Path(scratch) / "prefix.safetensors"
+        save_prefixes(path, prefixes, graph)
+        with path.open("r+b") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())  # on the disk before it has its name
+        path.replace(folder / f"prefix-{key}-{sha256}.safetensors")

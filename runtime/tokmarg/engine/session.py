@@ -57,8 +57,6 @@ class Session:
     def __init__(self, bundle: Bundle, device: Device = "auto", threads: int | None = None) -> None:
         if ort.__version__ in _BAD_RELEASES:
             raise DeviceError(f"onnxruntime {ort.__version__} has known faults: install another release")
-        if device not in ("auto", "cpu", "cuda"):
-            raise DeviceError(f"device must be auto, cpu or cuda, not {device!r}")
         self._process = os.getpid()
         self.graph: GraphContract = bundle.manifest.graph
         for name in bundle.manifest.files:  # the graph's external data among them

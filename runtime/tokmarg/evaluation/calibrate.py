@@ -14,6 +14,15 @@ from typing import Unpack
 
 import numpy as np
 
+from tokmarg.arguments import (
+    MAX_FOLDS,
+    MAX_SEED,
+    check_choice,
+    check_integer,
+    check_path,
+    check_texts,
+    check_type,
+)
 from tokmarg.calibration.cross_validation import FOLDS, cross_validate
 from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.observations import Observations
@@ -27,6 +36,7 @@ from tokmarg.prompt.labels import Role
 from tokmarg.records import Format
 from tokmarg.results import CALIBRATIONS, CalibrationMethod, Result, Thresholds
 from tokmarg.score_options import OptionChanges, ScoreOptions
+from tokmarg.version import VERSION
 
 from .dataset import Example, read_label_map, read_labelled
 from .scoring_run import score_examples
@@ -73,9 +83,11 @@ def calibrate(
 
     Raises:
         TokmargError: the data cannot be read, or do not suffice for the fit; names file and line, or label.
+        OptionError: an argument or option is of the wrong type or out of range; names it.
     """
+    check_path("data", data)
+    _check(guard, method, target, guarantee, certify, label_map, folds, seed)
     data = Path(data)
-    _check(method, folds)
     aim = Target.parse(target) if isinstance(target, str) else target
     mapping = None if label_map is None else read_label_map(label_map, guard.labels)
     examples = read_labelled(data, guard.labels, mapping, role=role, text_field=text_field, format=format)
@@ -92,8 +104,6 @@ def calibrate(
     if warn is not None:
         for warning in fitted.warnings:
             warn(warning)
-    from tokmarg.version import installed_version
-
     labels = dict(fitted.calibrations)
     unsafe = labels.pop(UNSAFE)
     return Calibration(
@@ -111,15 +121,30 @@ def calibrate(
         unsafe=unsafe,
         labels=labels,
         figures=fitted.figures,
-        tokmarg_version=installed_version(),
+        tokmarg_version=VERSION,
     )
 
 
-def _check(method: str, folds: int) -> None:
-    if method not in CALIBRATIONS:
-        raise TokmargError(f"method {method!r:.60} is not one of {', '.join(CALIBRATIONS)}")
-    if folds < 2:
-        raise TokmargError(f"folds must be 2 or more, not {folds!r}")
+def _check(
+    guard: object,
+    method: object,
+    target: object,
+    guarantee: object,
+    certify: object,
+    label_map: object,
+    folds: object,
+    seed: object,
+) -> None:
+    check_type("guard", guard, Guard, "a tokmarg.Guard")
+    check_choice("method", method, CALIBRATIONS)
+    check_type("target", target, (Target, str, type(None)), "a target such as 'recall>=0.95', or None")
+    check_type("guarantee", guarantee, (Guarantee, type(None)), "a tokmarg.calibration.Guarantee or None")
+    if certify is not None:
+        check_texts("certify", certify)
+    if label_map is not None:
+        check_path("label_map", label_map, " or None")
+    check_integer("folds", folds, MAX_FOLDS, least=2)
+    check_integer("seed", seed, MAX_SEED, least=0)
 
 
 def _failed(data: Path, records: int, failures: Mapping[str, int]) -> str:

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokmarg.arguments import check_choice, check_path, check_texts, check_type
 from tokmarg.documents import Fields
 from tokmarg.errors import ContentError, SpecError, TokmargError
-from tokmarg.prompt.labels import Role
+from tokmarg.prompt.labels import ROLES, Role
 from tokmarg.prompt.messages import Record
-from tokmarg.records import Format, csv_rows, format_of, read_records
+from tokmarg.records import FORMATS, Format, csv_rows, format_of, read_records
 
 __all__ = ["Example", "read_label_map", "read_labelled"]
 
@@ -58,7 +59,10 @@ def read_label_map(path: str | os.PathLike[str], labels: Sequence[str]) -> dict[
 
     Raises:
         SpecError: malformed, or maps to a label that the bundle does not have; names file and field.
+        OptionError: an argument is of the wrong type; names it.
     """
+    check_path("path", path)
+    check_texts("labels", labels)
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -103,12 +107,10 @@ def read_labelled(
     Raises:
         TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
             an id twice, or nothing that is known of any record; names file and line (of CSV: the record's number).
+        OptionError: an argument is of the wrong type; names it.
     """
-    path, format = Path(path), format or format_of(os.fspath(path))
-    if format is None:
-        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
-    if format == "lines":
-        raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
+    _check(path, labels, role, text_field, format)
+    path, format = Path(path), _labelled_format(path, format)
     sources = {label: (label,) for label in labels} if label_map is None else label_map
     try:
         raw = path.read_bytes()
@@ -141,6 +143,25 @@ def read_labelled(
     if not any(example.labels or example.unsafe is not None for example in examples):
         raise TokmargError(f"{path}: no record says anything: it needs labels or unsafe")
     return examples
+
+
+def _labelled_format(path: str | os.PathLike[str], given: Format | None) -> Format:
+    format = given or format_of(os.fspath(path))
+    if format is None:
+        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
+    if format == "lines":
+        raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
+    return format
+
+
+def _check(path: object, labels: object, role: object, text_field: object, format: object) -> None:
+    check_path("path", path)
+    check_texts("labels", labels)
+    check_type("text_field", text_field, str, "a text")
+    if format is not None:
+        check_choice("format", format, FORMATS)
+    if role is not None:
+        check_choice("role", role, ROLES)
 
 
 def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:

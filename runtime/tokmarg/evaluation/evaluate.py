@@ -19,7 +19,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from tokmarg.errors import TokmargError
+from tokmarg.arguments import (
+    MAX_SAMPLES,
+    check_integer,
+    check_number,
+    check_path,
+    check_texts,
+    check_type,
+    number,
+    shown,
+)
+from tokmarg.errors import OptionError, TokmargError
 from tokmarg.guard import Guard
 from tokmarg.results import Method
 from tokmarg.score_options import OptionChanges, ScoreOptions
@@ -73,8 +83,10 @@ def evaluate(
 
     Raises:
         TokmargError: there are no records, none could be scored, or a method does not go with a guard.
+        OptionError: an argument or option is of the wrong type or out of range; names it.
     """
     options = ScoreOptions.of(options, **changes)
+    _check(guard, examples, methods, threshold, samples, data)
     guards = {guard.path.name: guard} if isinstance(guard, Guard) else dict(guard)
     methods = tuple(dict.fromkeys(methods))
     check_methods(guards, methods)
@@ -103,6 +115,16 @@ def evaluate(
             )
     names = {label.id: label.title for each in guards.values() for label in each.spec.labels}
     return Evaluation(os.fspath(data), tuple(examples), threshold, samples, names, tuple(runs))
+
+
+def _check(guard: object, examples: object, methods: object, threshold: object, samples: object, data: object) -> None:
+    check_type("guard", guard, (Guard, Mapping), "a tokmarg.Guard, or guards by name")
+    if not isinstance(examples, Sequence) or not all(isinstance(example, Example) for example in examples):
+        raise OptionError(f"examples must be those of read_labelled, not {shown(examples)}")
+    check_texts("methods", methods)
+    check_number("threshold", threshold, 0 <= number(threshold) <= 1, "[0, 1]")
+    check_integer("samples", samples, MAX_SAMPLES, least=0)
+    check_path("data", data, " or another name")
 
 
 def _counting(progress: Callable[[int, int], object] | None, before: int, total: int) -> Callable[[int, int], object]:

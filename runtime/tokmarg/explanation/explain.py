@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Unpack
 
+from tokmarg.arguments import MAX_LEVELS, MAX_SEGMENTS, check_integer, check_number, check_type, number
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
 from tokmarg.prompt.labels import Role
@@ -64,13 +65,13 @@ def explain(
 
     Raises:
         ContentError: the content cannot be scored; ``type`` says why.
-        ValueError: an argument is out of its range.
-        OptionError: so is one of the options.
+        OptionError: an argument or option is of the wrong type or out of range; names it.
     """
-    if depth < 1 or most_segments < 1 or not 0 <= least < 1:
-        raise ValueError(
-            f"depth and most_segments must be >= 1 and least in [0, 1), not {depth!r}, {most_segments!r} and {least!r}"
-        )
+    check_type("guard", guard, Guard, "a tokmarg.Guard")
+    check_integer("depth", depth, MAX_LEVELS)
+    check_integer("most_segments", most_segments, MAX_SEGMENTS)
+    check_number("least", least, 0 <= number(least) < 1, "[0, 1)")
+    check_type("by_words", by_words, bool, "True or False")
     messages = messages_of(content, role)
     occluder = Occluder(guard, messages, most_segments, options=options, **changes)
     unit, parts = first_cut(messages[-1].content, by_words)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support import word_guard
 from tests.support.optional import present
 from tests.support.results import marginal
-from tokmarg import ContentError
+from tokmarg import ContentError, OptionError
 from tokmarg.explanation import Effect, Explanation, Occlusion, explain
 from tokmarg.guard import Guard
 from tokmarg.prompt.messages import Content
@@ -159,7 +159,7 @@ def test_content_that_cannot_be_scored(guard: Guard, content: Content, type: str
 
 @pytest.mark.parametrize("options", [{"depth": 0}, {"most_segments": 0}, {"least": 1.0}])
 def test_options_out_of_range(guard: Guard, options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be >= 1"):
+    with pytest.raises(OptionError, match=f"^{next(iter(options))} must "):
         explain(guard, "gun", **options)
 
 

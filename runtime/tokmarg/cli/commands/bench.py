@@ -23,7 +23,7 @@ __all__ = ["bench"]
 @options.threads
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.Number(0, 24 * 3600, min_open=True),
     default=20.0,
     show_default=True,
     metavar="X",

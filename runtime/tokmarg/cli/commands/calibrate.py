@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokmarg.arguments import MAX_FOLDS, MAX_SEED
 from tokmarg.cli import options
 from tokmarg.cli.io.isatty import terminal_stderr
 from tokmarg.cli.io.output_checks import check_folder, check_output
@@ -58,8 +59,12 @@ __all__ = ["calibrate"]
 @click.option("--simultaneous", is_flag=True, help="The guarantee is about all thresholds at once, not about each.")
 @click.option("--certify", metavar="NAMES", help="Labels, or unsafe, that the guarantee is for. [default: all]")
 @options.score_options("tolerance", "max_nodes", "on_overflow")
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N", help="Behind figures.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the folds.")
+@click.option(
+    "--folds", type=click.IntRange(2, MAX_FOLDS), default=5, show_default=True, metavar="N", help="Behind figures."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, metavar="N", help="Of the folds."
+)
 @options.device
 @options.threads
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as one JSON object.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from tokmarg.arguments import MAX_SAMPLES
 from tokmarg.cli import options
 from tokmarg.cli.io.isatty import terminal_stderr
 from tokmarg.cli.io.output_checks import check_output
@@ -54,7 +55,7 @@ __all__ = ["evaluate"]
 @click.option(
     "--bootstrap",
     "samples",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_SAMPLES),
     default=1000,
     show_default=True,
     metavar="N",
@@ -106,7 +107,10 @@ def evaluate(
     from tokmarg.evaluation.dataset import read_label_map, read_labelled
     from tokmarg.evaluation.evaluate import check_methods
     from tokmarg.evaluation.evaluate import evaluate as measure
+    from tokmarg.evaluation.report.page import page_files
 
+    if report is not None:
+        page_files()  # what is missing is said before the work, not after it
     with capture_stderr():
         guards = _guards(bundle, compare, calibration_file, device, threads)
     check_methods(guards, names)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tokmarg.arguments import MAX_LEVELS, MAX_SEGMENTS
 from tokmarg.cli import options
 from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.output_stream import OutputStream
@@ -38,7 +39,7 @@ __all__ = ["explain"]
 @click.option("--words", "by_words", is_flag=True, help="Leave out words at once, not sentences first.")
 @click.option(
     "--depth",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_LEVELS),
     default=2,
     show_default=True,
     metavar="N",
@@ -46,7 +47,7 @@ __all__ = ["explain"]
 )
 @click.option(
     "--max-segments",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_SEGMENTS),
     default=64,
     show_default=True,
     metavar="N",

@@ -26,7 +26,7 @@ def describe(figures: dict[str, Any]) -> list[str]:
         _row("one message, all labels", _latency(figures["all_labels"])),
         _row("one message, P(unsafe)", _latency(figures["unsafe"])),
         _row("packed", f"{packed['messages_per_second']:,.1f} messages/s, {packed['tokens_per_second']:,.0f} tokens/s"),
-        _row("cold start", f"{figures['cold_start']['median_s']:.2f} s to the first result"),
+        _row("cold start", _cold_start(figures["cold_start"]["median_s"])),
         _row("memory", "; ".join(known) or "unknown on this system"),
         _row("matrix peak", f"{matrix['peak_operations_per_second'] / 1e9:,.0f} GOP/s in {matrix['operator']}"),
         _row(
@@ -38,6 +38,12 @@ def describe(figures: dict[str, Any]) -> list[str]:
 
 def _row(name: str, value: str) -> str:
     return f"{name:<24}{value}"
+
+
+def _cold_start(seconds: float | None) -> str:
+    if seconds is None:
+        return "cannot be measured in a frozen application: there is no interpreter to start anew"
+    return f"{seconds:.2f} s to the first result"
 
 
 def _latency(figures: dict[str, float]) -> str:

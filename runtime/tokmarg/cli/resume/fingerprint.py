@@ -6,11 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from tokmarg.version import installed_version
+from tokmarg.version import VERSION
 
 if TYPE_CHECKING:
     from tokmarg.guard import Guard
@@ -24,8 +26,12 @@ UNRECORDED = frozenset({
     "bundle", "threshold", "thresholds_file", "input_format", "output_format", "device", "threads",
     "calibration_file",
 })  # fmt: skip
-#: The libraries whose arithmetic and text handling the scores depend on.
-_LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "tokenizers")
+#: The libraries whose arithmetic and text handling the scores depend on: module -> packages that it may come from.
+_LIBRARIES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "numpy": ("numpy",),
+    "tokenizers": ("tokenizers",),
+}
 
 
 def fingerprint(
@@ -70,7 +76,7 @@ def partial_fingerprint(
         "output format": output_format,
         # How work is split among threads may change a last digit.
         "threads": options["threads"] or f"one per core of {os.cpu_count()}",
-        "versions": {"tokmarg": installed_version(), **_versions()},
+        "versions": {"tokmarg": VERSION, **_versions()},
     }
     recorded = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
     return run | {f"--{name.replace('_', '-')}": value for name, value in recorded.items()}
@@ -94,10 +100,24 @@ def _calibration(guard: Guard) -> str | None:
 
 
 def _versions() -> dict[str, str]:
+    """The versions of the libraries, of every package that is installed.
+
+    A frozen application has no package metadata. There the imported module says its version, which is marked as such:
+    a run of an application is not taken for one of the packages.
+    """
     versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    for module, packages in _LIBRARIES.items():
+        of_packages = {}
+        for package in packages:
+            with suppress(PackageNotFoundError):
+                of_packages[package] = version(package)
+        versions.update(of_packages or {module: f"{_module_version(module)} (no package metadata)"})
     return versions
+
+
+def _module_version(name: str) -> str:
+    if name == "onnxruntime":
+        from tokmarg.engine.ort import ort  # imports it with its telemetry off
+
+        return str(ort.__version__)
+    return str(import_module(name).__version__)

@@ -23,7 +23,7 @@ from .embedded_data import embedded_data
 from .tables import differences_section, summary_table
 from .text import clean
 
-__all__ = ["render", "write_report"]
+__all__ = ["page_files", "render", "write_report"]
 
 
 def write_report(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
@@ -32,20 +32,18 @@ def write_report(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     It holds the texts of the worst errors.
 
     Raises:
-        TokmargError: the file cannot be written.
+        TokmargError: the file cannot be written, or tokmarg's own files of the page are missing.
     """
+    page = render(evaluation)
     try:
-        Path(path).write_text(render(evaluation), encoding="utf-8", newline="\n")
+        Path(path).write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
         raise TokmargError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
 
 
 def render(evaluation: Evaluation) -> str:
     """The report as HTML."""
-    folder = files(__package__)
-    page, style, script = (
-        (folder / f"report.{kind}").read_text(encoding="utf-8").replace("\r\n", "\n") for kind in ("html", "css", "js")
-    )
+    page, style, script = page_files()
     parts = {
         "title": html.escape(f"{clean(evaluation.data)}: evaluation"),
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
@@ -59,6 +57,25 @@ def render(evaluation: Evaluation) -> str:
     }
     # One pass: what is filled in is never looked at again.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], page)
+
+
+def page_files() -> tuple[str, str, str]:
+    """The page's HTML, style and script, which are files of this package.
+
+    Raises:
+        TokmargError: one is missing: the package was not installed, or frozen, whole.
+    """
+    texts = []
+    for name in ("report.html", "report.css", "report.js"):
+        try:
+            texts.append((files(__package__) / name).read_text(encoding="utf-8").replace("\r\n", "\n"))
+        except OSError as error:
+            raise TokmargError(
+                f"tokmarg's own file {name}, data of the package {__package__}, cannot be read "
+                f"({error.strerror or error}): install tokmarg again, or add its package data to the frozen application"
+            ) from None
+    page, style, script = texts
+    return page, style, script
 
 
 def _hash(text: str) -> str:
