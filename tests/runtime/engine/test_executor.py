@@ -78,6 +78,8 @@ def test_leaving_waits_for_what_is_in_flight_and_begins_nothing() -> None:
         with executor_of(session) as executor:
             for tag in range(9):
                 executor.start(cast(Any, 0.05), tag)
+            while session.now < 2:
+                time.sleep(0.001)
             raise KeyboardInterrupt
 
     started = time.monotonic()
