@@ -17,7 +17,7 @@ from __future__ import annotations
 import _thread
 import threading
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -27,6 +27,10 @@ from .session import Session
 __all__ = ["PassExecutor"]
 
 T = TypeVar("T")
+
+#: Seconds after which the caller looks whether a thread serves what waits. Python 3.11 gives an exception that is set for
+#: a thread to one that it is just starting, which ends of it.
+_LOOK_AGAIN = 0.2
 
 
 class PassExecutor(Generic[T]):
@@ -68,7 +72,11 @@ class PassExecutor(Generic[T]):
         """Queues a pass; ``tag`` comes back with its outputs."""
         self.running += 1
         self._waiting.append((forward, tag))
-        if self._idle:  # else the busy workers look for waiting passes before they become idle
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Starts a thread that serves, where a pass waits and a worker is idle."""
+        if self._waiting and self._idle:  # else the busy workers look for waiting passes before they become idle
             thread = threading.Thread(target=self._serve, name="tokmarg", daemon=False)
             # Thread.start is many steps, in the middle of which an exception breaks it: so it runs in another thread.
             _thread.start_new_thread(self._launch, (thread,))
@@ -79,8 +87,12 @@ class PassExecutor(Generic[T]):
         Raises:
             DeviceError: onnxruntime could not run it, or this is another process than the session's.
         """
-        while (done := self._done.get()) is None:
-            pass
+        done = None
+        while done is None:
+            try:
+                done = self._done.get(timeout=_LOOK_AGAIN)
+            except Empty:
+                self._see_to_it()
         self.running -= 1
         tag, outcome = done
         if isinstance(outcome, BaseException):

@@ -83,6 +83,25 @@ def test_while_a_pass_is_handed_over(monkeypatch: pytest.MonkeyPatch, handed_ove
     assert sorted(session.started) == sorted(session.ended)  # whatever was begun
 
 
+def test_a_thread_that_an_exception_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = _thread.start_new_thread, []
+
+    def refuse(*arguments: Any) -> int:
+        if len(refused) < 2:
+            refused.append(arguments)
+            return 0
+        return start(*arguments)
+
+    def run() -> None:
+        with PassExecutor[int](cast(Session, Slow())) as executor:
+            monkeypatch.setattr("tokmarg.engine.executor._thread.start_new_thread", refuse)
+            executor.start(cast(Any, 0.01), 5)
+            assert executor.wait()[0] == 5
+
+    in_time(run)
+    assert len(refused) == 2
+
+
 def test_again_and_again_while_passes_end() -> None:
     session = Slow()
     executor = PassExecutor[int](cast(Session, session))
@@ -94,7 +113,7 @@ def test_again_and_again_while_passes_end() -> None:
         def put(self, item: Any) -> None:
             queue.put(item)
 
-        def get(self) -> Any:
+        def get(self, timeout: float | None = None) -> Any:
             item = queue.get()  # it is lost
             self.left -= 1
             if self.left >= 0:
