@@ -28,8 +28,8 @@ __all__ = ["PassExecutor"]
 
 T = TypeVar("T")
 
-#: Seconds after which the caller looks whether a thread serves what waits. Python 3.11 gives an exception that is set for
-#: a thread to one that it is just starting, which ends of it.
+#: Seconds after which the caller looks whether a thread serves what waits. An exception that is set for a thread can,
+#: in Python 3.11, reach one that it is just starting instead, and end that.
 _LOOK_AGAIN = 0.2
 
 
