@@ -1,15 +1,20 @@
-"""Calls into native libraries written in Rust: a panic becomes an ordinary exception.
+"""Calls into native libraries: a panic of Rust becomes an ordinary exception, and a caller's exception is told apart.
 
 pyo3 raises a panic as ``PanicException``, which is a BaseException: it passes every ``except Exception`` and ends the
 program with a traceback. A hostile file must not be able to do that.
+
+Libraries raise types of their own, none of them public, and Python's; so ``except Exception`` is what catches them. But
+the exception can be a caller's: a signal handler or another thread may raise one anywhere, in the call, too. That one
+must come out as it is.
 """
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["PanicError", "first_line", "is_panic", "without_panic"]
+__all__ = ["PanicError", "first_line", "is_panic", "raised_by", "without_panic"]
 
 T = TypeVar("T")
 
@@ -35,6 +40,23 @@ def without_panic(call: Callable[[], T]) -> T:
 def is_panic(error: BaseException) -> bool:
     """Whether an exception is a panic of a Rust library; pyo3 makes a class for them in every library."""
     return type(error).__name__ == "PanicException"
+
+
+def raised_by(error: Exception, *libraries: str) -> bool:
+    """Whether libraries raised the exception, in a call to them, and not a signal handler or another thread.
+
+    Another thread that raises a type of Python's own, but TimeoutError, is not told apart.
+
+    Args:
+        error: caught around the call.
+        libraries: names of the packages that were called.
+    """
+    ours = ("tokmarg", *libraries)
+    kind = type(error)
+    if kind.__module__ != "builtins":
+        return kind.__module__.partition(".")[0] in ours
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)  # a signal handler's, where that raised it
+    return not isinstance(error, TimeoutError) and str(frame.f_globals.get("__name__")).partition(".")[0] in ours
 
 
 def first_line(error: BaseException) -> str:

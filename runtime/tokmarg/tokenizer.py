@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from .documents import unique_json
 from .errors import BundleError
-from .native import PanicError, first_line, without_panic
+from .native import PanicError, first_line, raised_by, without_panic
 
 __all__ = ["Encoder", "Encoding", "Piece"]
 
@@ -83,6 +83,8 @@ class Encoder:
         try:
             self._plain = without_panic(load)
         except (Exception, PanicError) as error:  # the tokenizers library raises bare Exception
+            if not raised_by(error, "tokenizers", "json"):
+                raise
             what = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {what:.300}") from error
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
@@ -227,6 +229,8 @@ class Encoder:
         try:
             return without_panic(lambda: self._plain.encode(text, add_special_tokens=False))
         except (Exception, PanicError) as error:  # a pattern that backtracks too far, a word without an unknown token
+            if not raised_by(error, "tokenizers"):
+                raise
             raise BundleError(
                 f"{self._where}: the tokenizer fails on a text of {len(text):,} characters: {first_line(error)}"
             ) from error

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tokmarg.errors import BundleError
-from tokmarg.native import PanicError, first_line, without_panic
+from tokmarg.native import PanicError, first_line, raised_by, without_panic
 
 from .graph_contract import GraphContract
 
@@ -80,6 +80,8 @@ def read_prefixes(
         raise
     # A hostile header: sizes that do not add up, types that numpy lacks, and whatever else the library trips over.
     except (Exception, PanicError) as error:
+        if not raised_by(error, "safetensors", "numpy"):
+            raise
         raise BundleError(f"{path}: {first_line(error)}") from error
 
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +28,8 @@ from .onnx_builder import FLOAT, INT8, UINT8, one_operator
 from .ort import ort, session_options
 
 __all__ = ["denormals_as_zero", "int8_products_saturate", "physical_cores", "release_free_memory"]
+
+T = TypeVar("T")
 
 #: fenv_t on x86-64 (psABI; the same in glibc and musl): its size, and the offset of the MXCSR register, in bytes.
 _FENV_SIZE, _MXCSR = 32, 28
@@ -66,15 +67,18 @@ def int8_products_saturate() -> bool:
     return bool((products != 64 * 255 * 127).any())
 
 
-@contextmanager
-def denormals_as_zero() -> Iterator[None]:
-    """Flushes denormals to zero on the calling thread while the block runs; does nothing but on Linux on x86-64."""
+def denormals_as_zero(call: Callable[[], T]) -> T:
+    """Calls with denormals flushed to zero on the calling thread; only on Linux on x86-64.
+
+    No context manager: an exception at the wrong moment, of a signal handler or another thread, could end one before it
+    has put the thread's mode back.
+    """
     get, put = _floating_point_environment()
     before = get()
     register = int.from_bytes(before[_MXCSR:], "little") | _FTZ_DAZ
-    put(before[:_MXCSR] + register.to_bytes(4, "little"))
     try:
-        yield
+        put(before[:_MXCSR] + register.to_bytes(4, "little"))
+        return call()
     finally:
         put(before)
 

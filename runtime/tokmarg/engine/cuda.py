@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from tokmarg.errors import DeviceError
-from tokmarg.native import first_line
+from tokmarg.native import first_line, raised_by
 
 from .ort import ort
 
@@ -49,7 +49,9 @@ def on_cuda(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
         session = ort.InferenceSession(
             str(path), options, providers=[(CUDA, CUDA_OPTIONS), (CPU, {})], enable_fallback=0
         )
-    except Exception as error:  # onnxruntime raises its own types, none of them public
+    except Exception as error:
+        if not raised_by(error, "onnxruntime"):
+            raise
         raise DeviceError(f"{path}: onnxruntime cannot load the graph on CUDA: {first_line(error)}") from error
     if session.get_providers()[0] != CUDA:
         raise DeviceError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -30,8 +29,11 @@ def _allocate(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
     shape = (graph.layers, tokens, 2 * graph.kv_heads * graph.head_dim)
     memory = mmap.mmap(-1, max(1, math.prod(shape)) * np.dtype(graph.kv_dtype).itemsize, **_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel may have none
+        try:
             memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError as error:
+            if error.errno is None:  # a caller's own, such as the TimeoutError of a signal handler
+                raise  # else the kernel has none
     return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
 
 

@@ -21,8 +21,8 @@ __all__ = ["ort", "session_options"]
 _SWITCH = "ORT_DISABLE_TELEMETRY"
 
 _before = os.environ.get(_SWITCH)
-os.environ[_SWITCH] = "1"
 try:
+    os.environ[_SWITCH] = "1"
     import onnxruntime as ort
 finally:
     if _before is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.errors import BundleError, DeviceError
-from tokmarg.native import first_line
+from tokmarg.native import first_line, raised_by
 
 from .block_layout import BlockLayout
 from .cpu import denormals_as_zero, int8_products_saturate, physical_cores
@@ -45,7 +45,7 @@ class Session:
     Attributes:
         graph: the bundle's graph contract.
         device: where the graph runs.
-        workers: passes that :meth:`start` computes at the same time.
+        workers: passes that :meth:`run_alone` computes at the same time.
         store: where keys and values lie, those of passes and those that :meth:`run` is given.
         counts: int64 [3], new tokens, rows of logits, and rows of verdict logits of all passes so far.
 
@@ -98,54 +98,52 @@ class Session:
         feeds = self._feeds(forward, stack=self.workers == 1 or (blocks is not None and len(blocks.rows) > 1))
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
-            with denormals_as_zero():
-                heads, tensors = self.store.run(self._session, feeds, self._names.heads, self._names.presents)
-        except Exception as error:  # out of device memory, say: onnxruntime raises its own types, none of them public
-            raise self._failed(forward, error) from error
+            heads, tensors = denormals_as_zero(
+                lambda: self.store.run(self._session, feeds, self._names.heads, self._names.presents)
+            )
+        except Exception as error:  # out of device memory, say
+            if not raised_by(error, "onnxruntime"):
+                raise
+            raise self._failed(forward, first_line(error)) from error
         return self._outputs(forward, heads, tensors)
 
-    def start(self, forward: Forward, done: Callable[[Outputs | DeviceError], object], *, pooled: bool) -> None:
-        """Starts a forward pass on the host that one thread computes, and returns.
+    def run_alone(self, forward: Forward, *, pooled: bool) -> Outputs:
+        """Runs a forward pass on the host that one thread computes. Called by as many threads as there are workers.
 
         Passes side by side take less time than one after the other on all threads, which have to wait for each other a
         thousand times a pass (SmolLM2-135M, 2 threads, two passes of 50 tokens: 46 ms against 76).
 
         Args:
-            forward: its arrays are read until the pass is done.
-            done: called with the outputs, or with the error, by the thread that computed them.
-            pooled: whether that is a thread of onnxruntime's pool, which has one less than there are workers, or a new
-                one, which the pool helps where it has nothing to do.
+            forward: the pass.
+            pooled: whether a thread of onnxruntime's pool computes it, which has one less than there are workers, or
+                the calling one, which the pool helps where it has nothing to do.
 
         Raises:
-            DeviceError: this is another process.
+            DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
         self.check_process()
         feeds = self._feeds(forward, stack=True)
         feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
         names, heads = [*self._names.heads, *self._names.presents], len(self._names.heads)
-
-        def finish(outputs: Sequence[Any], _: object, error: str) -> None:
-            if error:
-                done(self._failed(forward, RuntimeError(error)))
-            else:
-                done(self._outputs(forward, outputs[:heads], tuple(outputs[heads:])))
-
-        def compute() -> None:
-            try:
-                with denormals_as_zero():
-                    outputs = self._session.run(names, feeds)
-            except Exception as error:  # onnxruntime raises its own types, none of them public
-                done(self._failed(forward, error))
-            else:
-                finish(outputs, None, "")
-
-        if not pooled:
-            threading.Thread(target=compute, name="tokmarg").start()
-            return
         try:
-            self._session.run_async(names, feeds, finish, None)
+            if pooled:
+                outputs, failure = self._run_in_pool(names, feeds)
+            else:
+                outputs, failure = denormals_as_zero(lambda: self._session.run(names, feeds)), ""
         except Exception as error:
-            done(self._failed(forward, error))
+            if not raised_by(error, "onnxruntime"):
+                raise
+            raise self._failed(forward, first_line(error)) from error
+        if failure:
+            raise self._failed(forward, failure)
+        return self._outputs(forward, outputs[:heads], tuple(outputs[heads:]))
+
+    def _run_in_pool(self, names: Sequence[str], feeds: dict[str, Any]) -> tuple[Sequence[Any], str]:
+        """The outputs of a pass that one thread of the pool computes, and what went wrong."""
+        came: SimpleQueue[tuple[Sequence[Any], str]] = SimpleQueue()
+        self._session.run_async(names, feeds, lambda outputs, _, error: came.put((outputs, error)), None)
+        outputs, error = came.get()
+        return outputs, first_line(RuntimeError(error)) if error else ""
 
     def _feeds(self, forward: Forward, *, stack: bool) -> dict[str, Any]:
         """All inputs but the cache.
@@ -178,10 +176,8 @@ class Session:
         verdict = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
         return Outputs(heads[0][0], verdict, KVCache(tensors, forward.positions, self.store))
 
-    def _failed(self, forward: Forward, error: Exception) -> DeviceError:
-        return DeviceError(
-            f"onnxruntime failed on {self.device} in a pass of {len(forward.input_ids)} tokens: {first_line(error)}"
-        )
+    def _failed(self, forward: Forward, why: str) -> DeviceError:
+        return DeviceError(f"onnxruntime failed on {self.device} in a pass of {len(forward.input_ids)} tokens: {why}")
 
     def check_process(self) -> None:
         """Refuses to work in a forked child, where a pass would wait for threads that only the parent has.
@@ -225,7 +221,9 @@ def _on_cpu(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
     try:
         return ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
-    except Exception as error:  # onnxruntime raises its own types, none of them public
+    except Exception as error:
+        if not raised_by(error, "onnxruntime"):
+            raise
         raise BundleError(f"{path}: onnxruntime cannot load the graph: {first_line(error)}") from error
 
 

@@ -61,19 +61,20 @@ def tenth() -> float:
 
 
 def test_inside_and_outside() -> None:
-    assert tenth() > 0
-    with denormals_as_zero():
+    def inside() -> None:
         assert (tenth() == 0) == FLUSHES
-        with denormals_as_zero():
-            assert (tenth() == 0) == FLUSHES
+        assert (denormals_as_zero(tenth) == 0) == FLUSHES
         assert (tenth() == 0) == FLUSHES
         assert float((SMALL * np.float32(10))[0]) == float(np.float32(1e-38) * np.float32(10))
+
+    assert tenth() > 0
+    denormals_as_zero(inside)
     assert tenth() > 0
 
 
 def test_what_fails_leaves_the_thread_as_it_was() -> None:
-    with pytest.raises(KeyError), denormals_as_zero():
-        raise KeyError
+    with pytest.raises(KeyError):
+        denormals_as_zero(lambda: {}["missing"])
     assert tenth() > 0
 
 
@@ -86,16 +87,13 @@ def test_other_threads_are_left_alone() -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    with denormals_as_zero():
-        inside.set()
-        thread.join()
+    denormals_as_zero(lambda: (inside.set(), thread.join()))
     assert found[0] > 0
 
 
 def test_rounding_is_left_as_it_is() -> None:
     rows = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    with denormals_as_zero():
-        inside = rows / np.float32(3)
+    inside = denormals_as_zero(lambda: rows / np.float32(3))
     np.testing.assert_array_equal(inside, rows / np.float32(3))
 
 

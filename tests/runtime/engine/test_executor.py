@@ -25,21 +25,19 @@ class Slow:
         self.workers, self.now, self.most, self.pooled = workers, 0, 0, 0
         self._lock = threading.Lock()
 
-    def start(self, forward: Any, done: Any, *, pooled: bool) -> None:
+    def run_alone(self, forward: Any, *, pooled: bool) -> Any:
         if forward == "at once":
             raise RuntimeError(forward)
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
             self.pooled += pooled
-
-        def compute() -> None:
-            time.sleep(0.01 if isinstance(forward, str) else forward)
-            with self._lock:
-                self.now -= 1
-            done(DeviceError(forward) if isinstance(forward, str) else forward)
-
-        threading.Thread(target=compute).start()
+        time.sleep(0.01 if isinstance(forward, str) else forward)
+        with self._lock:
+            self.now -= 1
+        if isinstance(forward, str):
+            raise DeviceError(forward)
+        return forward
 
 
 def executor_of(session: Any) -> PassExecutor[int]:
@@ -80,6 +78,8 @@ def test_leaving_waits_for_what_is_in_flight_and_begins_nothing() -> None:
         with executor_of(session) as executor:
             for tag in range(9):
                 executor.start(cast(Any, 0.05), tag)
+            while session.now < 2:
+                time.sleep(0.001)
             raise KeyboardInterrupt
 
     started = time.monotonic()
@@ -121,14 +121,5 @@ def test_a_pass_that_onnxruntime_refuses(tiny_model: Path, tmp_path: Path, poole
     session = guard._pipeline._engine._session
     cache = guard._parts.prefixes["user"].cache
     wrong = Forward([10**7], np.array([cache.length]), np.ones((1, cache.length + 1), np.bool_), cache, [0])
-    outcomes: list[Outputs | DeviceError] = []
-    came = threading.Event()
-
-    def done(outcome: Outputs | DeviceError) -> None:
-        outcomes.append(outcome)
-        came.set()
-
-    session.start(wrong, done, pooled=pooled)
-    assert came.wait(60)
-    assert isinstance(outcomes[0], DeviceError)
-    assert str(outcomes[0]).startswith("onnxruntime failed on cpu in a pass of 1 tokens: ")
+    with pytest.raises(DeviceError, match=r"^onnxruntime failed on cpu in a pass of 1 tokens: "):
+        session.run_alone(wrong, pooled=pooled)
