@@ -14,7 +14,7 @@ import torch
 
 from tests.support.encoders import encoder_of
 from tests.support.free_decoding import RandomLogits, reader_of, run
-from tests.support.tries import EOT, TAIL, S14
+from tests.support.tries import S14, TAIL
 from tokmarg.grammar.compiler import shared_length
 from tokmarg.scoring.greedy import GreedySearch
 

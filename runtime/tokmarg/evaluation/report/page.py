@@ -21,7 +21,7 @@ from tokmarg.evaluation.evaluate import Evaluation
 
 from .embedded_data import embedded_data
 from .tables import differences_section, summary_table
-from .text import clean
+from .text import clean, data_name
 
 __all__ = ["render", "write_report"]
 
@@ -47,7 +47,7 @@ def render(evaluation: Evaluation) -> str:
         (folder / f"report.{kind}").read_text(encoding="utf-8").replace("\r\n", "\n") for kind in ("html", "css", "js")
     )
     parts = {
-        "title": html.escape(f"{clean(evaluation.data)}: evaluation"),
+        "title": html.escape(f"{data_name(evaluation.data)}: evaluation"),
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         "style": style,
@@ -76,6 +76,6 @@ def _lead(evaluation: Evaluation) -> str:
     models = ", ".join(dict.fromkeys(f"{run.model} ({run.precision})" for run in runs))
     intervals = f"; 95 % intervals from {evaluation.samples:,} resamples" if evaluation.samples else ""
     return clean(
-        f"{len(evaluation.examples):,} records of {evaluation.data}, scored by {models}. A label counts as predicted "
-        f"where its score reaches {evaluation.threshold:g}{intervals}."
+        f"{len(evaluation.examples):,} records of {data_name(evaluation.data)}, scored by {models}. A label counts as "
+        f"predicted where its score reaches {evaluation.threshold:g}{intervals}."
     )
