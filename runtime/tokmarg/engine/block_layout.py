@@ -3,14 +3,16 @@
 For graphs with ``by_content`` attention. The N new tokens of the pass are packed one after the other for everything
 that works row by row; for attention each of the B contents has a block of its own, S query places by K key places:
 
-    K:  [ policy prefix | own cached tokens that are seen | own new tokens | padding ]
+    K:  [ shared prefix | own cached tokens that are seen | own new tokens | padding ]
 
 Key places name *slots*, which count through all keys and values of the pass:
 
     slot:  0 ... P-1           P ... P+O-1                         P+O ... P+O+N-1
            policy prefix (P)   own cached tokens of contents (O)   new tokens of the pass (N)
 
-Padding comes last in rows and columns, and the mask hides it: it adds zeros at the end of a sum, which change no bit.
+The shared prefix is what the content's prompts have of the policy prefix, up to the first token that differs: all of
+it, as a rule. Padding comes last in rows and columns, and the mask hides it: it adds zeros at the end of a sum, which
+change no bit.
 ``docs/engine.md`` draws a batch of two contents.
 """
 
@@ -84,9 +86,13 @@ class Block:
         """s."""
         return len(self.mask)
 
+    def shared(self, prefix: int) -> int:
+        """p: how many of a prefix's P tokens some new token sees; they are the first ones."""
+        return int(self.mask[:, :prefix].any(axis=0).sum())
+
     def keys(self, prefix: int) -> int:
-        """Key places that the content needs after a prefix of P tokens: P + c + s."""
-        return prefix + len(self.seen) + self.rows
+        """Key places that the content needs with a prefix of P tokens: p + c + s."""
+        return self.shared(prefix) + len(self.seen) + self.rows
 
 
 def lay_out(
@@ -111,9 +117,10 @@ def lay_out(
     slots = np.zeros((len(blocks), keys), dtype=np.int64)  # [B, K]
     mask = np.zeros((len(blocks), places, keys), dtype=np.bool_)  # [B, S, K]
     for b, block in enumerate(blocks):
-        needed = key_slots(prefix, own_slots[b], int(first_new[b]), block.rows)  # [P + c + s]
+        shared = block.shared(prefix)  # p
+        needed = key_slots(shared, own_slots[b], int(first_new[b]), block.rows)  # [p + c + s]
         slots[b, : len(needed)] = needed
-        _write_mask(mask[b], block, prefix)
+        _write_mask(mask[b], block, prefix, shared)
     tensors = tuple(layer.reshape(-1, graph.head_dim) for layer in own)  # [O * 2 * kv_heads, head_dim] each
     return BlockLayout(rows, used, slots, tensors, own_positions), mask, buffer
 
@@ -174,25 +181,24 @@ def query_places(counts: Ints, places: int) -> tuple[Ints, Ints]:
     return rows, np.flatnonzero(used)
 
 
-def key_slots(prefix: int, own: Ints, first_new: int, rows: int) -> Ints:
-    """The slots [P + c + s] that a block reads, without padding: prefix, own cached tokens, new tokens.
+def key_slots(shared: int, own: Ints, first_new: int, rows: int) -> Ints:
+    """The slots [p + c + s] that a block reads, without padding: shared prefix, own cached tokens, new tokens.
 
     Args:
-        prefix: P.
+        shared: p.
         own: int64 [c], slots of the own cached tokens that are seen.
         first_new: slot of the block's first new token.
         rows: s.
     """
-    return np.concatenate([np.arange(prefix), own, np.arange(first_new, first_new + rows)])
+    return np.concatenate([np.arange(shared), own, np.arange(first_new, first_new + rows)])
 
 
-def _write_mask(out: Bools, block: Block, prefix: int) -> None:
-    """Writes the block's mask to the top left corner of ``out`` [S, K], without the own cached columns that no row
-    sees."""
-    rows, cached = block.rows, prefix + len(block.seen)
+def _write_mask(out: Bools, block: Block, prefix: int, shared: int) -> None:
+    """Writes the block's mask to the top left corner of ``out`` [S, K], without the cached columns that no row sees."""
+    rows, cached = block.rows, shared + len(block.seen)
     past = block.mask.shape[1] - rows  # P + C
-    out[:rows, :prefix] = block.mask[:, :prefix]
-    out[:rows, prefix:cached] = block.mask[:, prefix + block.seen]
+    out[:rows, :shared] = block.mask[:, :shared]
+    out[:rows, shared:cached] = block.mask[:, prefix + block.seen]
     out[:rows, cached : cached + rows] = block.mask[:, past:]
 
 

@@ -1,6 +1,7 @@
 """Branch priors: the mean share of probability that each next verdict token has, measured by the exporter.
 
-A search evaluates the children with large priors before it knows that it needs them. Priors never enter a result.
+A search evaluates the children with large priors before it knows that it needs them. Priors never enter a result;
+see :mod:`tokmarg.scoring.speculation`.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ may say ``),`` or ``)"}``, so the move's tokens end before the bracket, which is
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
+
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder, Piece
 
@@ -18,7 +20,7 @@ from .grammar import Grammar, Part
 from .node import CompiledMove, TokenContext
 from .syntax import Move, State
 
-__all__ = ["GrammarCompiler"]
+__all__ = ["GrammarCompiler", "shared_length"]
 
 
 class GrammarCompiler:
@@ -55,6 +57,14 @@ class GrammarCompiler:
                 for tokens in self._alternatives(context, move):
                     compiled.append(CompiledMove(tokens, move.events, used, parts_after, whole, move.text))
         return compiled
+
+    def shared(self, move: CompiledMove, parts: tuple[Part, ...], context: TokenContext) -> int:
+        """How many first tokens of a move from ``parts`` all options of its decision share: those of a label are the
+        other labels of its list, used or not; those of a choice's option its other options."""
+        return shared_length(
+            move.tokens,
+            ((m.used or m.text, m.tokens) for m in self.moves(parts, context) if bool(m.used) == bool(move.used)),
+        )
 
     def terminator(self, text: str) -> tuple[int, ...]:
         """Tokens that end a verdict.
@@ -136,6 +146,22 @@ class GrammarCompiler:
         return tokens
 
 
-def _common_length(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """Length of the longest common prefix of two paths."""
+def shared_length(spelling: Sequence[object], options: Iterable[tuple[Hashable, Sequence[object]]]) -> int:
+    """Length of the longest beginning of a spelling with which each option has a longer spelling, too.
+
+    ``shared_length("S1", [("S1", "S1"), ("S1", ",S1"), ("S10", "S10"), ("S10", ",S10")]) == 1``
+
+    Args:
+        spelling: its last item is never shared.
+        options: (which option, one of its spellings).
+    """
+    longest: dict[Hashable, int] = {}
+    for option, other in options:
+        common = _common_length(spelling, other)
+        longest[option] = max(longest.get(option, 0), min(common, len(other) - 1))
+    return max(0, min([len(spelling) - 1, *longest.values()]))
+
+
+def _common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Length of the longest common prefix of two sequences."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -132,6 +132,25 @@ class Trie:
         ended = [move.events for move in node.partial_moves if not move.rest]
         return reduce(or_, ended, before & reduce(or_, (move.events for move in node.partial_moves)))
 
+    def own_tokens(self, node: Node, event: int) -> int | None:
+        """How many of the last tokens of the path are the event's own: those from the first that tells its option from
+        the others at that decision (:meth:`GrammarCompiler.shared`). None where no move of the path brings the event.
+
+        Args:
+            node: the end of the path; not a complete verdict.
+            event: bit of the event.
+        """
+        for partial in node.partial_moves:
+            parts = self.grammar.start.parts
+            contexts = [context for _, context in self._starts]
+            for i, move in enumerate(partial.moves):
+                if move.events & event:
+                    context = next(each for each in contexts if move in self._compiler.moves(parts, each))
+                    since = sum(len(each.tokens) for each in partial.moves[i:]) - len(partial.rest)
+                    return since - self._compiler.shared(move, parts, context)
+                parts, contexts = move.parts or (), [move.context]
+        return None
+
     def readings(self, node: Node) -> list[tuple[CompiledMove, ...]]:
         """Every reading of the path to ``node`` as moves of the grammar; the last move may be incomplete."""
         if node.complete and node.parent is not None:

@@ -15,7 +15,7 @@ A worked example with three labels A, B, C and made-up probabilities:
 
 An :class:`ExactSearch` does not run the model: it names the nodes to evaluate and is fed their logits, so that many
 searches can share one pass. Nodes evaluated ahead of the sequential order are ignored until their turn comes, so
-speculation (:mod:`tokmarg.scoring.speculation`) never changes a result.
+speculation (:mod:`tokmarg.scoring.speculation`) changes no result, given the same logits.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class ExactSearch:
             the expansion goes on within the budget.
         columns: token id -> column of the logits (None = the full vocabulary, column = token id). With a partial
             head there is no coverage.
-        branch_priors: of the manifest; they decide which nodes are evaluated ahead, and change no result.
+        branch_priors: of the manifest; they decide which nodes are evaluated ahead, and given the same logits
+            change no result.
     """
 
     def __init__(

@@ -24,9 +24,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 
-from tokmarg.grammar.grammar import UNSAFE, Grammar, Part
+from tokmarg.grammar.compiler import shared_length
+from tokmarg.grammar.grammar import UNSAFE, Grammar
 from tokmarg.grammar.node import Node
-from tokmarg.grammar.syntax import State
+from tokmarg.grammar.syntax import Move, Part, State
 from tokmarg.grammar.trie import Trie
 from tokmarg.tokenizer import Encoder
 
@@ -93,7 +94,7 @@ class PathReader:
         self.events = trie.events
         self.ends = frozenset(i for text in terminators if (i := encoder.token_id(text)) is not None)
         self.counted = (1 << len(trie.grammar.labels)) - 1 | trie.grammar.mask(UNSAFE)
-        self._phrases = _phrases(trie.grammar)
+        self._phrases, self._own_characters = _phrases(trie.grammar)
         self._longest_first = sorted(self._phrases, key=lambda text: (-len(text), text))
         self._longer = {text: _longer(text, self._longest_first, encoder) for text in self._phrases}
         self._extensible = sum({bit for text, bit in self._phrases.items() if self._longer[text]})
@@ -148,11 +149,23 @@ class PathReader:
                     tokens |= self._compatible(rest[len(tail) :])
         return {token: self.extend(path, token).completed for token in tokens}, others
 
-    def continues(self, open: int, bit: int) -> bool:
-        """Whether the label of ``bit`` is spelt by extending one of the labels ``open`` (a bit set)."""
-        shorter = [phrase for phrase, other in self._phrases.items() if open & other]
-        longer = [phrase for phrase, other in self._phrases.items() if bit & other]
-        return any(b[len(a) :] in self._longer[a] for a in shorter for b in longer if b.startswith(a))
+    def own_tokens(self, path: DecodedPath, bit: int) -> int:
+        """How many of the last tokens of a path are the own ones of an event that stands in full at its end: those from
+        the first that tells it from the others, the last at least. On the grammar the trie knows them; off it, they are
+        those that spell its own characters: ``10`` of ``S10`` where all labels begin with ``S``.
+
+        Args:
+            path: on which the event is complete or open.
+            bit: of the event.
+        """
+        own = None if path.node is None else self.trie.own_tokens(path.node, bit)
+        if own is None:
+            phrases = (text for text in self._longest_first if self._phrases[text] == bit and path.text.endswith(text))
+            start = len(path.text) - self._own_characters.get(next(phrases, ""), 0)
+            own, step = 1, path.parent
+            while step is not None and len(step.text) > start:
+                own, step = own + 1, step.parent
+        return max(1, own)
 
     def _settle(self, path: DecodedPath, piece: str) -> tuple[int, int]:
         """Bit sets of the open labels that the next token's text completes, and of those that it leaves open."""
@@ -199,11 +212,13 @@ class PathReader:
         return tokens
 
 
-def _phrases(grammar: Grammar) -> dict[str, int]:
-    """Text by which each reported event is known off the grammar -> its bit; ambiguous texts are left out."""
+def _phrases(grammar: Grammar) -> tuple[dict[str, int], dict[str, int]]:
+    """Text by which each reported event is known off the grammar -> its bit; ambiguous texts are left out. And how many
+    of its last characters are its own, those that not all options at its decision share."""
     labels = {1 << i: label for i, label in enumerate(grammar.labels)}
     reported = (1 << len(labels)) - 1 | grammar.mask(UNSAFE)
     by_text: dict[str, set[int]] = {}  # text -> bit sets of the moves that it may be
+    own: dict[str, int] = {}
     seen: set[tuple[Part, ...]] = set()
     pending = [grammar.start.parts]
     while pending:
@@ -211,14 +226,27 @@ def _phrases(grammar: Grammar) -> dict[str, int]:
         if parts in seen:
             continue
         seen.add(parts)
-        for move in grammar.moves(State(parts, 0)):
+        moves = grammar.moves(State(parts, 0))
+        for move in moves:
             events = move.events & reported  # an option may bring others, too
             texts = [text for text in labels.get(events, ()) if move.text.endswith(text)]
-            by_text.setdefault(max(texts, key=len, default=move.text.strip()), set()).add(events)
+            phrase = max(texts, key=len, default=move.text.strip())
+            by_text.setdefault(phrase, set()).add(events)
+            own[phrase] = max(own.get(phrase, 1), min(len(phrase), len(move.text.rstrip()) - _shared(move, moves)))
             if move.state is not None:
                 pending.append(move.state.parts)
     single = {*labels, grammar.mask(UNSAFE)}
-    return {text: bit for text, bits in by_text.items() if text and len(bits) == 1 for bit in bits & single}
+    return {text: bit for text, bits in by_text.items() if text and len(bits) == 1 for bit in bits & single}, own
+
+
+def _shared(move: Move, moves: list[Move]) -> int:
+    """How many first characters of a move all options of its decision share; see :meth:`GrammarCompiler.shared`."""
+
+    def used(each: Move) -> int:
+        return each.state.used if each.state else 0
+
+    options = [(used(each) or each.text, each.text) for each in moves if bool(used(each)) == bool(used(move))]
+    return shared_length(move.text, options)
 
 
 def _longer(text: str, phrases: list[str], encoder: Encoder) -> tuple[str, ...]:

@@ -1,17 +1,22 @@
 """Greedy decoding, and the two scores of arXiv:2511.22312 along its path.
 
 ``greedy`` gives the labels that the generated verdict names. ``token`` and ``fixed-place`` are the paper's methods 1
-and 2: the probability of the token that completes a label, and the running product of those probabilities, the verdict
-``unsafe`` being the first factor. A label that is named twice keeps its last score, and both times are factors.
+and 2: the probability of the token that completes an event (``unsafe``, a label), and the running product of those
+probabilities, ``unsafe`` being the first factor. A label that is named twice keeps its last score, and both times are
+factors.
 
-Where the tokenizer splits a label's digits, the tokens from the first that spells a label to the one that settles
-which label it is count as one:
+Where the tokenizer spells an event with several tokens, its *own tokens* count as one: from the first that tells it
+from the other options of its decision to the one that completes it. Of ``S10`` they are what follows the ``S`` that all
+labels share; of ``unsafe`` all, since ``safe`` begins otherwise:
 
+    uns afe    p("uns") p("afe")
     S 1 0      p("1") p("0")
     S 1 ,      p("1") times the probability of all tokens that do not go on to another label
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +45,8 @@ class GreedySearch:
         self.token_scores: dict[str, float] = {}
         self.fixed_place_scores: dict[str, float] = {}
         self._running = 1.0
-        self._open_product = 1.0  # of the probabilities of the tokens since a label has been open
+        self._probabilities: list[float] = []  # of the path's tokens
+        self._starts: dict[int, int] = {}  # bit of an open label -> depth at which its own tokens begin
 
     @property
     def ended(self) -> bool:
@@ -70,6 +76,7 @@ class GreedySearch:
         p = full_vocabulary_probabilities(logits)
         token = int(np.argmax(p))
         self.path = self._reader.extend(path, token)
+        self._probabilities.append(float(p[token]))
         settled = self.path.completed & path.open  # labels that were open, and turn out to be no longer label
         if settled:
             completions, others = self._reader.completions(path)
@@ -78,14 +85,18 @@ class GreedySearch:
                 if settled & bit:
                     listed = sum(p[t] for t, mask in completions.items() if mask & bit)
                     unlisted = 1.0 - sum(p[t] for t in completions) if others & bit else 0.0
-                    self._score(event, self._open_product * float(listed + max(0.0, unlisted)))
+                    own = math.prod(self._probabilities[self._starts[bit] : path.depth])
+                    self._score(event, own * float(listed + max(0.0, unlisted)))
         for i, event in enumerate(self._reader.events):
             bit = 1 << i
             if self.path.completed & ~settled & bit:
-                before = self._open_product if self._reader.continues(path.open, bit) else 1.0
-                self._score(event, before * float(p[token]))
-        if self.path.open:
-            self._open_product = (self._open_product if path.open else 1.0) * float(p[token])
+                self._score(event, math.prod(self._probabilities[self._own_start(bit) :]))
+            if self.path.open & bit and (settled | ~path.open) & bit:  # spelt by this token, perhaps once more
+                self._starts[bit] = self._own_start(bit)
+
+    def _own_start(self, bit: int) -> int:
+        """Depth of the path before the own tokens of an event that stands at its end."""
+        return self.path.depth - self._reader.own_tokens(self.path, bit)
 
     def _score(self, event: str, probability: float) -> None:
         """Sets both scores of an event that the path completes."""

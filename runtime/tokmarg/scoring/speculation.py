@@ -1,7 +1,11 @@
 """Speculation: estimates of the probability shares of next tokens, which decide the trie nodes to evaluate ahead.
 
-An estimate never enters a result. It is the better, the more alike the nodes are over which shares are averaged (a
-label's first token after the same number of labels, say), so shares are kept by
+An estimate never enters a result: from the same logits a search gives the same result to the bit, whatever it evaluates
+ahead. (The logits are the same within the rounding of the precision only: they depend on which nodes share a pass, and
+estimates choose those. ``docs/precision.md``, section Branch priors.)
+
+An estimate is the better, the more alike the nodes are over which shares are averaged (a label's first token after the
+same number of labels, say), so shares are kept by
 
     number of events that are certain, the token before, the token
 

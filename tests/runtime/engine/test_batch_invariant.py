@@ -16,6 +16,8 @@ from tests.support.int8_guard import TEXTS, build
 from tokmarg import ContentError, Guard, Record, ScoreOptions
 from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
 from tokmarg.engine.forward import Forward
+from tokmarg.engine.kv_cache import KVCache
+from tokmarg.engine.prefix import Prefix
 from tokmarg.engine.sequence import Search, Sequence
 from tokmarg.engine.session import Session
 from tokmarg.scoring.exact import ExactSearch, Marginals
@@ -206,6 +208,24 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
 def result_of(search: Search[Any]) -> Marginals:
     assert isinstance(search, ExactSearch)
     return search.result()
+
+
+def test_prefix_tokens_that_no_prompt_shares_change_no_bit(guard: Guard) -> None:
+    """A prefix that goes on after the first token that differs is used up to there, and the rest has no place."""
+    prefix = guard._parts.prefixes["user"]
+    graph = guard._parts.session.graph
+    rng = np.random.default_rng(0)
+    results = []
+    for more in (0, 3, 20):
+        shape = (more * 2 * graph.kv_heads, graph.head_dim)
+        rest = [rng.normal(0, 1, shape).astype(tensor.dtype) for tensor in prefix.cache.tensors]
+        tensors = tuple(np.concatenate(pair) for pair in zip(prefix.cache.tensors, rest, strict=True))
+        positions = np.arange(prefix.cache.length + more, dtype=np.int64)
+        longer = Prefix((*prefix.token_ids, *[-1] * more), KVCache(tensors, positions))
+        sequences = list(sequences_of(guard))
+        guard._pipeline._engine.run(longer, sequences)
+        results.append([result_of(sequence.search) for sequence in sequences])
+    assert results[1] == results[2] == results[0]
 
 
 def sequences_of(guard: Guard) -> Iterator[Sequence[Any]]:

@@ -52,6 +52,27 @@ def test_one_content_is_not_copied() -> None:
     assert layout.slots.tolist() == [[0, 1, 2, 3, 4, 6, 7, 8, 9] + [0] * 7]
 
 
+def test_prefix_tokens_that_a_content_does_not_share_have_no_place() -> None:
+    """Nothing stands between the tokens that a content sees: its own begin where the shared prefix ends."""
+    part = block(["xx.. x x.", "xx.. x xx"], buffer_of(1, 2), [2])
+    layout, mask, _ = lay_out([A, part], PREFIX, GRAPH, KVBufferPool(GRAPH))
+    assert layout.slots[1].tolist() == [0, 1, 6, 10, 11] + [0] * 11
+    assert ["".join("x" if sees else "." for sees in row).rstrip(".") for row in mask[1]] == [
+        "xxxx",
+        "xxxxx",
+        *[""] * 6,
+    ]
+    assert layout.slots[0].tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9] + [0] * 7
+
+
+def test_a_content_that_shares_no_prefix() -> None:
+    part = block(["....x.", "....xx"], buffer_of(0, 2), [])
+    layout, mask, _ = lay_out([part], PREFIX, GRAPH, KVBufferPool(GRAPH))
+    assert layout.slots.tolist() == [[4, 5] + [0] * 14]
+    assert mask[0, :2, :2].tolist() == [[True, False], [True, True]]
+    assert not mask[0, :, 2:].any()
+
+
 def test_query_places_and_key_slots() -> None:
     rows, places = query_places(np.array([3, 2]), 4)
     assert rows.tolist() == [[0, 1, 2, 0], [3, 4, 3, 3]]

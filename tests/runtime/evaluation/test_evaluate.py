@@ -235,13 +235,33 @@ def test_a_report_of_a_thousand_rows_is_small() -> None:
 def test_scores_and_truths_in_the_page(guard: Guard) -> None:
     found = evaluate(guard, examples(), samples=0)
     data = page_data(render(found))
-    score = np.frombuffer(base64.b64decode(data["runs"][0]["score"]), "<f4").reshape(9, 4)
-    truth = np.frombuffer(base64.b64decode(data["truth"]), "i1").reshape(9, 4)
+    score = np.frombuffer(base64.b64decode(data["runs"][0]["score"]), "<f4").reshape(9, 3)  # of C nothing is known
+    truth = np.frombuffer(base64.b64decode(data["truth"]), "i1").reshape(9, 3)
     cases = found.runs[0].scored.cases
-    np.testing.assert_allclose(score, np.column_stack([cases.score, cases.unsafe_score]), rtol=1e-6)
-    assert truth[0].tolist() == [1, 0, -1, 1]
-    assert truth[4].tolist() == [0, 0, -1, 0]
+    np.testing.assert_allclose(score, np.column_stack([cases.score[:, :2], cases.unsafe_score]), rtol=1e-6)
+    assert truth[0].tolist() == [1, 0, 1]
+    assert truth[4].tolist() == [0, 0, 0]
     assert data["labels"][0] == {"id": "A", "name": "Weapons"}
+
+
+def test_records_that_know_only_safe_or_unsafe(guard: Guard) -> None:
+    """The report has no labels, of which nothing is known, and so opens on ``unsafe``; its title names the file."""
+    rows = [Example(each.record, {}, each.unsafe) for each in examples()]
+    assert {each.unsafe for each in rows} >= {True, False}
+    found = evaluate(guard, rows, samples=0, data="/srv/secret place/rows.jsonl")
+    page = render(found)
+    data = page_data(page)
+    assert data["labels"] == []
+    truth = np.frombuffer(base64.b64decode(data["truth"]), "i1")
+    assert truth.tolist() == [-1 if each.unsafe is None else int(each.unsafe) for each in rows]
+    assert len(base64.b64decode(data["runs"][0]["score"])) == 4 * len(rows)
+    headings = re.findall(r'<th scope="col">(.*?)</th>', page)
+    assert headings == ["Method", "Unsafe AUC", "Coverage", "Converged", "s/item"]
+    assert "<title>rows.jsonl: evaluation</title>" in page
+    assert "secret" not in page
+    first, _, heading, *_ = describe(found)
+    assert first.startswith(f"{len(rows)} records of rows.jsonl, ")
+    assert heading.split() == ["method", "unsafe", "AUC", "coverage", "s/item"]
 
 
 def test_a_report_that_cannot_be_written(guard: Guard, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,31 @@ def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
     shares = estimates.shares(NODE, TOKENS)
     assert sum(shares) == pytest.approx(1)
     assert all(share >= 0 for share in shares)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), st.integers(0, 1000), st.sampled_from([1e-6, 1e-3, 0.1]), st.integers(1, 60))
+def test_any_priors_give_the_same_bits(data: st.DataObject, seed: int, tolerance: float, max_nodes: int) -> None:
+    """Priors of any kind (zeros, the truth reversed, nonsense), any limits from pass to pass, thresholds inside
+    intervals: bounds, coverage, expanded nodes and open masses are those of the sequential order."""
+    model = RandomModel(TRIE, seed, 2.0)
+    options: dict[str, Any] = {
+        "tolerance": tolerance,
+        "max_nodes": max_nodes,
+        "thresholds": {"unsafe": 0.5, "S1": 0.02},
+    }
+    plain = ExactSearch(TRIE, **options)
+    while wanted := plain.wanted(1):
+        plain.feed(wanted[0], model.logits(wanted[0].path))
+    tokens = [-1, *TRIE.vocabulary()]
+    keys = st.tuples(st.integers(0, 3), st.sampled_from(tokens), st.sampled_from(tokens[1:]))
+    priors = data.draw(st.dictionaries(keys, st.sampled_from([0.0, 1e-300, 0.3, 1.0]), max_size=60))
+    search = ExactSearch(TRIE, **options, branch_priors=priors)
+    while wanted := search.wanted(data.draw(st.integers(1, 40))):
+        for node in data.draw(st.permutations(wanted)):
+            search.feed(node, model.logits(node.path))
+    assert search.result() == plain.result()
+    assert search.leaves() == plain.leaves()
 
 
 @settings(max_examples=25, deadline=None)

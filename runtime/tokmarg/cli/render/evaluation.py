@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,13 @@ def describe(evaluation: Evaluation) -> Iterator[str]:
     names = [f"{run.bundle}  {run.method}" if several else run.method for run in runs]
     width = max(22, *(len(name) for name in names)) + 2 if names else 24
     models = ", ".join(dict.fromkeys(printable(run.model) for run in runs))
-    yield (
-        f"{len(evaluation.examples):,} records of {printable(evaluation.data)}, {models}, "
-        f"threshold {evaluation.threshold:g}"
-    )
+    data = printable(os.path.basename(evaluation.data) or evaluation.data)
+    yield f"{len(evaluation.examples):,} records of {data}, {models}, threshold {evaluation.threshold:g}"
     yield ""
-    yield pad("method", width) + "".join(f"{heading:>{wide}}" for heading, wide, _ in _COLUMNS)
+    columns = [column for column in _COLUMNS if any(column[2](run) is not None for run in runs)]
+    yield pad("method", width) + "".join(f"{heading:>{wide}}" for heading, wide, _ in columns)
     for run, name in zip(runs, names, strict=True):
-        values = "".join(f"{_number(value(run)):>{wide}}" for _, wide, value in _COLUMNS)
+        values = "".join(f"{_number(value(run)):>{wide}}" for _, wide, value in columns)
         yield pad(printable(name), width) + values
     yield from _all_notes(runs, names)
     yield from _of_unsafe(runs[0].metrics["unsafe"])

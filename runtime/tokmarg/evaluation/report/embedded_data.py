@@ -31,8 +31,8 @@ TEXT = 1000
 
 def embedded_data(evaluation: Evaluation) -> dict[str, Any]:
     """The data of the script, plain types. Matrices [contents, labels then ``unsafe``] are base64 of little-endian
-    numbers."""
-    labels = tuple(dict.fromkeys(label for run in evaluation.runs for label in run.scored.cases.labels))
+    numbers; of a label about which the records say nothing there is no column."""
+    labels = _known_labels(evaluation)
     count = len(evaluation.examples)
     truth = np.full((count, len(labels) + 1), np.nan)
     shown: set[int] = set()
@@ -40,11 +40,12 @@ def embedded_data(evaluation: Evaluation) -> dict[str, Any]:
     several = several_bundles(evaluation.runs)
     for run in evaluation.runs:
         cases = run.scored.cases
-        at = [*(labels.index(label) for label in cases.labels), len(labels)]
-        own = np.column_stack([cases.truth, cases.unsafe_truth])
+        known = [i for i, label in enumerate(cases.labels) if label in labels]
+        at = [*(labels.index(cases.labels[i]) for i in known), len(labels)]
+        own = np.column_stack([cases.truth[:, known], cases.unsafe_truth])
         truth[:, at] = np.where(np.isnan(own), truth[:, at], own)
         score = np.full_like(truth, np.nan)
-        score[:, at] = np.column_stack([cases.score, cases.unsafe_score])
+        score[:, at] = np.column_stack([cases.score[:, known], cases.unsafe_score])
         shown.update(_worst(own, score[:, at]))
         before = cases.before()
         metrics = {**run.metrics["labels"], "unsafe": run.metrics["unsafe"]}
@@ -69,6 +70,16 @@ def embedded_data(evaluation: Evaluation) -> dict[str, Any]:
         "texts": {str(i): _text_of(evaluation.examples[i]) for i in sorted(shown)},
         "worst": WORST,
     }
+
+
+def _known_labels(evaluation: Evaluation) -> tuple[str, ...]:
+    """The labels that some record has or lacks for certain, and some run scores."""
+    found: dict[str, None] = {}
+    for run in evaluation.runs:
+        cases = run.scored.cases
+        found |= dict.fromkeys(label for i, label in enumerate(cases.labels) if len(cases.label(i)[0]))
+    order = dict.fromkeys(label for run in evaluation.runs for label in run.scored.cases.labels)
+    return tuple(label for label in order if label in found)
 
 
 def _packed(matrix: Floats, kind: str) -> str:

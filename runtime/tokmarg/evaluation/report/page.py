@@ -21,7 +21,7 @@ from tokmarg.evaluation.evaluation import Evaluation
 
 from .embedded_data import embedded_data
 from .tables import differences_section, summary_table
-from .text import clean
+from .text import clean, data_name
 
 __all__ = ["page_files", "render", "write_report"]
 
@@ -45,7 +45,7 @@ def render(evaluation: Evaluation) -> str:
     """The report as HTML."""
     page, style, script = page_files()
     parts = {
-        "title": html.escape(f"{clean(evaluation.data)}: evaluation"),
+        "title": html.escape(f"{data_name(evaluation.data)}: evaluation"),
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'",
         "style": style,
@@ -93,6 +93,6 @@ def _lead(evaluation: Evaluation) -> str:
     models = ", ".join(dict.fromkeys(f"{run.model} ({run.precision})" for run in runs))
     intervals = f"; 95 % intervals from {evaluation.samples:,} resamples" if evaluation.samples else ""
     return clean(
-        f"{len(evaluation.examples):,} records of {evaluation.data}, scored by {models}. A label counts as predicted "
-        f"where its score reaches {evaluation.threshold:g}{intervals}."
+        f"{len(evaluation.examples):,} records of {data_name(evaluation.data)}, scored by {models}. A label counts as "
+        f"predicted where its score reaches {evaluation.threshold:g}{intervals}."
     )

@@ -15,9 +15,10 @@
     return name === id ? id : `${id} ${name}`;
   };
   const columns = [...data.labels.keys()];
-  const every = [...columns, UNSAFE];
+  const knows = (column) => { for (let i = column; i < N * W; i += W) if (truth[i] >= 0) return true; return false; };
+  const every = L && !knows(UNSAFE) ? columns : [...columns, UNSAFE]; // what nothing is known of is left out
   const state = { run: runs[0], target: L ? POOLED : UNSAFE, shown: 30 };
-  const thresholds = every.map((column) => (column === UNSAFE ? 0.5 : data.threshold));
+  const thresholds = [...columns.map(() => data.threshold), 0.5];
   const top = Math.max(1, ...runs.map((run) => run.score.reduce((a, b) => (b > a ? b : a), 0)));
 
   const fixed = (x) => (x === null || x === undefined || Number.isNaN(x) ? "–" : x.toFixed(3));
@@ -310,8 +311,9 @@
 
   runs.forEach((run, i) => $("run").append(el("option", { value: i }, run.name)));
   const option = (column) => el("option", { value: column }, title(column));
-  $("target").append(...(L ? [option(POOLED)] : []), option(UNSAFE), ...columns.map(option));
-  $("e-label").append(el("option", { value: "" }, "any"), option(UNSAFE), ...columns.map(option));
+  const first = [...every].sort((a, b) => (b === UNSAFE) - (a === UNSAFE)); // unsafe, then the labels
+  $("target").append(...(L ? [option(POOLED)] : []), ...first.map(option));
+  $("e-label").append(el("option", { value: "" }, "any"), ...first.map(option));
   for (const id of ["slider", "number"]) {
     $(id).max = top;
     $(id).addEventListener("input", () => { if ($(id).value !== "") set(state.target === POOLED ? columns : [state.target], +$(id).value, $(id)); });

@@ -26,8 +26,9 @@ _COLUMNS: tuple[tuple[str, str, Any], ...] = (
 
 
 def summary_table(runs: tuple[Run, ...]) -> str:
-    """The metrics, as in the paper: runs as rows."""
+    """The metrics, as in the paper: runs as rows; without those that no run has."""
     several = several_bundles(runs)
+    columns = [column for column in _COLUMNS if any(column[2](run) is not None for run in runs)]
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         for run in runs:
@@ -36,7 +37,7 @@ def summary_table(runs: tuple[Run, ...]) -> str:
                 _fixed(value(run))
                 + _range(intervals.get(key))
                 + (f"<small>before {_fixed(before[key])}</small>" if key in before else "")
-                for _, key, value in _COLUMNS
+                for _, key, value in columns
             ]
             scored = run.scored
             low = "" if scored.low_coverage is None else f"<small>{scored.low_coverage:.1%} below 0.5</small>"
@@ -51,7 +52,7 @@ def summary_table(runs: tuple[Run, ...]) -> str:
                 ],
             )
 
-    headings = ["Bundle, method" if several else "Method", *(name for name, _, _ in _COLUMNS)]
+    headings = ["Bundle, method" if several else "Method", *(name for name, _, _ in columns)]
     calibrated = any(run.metrics["before_calibration"] for run in runs)
     note = '<p class="note">“before”: of the scores before calibration.</p>' if calibrated else ""
     return _table([*headings, "Coverage", "Converged", "s/item"], rows()) + note
@@ -60,13 +61,15 @@ def summary_table(runs: tuple[Run, ...]) -> str:
 def differences_section(runs: tuple[Run, ...]) -> str:
     """Each run minus the one it is compared with; empty where none is."""
     several = several_bundles(runs)
+    compared = [run.differences for run in runs if run.differences is not None]
+    columns = [(name, key) for name, key, _ in _COLUMNS if any(each[key].value is not None for each in compared)]
 
     def rows() -> Iterator[tuple[str, list[str]]]:
         for run in runs:
             if run.reference is None or run.differences is None:
                 continue
             cells = [html.escape(run_name(runs[run.reference], several))]
-            for _, key, _ in _COLUMNS:
+            for _, key in columns:
                 difference = run.differences[key]
                 interval = difference.interval
                 significant = interval is not None and (interval[0] > 0 or interval[1] < 0)
@@ -74,7 +77,7 @@ def differences_section(runs: tuple[Run, ...]) -> str:
                 cells.append((f"<strong>{value}</strong>" if significant else value) + _signed_range(interval))
             yield run_name(run, several), cells
 
-    table = _table(["Run", "minus", *(name for name, _, _ in _COLUMNS)], rows())
+    table = _table(["Run", "minus", *(name for name, _ in columns)], rows())
     if not table:
         return ""
     return (

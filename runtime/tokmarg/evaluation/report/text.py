@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from tokmarg.evaluation.evaluation import Run
 
-__all__ = ["clean", "run_name", "several_bundles"]
+__all__ = ["clean", "data_name", "run_name", "several_bundles"]
 
 
 def clean(text: str) -> str:
     """The text with a mark in place of each half of a surrogate pair, which UTF-8 cannot hold."""
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def data_name(data: str) -> str:
+    """The name of the records' file, without its path on this machine."""
+    return clean(os.path.basename(data) or data)
 
 
 def run_name(run: Run, several: bool) -> str:
