@@ -18,7 +18,7 @@ from typing import Literal, cast
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.documents import Fields, read_document
+from tokmarg.documents import Fields, naming, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.spec import Spec
@@ -202,7 +202,8 @@ class Calibration:
         path = Path(path)
         scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            scratch.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            with naming(path):
+                scratch.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)
