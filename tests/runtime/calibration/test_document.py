@@ -265,7 +265,7 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
 
 
 def test_a_full_disk_is_one_with_a_name(tmp_path: Path) -> None:
-    """A limit on the size of files stands for it. Python names a file only where it is opened, and here a scratch file."""
+    """A limit on the size of files stands for it."""
     resource = pytest.importorskip("resource")
     path, limits = tmp_path / "c.json", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
