@@ -6,19 +6,31 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from .errors import TokmargError
 
-__all__ = ["Fields", "has_surrogate", "read_document", "strict_json", "to_json", "unique_json"]
+__all__ = ["Fields", "has_surrogate", "naming", "read_document", "strict_json", "to_json", "unique_json"]
 
 T = TypeVar("T")
 #: Size limit of a document, in bytes.
 _MAX_BYTES = 16 * 2**20
 _REQUIRED: Any = object()
 _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table", list: "a list"}
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file in an OSError of a write to it, as on a full disk: Python names it only where it is opened."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 class Fields:

@@ -34,7 +34,8 @@ ERROR_TYPES: dict[str, str] = {
     "unknown_role": "a message role is not one of user, assistant",
     "unsupported_conversation": "the guard's template cannot hold this conversation",
     "not_encodable": "the guard's tokenizer fails on the text",
-    "content_too_long": "prompt and verdict do not fit the model's context window",
+    "content_too_long": "prompt and verdict do not fit the model's context window, or the content has more tokens than "
+    "max_tokens allows",
     "non_finite_logits": "the model returned NaN or infinite logits",
 }
 

@@ -39,6 +39,8 @@ __all__ = ["Pipeline"]
 #: A record's searches, run to their end: by window, then by prompt.
 Searches = GenericSequence[GenericSequence[Any]]
 Contents = Iterable[Content | Record | ContentError]
+#: Of a content beyond the context window, where windows were not asked for.
+_WAY_OUT = "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)"
 
 
 class Pipeline:
@@ -71,7 +73,7 @@ class Pipeline:
     ) -> Iterator[list[Result | MethodResult | ContentError]]:
         calibration = self._parts.calibration if options.method == "exact" else None
         thresholds = self._raw_thresholds(options)
-        for pack in self.packs(contents, options.on_overflow):
+        for pack in self.packs(contents, options.max_tokens, options.on_overflow):
             outcomes: list[Result | MethodResult | ContentError] = []
             for outcome in self.run(pack, scorer.search):
                 if isinstance(outcome, ContentError):
@@ -86,7 +88,7 @@ class Pipeline:
     ) -> Iterator[list[tuple[Prompt, Trie, ExactSearch]] | ContentError]:
         """Each content's prompts, each with the verdict trie and the search that has expanded it; or the error."""
         scorer = self._exact_scorer(options, Thresholds())
-        for pack in self.packs(contents, "error"):
+        for pack in self.packs(contents, options.max_tokens):
             for outcome in self.run(pack, scorer.search):
                 if isinstance(outcome, ContentError):
                     yield outcome
@@ -148,23 +150,32 @@ class Pipeline:
         terminators = self._parts.spec.verdict.terminators
         return {key: PathReader(trie, self._parts.encoder, terminators) for key, trie in self._parts.tries.items()}
 
-    def encode(self, content: Content | Record | ContentError, on_overflow: OnOverflow) -> EncodedRecord | ContentError:
+    def encode(
+        self, content: Content | Record | ContentError, max_tokens: int | None, on_overflow: OnOverflow | None
+    ) -> EncodedRecord | ContentError:
         """Encodes a record; the error of one that cannot be scored."""
         if isinstance(content, ContentError):
             return content
         record = content if isinstance(content, Record) else Record(content)
         try:
-            return self._encode(record, messages_of(record.content, record.role), on_overflow)
+            messages = messages_of(record.content, record.role)
+            if max_tokens is not None:
+                self._prompt_builder.check_tokens(messages, max_tokens)
+            return self._encode(record, messages, on_overflow)
         except ContentError as error:
             error.id = record.id
             return error
 
-    def _encode(self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow) -> EncodedRecord:
+    def _encode(
+        self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow | None
+    ) -> EncodedRecord:
         try:
             return EncodedRecord(record.id, (self.prompts(messages),), False, self._detector.detect(messages))
         except ContentError as error:
-            if on_overflow != "window" or error.type != "content_too_long":
+            if on_overflow is None or error.type != "content_too_long":
                 raise
+            if on_overflow == "error":
+                raise ContentError(error.type, f"{error} {_WAY_OUT}") from None
         overlapping = tuple(windows(self._prompt_builder, messages))
         if not overlapping:  # a tokenizer may drop every character of a text
             raise ContentError("empty_text", "the last message has no tokens")
@@ -182,19 +193,33 @@ class Pipeline:
         return prompts
 
     def packs(
-        self, contents: Iterable[Content | Record | ContentError], on_overflow: OnOverflow
+        self,
+        contents: Iterable[Content | Record | ContentError],
+        max_tokens: int | None,
+        on_overflow: OnOverflow | None = None,
     ) -> Iterator[list[EncodedRecord | ContentError]]:
-        """Consecutive records that share passes. Where a pack ends depends on the records alone."""
+        """Consecutive records that share passes. Where a pack ends depends on the records alone.
+
+        Args:
+            contents: what to encode. Where reading them fails, those before come out first, and then the exception.
+            max_tokens: as in :class:`ScoreOptions`.
+            on_overflow: the same; None, for callers that have no windows, is ``error`` without a word of them.
+        """
         pack: list[EncodedRecord | ContentError] = []
         tokens = 0
-        for content in contents:
-            record = self.encode(content, on_overflow)
-            size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
-            if pack and (tokens + size > self._engine.pack_tokens or len(pack) == self._engine.pack_contents):
+        try:
+            for content in contents:
+                record = self.encode(content, max_tokens, on_overflow)
+                size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
+                if pack and (tokens + size > self._engine.pack_tokens or len(pack) == self._engine.pack_contents):
+                    yield pack
+                    pack, tokens = [], 0
+                pack.append(record)
+                tokens += size
+        except Exception:  # of the caller's own iterator, or mapping; an interrupt does not wait for a pack
+            if pack:
                 yield pack
-                pack, tokens = [], 0
-            pack.append(record)
-            tokens += size
+            raise
         if pack:
             yield pack
 

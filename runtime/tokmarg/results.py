@@ -120,7 +120,7 @@ class Result:
         converged: every interval is at most ``tolerance`` wide and no threshold lies inside one.
         method: scoring method.
         model: name of the model in the bundle's manifest.
-        truncated: the content was scored in overlapping windows.
+        truncated: the content was scored in overlapping windows, or without its oldest messages.
         calibrated: ``unsafe`` and ``labels`` went through a calibration (:mod:`tokmarg.calibration.document`).
         evaluated_nodes: trie nodes at which the model was evaluated.
         events: what else the guard's verdict says, such as ``refusal`` -> marginal; None where the role mode has no
@@ -185,7 +185,7 @@ class MethodResult:
         converged: nothing was cut off by ``max_depth`` (generated verdicts) or the budget of paths (``any-place``).
         method: scoring method.
         model: name of the model in the bundle's manifest.
-        truncated: the content was scored in overlapping windows.
+        truncated: the content was scored in overlapping windows, or without its oldest messages.
         verdict: the generated text, of the methods that generate one.
         uncertainty: of the methods that have one; NaN where the formula has no value.
         evaluated_nodes: token paths at which the model was evaluated.

@@ -14,6 +14,8 @@ __all__ = ["MAX_NODES", "ExactKeywords", "OnOverflow", "OptionChanges", "ScoreKe
 OnOverflow = Literal["error", "window"]
 #: Most trie nodes that a search may be allowed: a million nodes take minutes and gigabytes.
 MAX_NODES = 2**20
+#: Highest limit of a content's tokens.
+MAX_TOKENS = 2**31 - 1
 
 
 class OptionChanges(TypedDict, total=False):
@@ -25,6 +27,7 @@ class OptionChanges(TypedDict, total=False):
     eps: float
     max_depth: int
     thresholds: Thresholds | None
+    max_tokens: int | None
     on_overflow: OnOverflow
 
 
@@ -56,8 +59,10 @@ class ScoreOptions:
             tokens to generate.
         thresholds: when the content counts as flagged (default: the calibration's, else unsafe >= the spec's threshold,
             which is 0.5 but where the spec says otherwise), on the probabilities that the result shows.
+        max_tokens: most tokens of one content, the texts of all its messages; one with more is ``content_too_long``
+            and is counted no further. None = as many as the context window takes, or as windows take.
         on_overflow: what to do with content beyond the context window: ``error``, or ``window`` = score it in
-            overlapping windows.
+            overlapping windows, without the oldest messages where those would leave too little of a window.
 
     Raises:
         OptionError: a value is of the wrong type or out of range; names the option.
@@ -70,6 +75,7 @@ class ScoreOptions:
     eps: float = 0.01
     max_depth: int = 20
     thresholds: Thresholds | None = None
+    max_tokens: int | None = None
     on_overflow: OnOverflow = "error"
 
     def __post_init__(self) -> None:
@@ -80,6 +86,8 @@ class ScoreOptions:
         check_number("eps", self.eps, 0 <= number(self.eps) <= 1, "[0, 1]")
         check_integer("max_nodes", self.max_nodes, MAX_NODES)
         check_integer("max_depth", self.max_depth, MAX_DEPTH)
+        if self.max_tokens is not None:
+            check_integer("max_tokens", self.max_tokens, MAX_TOKENS)
         if self.thresholds is not None and not isinstance(self.thresholds, Thresholds):
             raise OptionError(f"thresholds must be a tokmarg.Thresholds or None, not {shown(self.thresholds)}")
 

@@ -19,7 +19,7 @@ from typing import Literal, cast
 from tokmarg.arguments import check_path
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.documents import Fields, read_document
+from tokmarg.documents import Fields, naming, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.spec import Spec
@@ -204,7 +204,7 @@ class Calibration:
         path = Path(path)
         scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            with scratch.open("w", encoding="utf-8", newline="\n") as stream:
+            with naming(path), scratch.open("w", encoding="utf-8", newline="\n") as stream:
                 stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())  # on the disk before it has its name

@@ -125,6 +125,11 @@ _SCORE_OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "any-place: longest path in tokens; greedy, token, fixed-place: most tokens to generate.",
     },
+    "max_tokens": {
+        "type": click.IntRange(min=1),
+        "metavar": "N",
+        "help": "Tokens of one content, of all its messages, at most. [default: no limit]",
+    },
     "on_overflow": {
         "type": click.Choice(["error", "window"]),
         "help": "Content beyond the context window: not scored, or overlapping windows.",

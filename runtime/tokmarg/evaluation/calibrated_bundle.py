@@ -11,6 +11,7 @@ from pathlib import Path
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import MANIFEST
 from tokmarg.calibration.document import CALIBRATION, Calibration
+from tokmarg.documents import naming
 from tokmarg.errors import TokmargError
 
 __all__ = ["write_calibrated_bundle"]
@@ -48,7 +49,8 @@ def write_calibrated_bundle(
         written = (scratch / CALIBRATION).read_bytes()
         files[CALIBRATION] = {"sha256": hashlib.sha256(written).hexdigest(), "size": len(written)}
         manifest = {**source.manifest.data, "files": files}
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        with naming(folder / MANIFEST):
+            (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -57,7 +57,7 @@ def explain(
         id: passed through.
         role: role of a bare text (default ``user``).
         options, changes: how the content and every variant are scored, see :class:`tokmarg.ScoreOptions`; explanations
-            are of exact raw scores, so that only ``tolerance`` and ``max_nodes`` matter.
+            are of exact raw scores, so that only ``tolerance``, ``max_nodes`` and ``max_tokens`` matter.
         least: verdicts that begin with less probability are left out of the tree.
         by_words: cut a text into words at once, not into sentences first.
         depth: levels: the text's sentences or words, the parts of the most influential of them, and so on.

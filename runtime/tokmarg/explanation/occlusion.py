@@ -51,8 +51,8 @@ class Occluder:
         guard: scores the contents.
         messages: the content; parts of the last message are left out.
         most: parts left out at each level.
-        options, changes: how contents are scored, see :class:`tokmarg.ScoreOptions`; of them ``tolerance`` and
-            ``max_nodes`` matter.
+        options, changes: how contents are scored, see :class:`tokmarg.ScoreOptions`; of them ``tolerance``,
+            ``max_nodes`` and ``max_tokens`` matter.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class Occluder:
         outcomes = self._unfold([self._text, *map(self._without, groups)])
         whole = next(outcomes)
         if isinstance(whole, ContentError):
-            # Windows, which the message speaks of, have no tree in common.
-            raise ContentError(whole.type, str(whole).split(" (--")[0])
+            raise whole
         bounds = joined(whole).bounds
         self.full = {event: bounds[event] for event in self._events if event in bounds}
         return whole, self._level(unit, parts, groups, outcomes, depth)

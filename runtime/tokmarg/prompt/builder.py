@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from tokmarg.errors import BundleError, ContentError
 from tokmarg.tokenizer import Encoder, Encoding, Piece
@@ -11,11 +12,9 @@ from tokmarg.tokenizer import Encoder, Encoding, Piece
 from .labels import ROLES, Role
 from .messages import Message
 from .spec import Spec
+from .token_borders import CHUNK, token_borders
 
 __all__ = ["Prompt", "PromptBuilder", "PromptKey"]
-
-#: Characters of a chunk: longer contents are counted or split chunk by chunk before they are encoded as a whole.
-CHUNK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +137,27 @@ class PromptBuilder:
                     return True
         return False
 
+    def check_tokens(self, messages: Sequence[Message], most: int) -> None:
+        """Checks a content against a limit of its own, in tokens of its messages' texts; counts no further than that.
+
+        Raises:
+            ContentError: it has more tokens; ``not_encodable``.
+        """
+        error = ContentError(
+            "content_too_long",
+            f"the content has more than {most:,} tokens, which max_tokens (--max-tokens) allows for one content",
+        )
+        if sum(len(message.content) for message in messages) > most * self.encoder.longest_token:
+            raise error
+        borders = chain.from_iterable(token_borders(self.encoder, message.content) for message in messages)
+        if next(islice(borders, most, None), None) is not None:
+            raise error
+
     def too_long(self, size: str) -> ContentError:
         """The error for a content of ``size`` that does not fit."""
         return ContentError(
             "content_too_long",
-            f"the content is {size}; prompt and content may take {self.max_tokens:,} tokens "
-            "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)",
+            f"the content is {size}; prompt and content may take {self.max_tokens:,} tokens",
         )
 
     def prefixes(self) -> dict[Role, tuple[int, ...]]:

@@ -267,3 +267,17 @@ def test_guards_that_are_asked_for_one_label_at_a_time(word_bundle: Path) -> Non
     assert marginal(found, "A").probability == pytest.approx(0.75)
     assert marginal(found, "B").probability == pytest.approx(0.2)
     assert (found.flagged, marginal(found, "A").flagged, marginal(found, "B").flagged) == (True, False, False)
+
+
+def test_a_full_disk_is_one_with_a_name(tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    resource = pytest.importorskip("resource")
+    path, limits = tmp_path / "c.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            CALIBRATION.write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

@@ -16,9 +16,10 @@ from tests.conftest import tokenizer_file
 from tests.support.documents import edited
 from tests.support.word_guard import SPEC
 from tokmarg.errors import BundleError, ContentError
-from tokmarg.prompt.builder import CHUNK, PromptBuilder
+from tokmarg.prompt.builder import PromptBuilder
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.prompt.spec import Spec
+from tokmarg.prompt.token_borders import CHUNK
 from tokmarg.prompt.windows import windows
 from tokmarg.tokenizer import Encoder, Piece
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.builders import builder_of
+from tests.support.builders import TOKENIZER, builder_of
 from tests.support.encoders import encoder_of
 from tokmarg import ContentError, Guard, Record, Result
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.messages import Message, messages_of
-from tokmarg.prompt.windows import windows
+from tokmarg.prompt.token_borders import token_borders
+from tokmarg.prompt.windows import SHARE, WORST_FACTOR, windows
 from tokmarg.scoring.aggregation import join_window_marginals
 from tokmarg.scoring.exact import Bounds, Marginals
 from tokmarg.tokenizer import Encoder
@@ -48,7 +50,7 @@ def test_default_is_an_error(tiny_guard: Guard) -> None:
         with pytest.raises(ContentError, match=r"the content is [\d,]+ tokens .*; .* may take 960 tokens") as caught:
             call(LONG)
         assert caught.value.type == "content_too_long"
-        assert "on_overflow=window" in str(caught.value)
+        assert ("on_overflow=window" in str(caught.value)) == (call == tiny_guard.score)  # prompt has no windows
     rows = list(tiny_guard.score_many(["Hi", Record(LONG, "long"), "Hi"], on_error="return", max_nodes=2))
     assert [type(row) for row in rows] == [Result, ContentError, Result]
     assert rows[1].id == "long"
@@ -85,12 +87,111 @@ def test_content_that_fits_is_one_window() -> None:
     assert prompt == builder_of(NAME, ROOM).prompts([Message("user", "Hello.")])[0]
 
 
-@pytest.mark.parametrize("earlier", [LONG, "x" * 200_000])
-def test_earlier_messages_that_leave_no_room(tiny_guard: Guard, earlier: str) -> None:
-    conversation = [{"role": "user", "content": earlier}, {"role": "assistant", "content": "Yes."}]
-    with pytest.raises(ContentError, match=r"without the last message|characters") as caught:
+@pytest.mark.parametrize("earlier", ["w " * 700, LONG, "x" * 200_000])
+def test_a_needed_message_that_leaves_no_window(tiny_guard: Guard, earlier: str) -> None:
+    conversation = [{"role": "user", "content": earlier}, {"role": "assistant", "content": "Yes. " * 200}]
+    with pytest.raises(ContentError, match="less than a quarter of a window is left") as caught:
         tiny_guard.score(conversation, on_overflow="window")
     assert caught.value.type == "content_too_long"
+    assert "needs the message before it" in str(caught.value)
+    assert "overflow" not in str(caught.value)  # it was given
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    """A conversation: user, assistant, user, ..."""
+    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+
+
+def cost(found: Sequence[Prompt], scaffold: int) -> int:
+    """Tokens of all windows without the scaffold, whose policy is computed once for all contents."""
+    return sum(len(prompt.token_ids) - scaffold for prompt in found)
+
+
+def scaffold_of(name: str) -> int:
+    return len(builder_of(name).prompts([Message("user", ".")])[0].token_ids) - 1
+
+
+def test_earlier_messages_do_not_multiply_the_cost() -> None:
+    """They left windows of some tokens: with messages of 700 tokens before it, this one took 400 windows."""
+    text = " k" * 4000
+    for earlier in (["a" + " w" * n for n in (372, 372)], ["a"] * 130, ["a"] * 5000, [LONG, LONG], ["x" * 10**6, "a"]):
+        found = parts([*turns(*earlier), {"role": "user", "content": text}])
+        assert cost(found, scaffold_of(NAME)) < WORST_FACTOR * 4000 + ROOM
+        assert sum(last_text(prompt).count("k") for prompt in found) >= 4000
+
+
+def test_the_oldest_messages_are_left_out_and_no_more() -> None:
+    """In whole turns: llama-guard's template wants a conversation to begin with the user."""
+    conversation = turns(*[f"message {i}" + " w" * 90 for i in range(12)], " k" * 2000)
+    found = parts(conversation)
+    first = len(conversation) - len(found[0].message_spans)
+    assert first % 2 == 0
+    builder = builder_of(NAME, ROOM)
+    for prompt in found:
+        window = [*conversation[first:-1], {"role": "user", "content": last_text(prompt)}]
+        assert prompt == builder.prompts(messages_of(window))[0]
+
+    def left(start: int) -> int:
+        kept = [*conversation[start:-1], {"role": "user", "content": "."}]
+        return ROOM - len(builder.prompts(messages_of(kept))[0].token_ids)
+
+    quarter = int(SHARE * left(len(conversation) - 1))
+    assert left(first) >= quarter > left(first - 2)
+
+
+def test_without_turns_single_messages_are_left_out(word_bundle: Path) -> None:
+    """And what is left may be one window; the result says that it is not the whole."""
+    guard = Guard.load(word_bundle, device="cpu")
+    recent = [{"role": "user", "content": "hello hello"}, {"role": "user", "content": "gun hello"}]
+    for earlier in ("idiot " * 200, "idiot " * 25):
+        conversation = [{"role": "user", "content": earlier}] * 2 + recent
+        found = guard.score(conversation, on_overflow="window")
+        expected = guard.score(recent if len(earlier) > 1000 else conversation[1:])
+        assert found.truncated
+        assert (found.unsafe, found.labels) == (expected.unsafe, expected.labels)
+        with pytest.raises(ContentError, match="on_overflow=window"):
+            guard.score(conversation)
+
+
+WORDS = st.sampled_from(
+    ["w", " k", "hello ", "1", "\u0301", "👩‍👩‍👧", "\n", "   ", "漢字", "ﷺ", "aaaaaaaa", "<|eot_id|>"]
+)
+TEXT = st.builds(lambda words, n: "a" + "".join(words) * n + "a", st.lists(WORDS, max_size=8), st.integers(0, 700))
+
+
+@pytest.mark.parametrize("name", ["llama-guard-3-8b", "instruct"])
+@settings(max_examples=40, deadline=None)
+@given(earlier=st.lists(TEXT, max_size=4), size=st.integers(1000, 6000), room=st.integers(600, 1200), text=TEXT)
+def test_the_worst_factor(name: str, earlier: list[str], size: int, room: int, text: str) -> None:
+    """Tokens of all windows <= factor x tokens of the content + a window, whatever comes before the message.
+
+    A window that would begin or end inside a character loses up to six tokens; hence 6 for 16/3.
+    """
+    scaffold = scaffold_of(name)
+    builder = builder_of(name, scaffold + room)
+    encoder = encoder_of(TOKENIZER[name])
+    text = text * (1 + size // len(text))
+    conversation = turns(*earlier, text)
+    try:
+        found = [prompt for (prompt,) in windows(builder, messages_of(conversation))]
+    except ContentError as error:
+        # The message before an answer cannot be left out.
+        if error.type != "content_too_long" or conversation[-1]["role"] == "user":
+            raise
+        return
+    tokens = sum(encoder.count(message["content"]) for message in conversation)
+    assert cost(found, scaffold) <= 6 * tokens + room
+
+
+def test_a_chunk_of_few_tokens_is_not_passed_over(word_bundle: Path) -> None:
+    """A word of 60,000 letters is one unknown token, and a chunk's last tokens are uncertain."""
+    encoder = Encoder((word_bundle / "tokenizer.json").read_text(encoding="utf-8"))
+    text = "y" * 60_000 + " gun " + "y" * 60_000 + " gun " + "y" * 60_000
+    borders = list(token_borders(encoder, text))
+    assert [text[start:end] for start, end in borders].count("gun") == 2
+    assert borders[0][0] == 0
+    assert borders[-1][1] == len(text)
+    assert all(end == start for (_, end), (start, _) in pairwise(borders))
 
 
 def test_blank_stretches_are_left_out() -> None:

@@ -58,7 +58,7 @@ __all__ = ["calibrate"]
 )
 @click.option("--simultaneous", is_flag=True, help="The guarantee is about all thresholds at once, not about each.")
 @click.option("--certify", metavar="NAMES", help="Labels, or unsafe, that the guarantee is for. [default: all]")
-@options.score_options("tolerance", "max_nodes", "on_overflow")
+@options.score_options("tolerance", "max_nodes", "max_tokens", "on_overflow")
 @click.option(
     "--folds", type=click.IntRange(2, MAX_FOLDS), default=5, show_default=True, metavar="N", help="Behind figures."
 )

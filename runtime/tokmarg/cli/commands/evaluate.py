@@ -51,7 +51,7 @@ __all__ = ["evaluate"]
     metavar="X",
     help="A label is predicted where its score reaches this; 0.2 is the paper's.",
 )
-@options.score_options("tolerance", "max_nodes", "on_overflow")
+@options.score_options("tolerance", "max_nodes", "max_tokens", "on_overflow")
 @click.option(
     "--bootstrap",
     "samples",

@@ -16,6 +16,7 @@ from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.output_stream import OutputStream
 from tokmarg.cli.io.source import STDIN, Source
 from tokmarg.cli.process.stderr_capture import capture_stderr
+from tokmarg.documents import naming
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.score_options import ScoreOptions
 
@@ -61,7 +62,7 @@ __all__ = ["explain"]
     metavar="X",
     help="Verdicts that begin with less probability are 'other'.",
 )
-@options.score_options("tolerance", "max_nodes")
+@options.score_options("tolerance", "max_nodes", "max_tokens")
 @click.option("--html", metavar="FILE", help="Write a page, too: one file that needs no network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.device
@@ -163,7 +164,8 @@ def _write(explanation: Explanation, stream: OutputStream, html: str | None, as_
     from tokmarg.explanation.html_page import html_page
 
     if html is not None:
-        Path(html).write_text(html_page(explanation), encoding="utf-8")
+        with naming(html):
+            Path(html).write_text(html_page(explanation), encoding="utf-8")
     if as_json:
         stream.write(explanation.to_json() + "\n")
     else:

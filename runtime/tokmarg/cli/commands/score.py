@@ -63,7 +63,7 @@ Notes = deque[tuple[str, int]]
 @click.option("--thresholds", "thresholds_file", metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
 @options.calibration
 @click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
-@options.score_options("method", "tolerance", "max_nodes", "top_p", "eps", "max_depth", "on_overflow")
+@options.score_options("method", "tolerance", "max_nodes", "top_p", "eps", "max_depth", "max_tokens", "on_overflow")
 @options.device
 @options.threads
 @options.no_verify

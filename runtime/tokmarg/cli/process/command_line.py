@@ -62,9 +62,9 @@ def _fail_with(error: Exception) -> int:
     if isinstance(error, TokmargError):
         return _fail(str(error))
     if isinstance(error, OSError):
-        _discard_stdout()
-        name = "" if error.filename is None else f"{error.filename}: "
-        return _fail(f"{name}{error.strerror or error}")
+        unflushed = _discard_stdout()  # what click prints does not name the file
+        name = "stdout" if error.filename is None and unflushed else error.filename
+        return _fail(f"{'' if name is None else f'{name}: '}{error.strerror or error}")
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}"
@@ -81,10 +81,16 @@ def _fail(message: str) -> int:
     return FAILED
 
 
-def _discard_stdout() -> None:
-    """Redirects stdout to the null device if its buffer cannot be flushed: the interpreter's last flush would fail."""
+def _discard_stdout() -> bool:
+    """Redirects stdout to the null device if its buffer cannot be flushed: the interpreter's last flush would fail.
+
+    Returns:
+        whether it could not.
+    """
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

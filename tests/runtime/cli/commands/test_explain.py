@@ -230,3 +230,10 @@ def test_a_calibrated_bundle_explains_itself_so_too(
     plain = tokmarg("explain", "gun").stdout
     assert tokmarg("explain", "--bundle", bundle, "--calibration", "none", "gun").stdout == plain
     assert "raw" not in plain
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_a_full_device_is_named(tokmarg: Run) -> None:
+    result = tokmarg("explain", "gun", "--html", "/dev/full")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: /dev/full: No space left on device\n"

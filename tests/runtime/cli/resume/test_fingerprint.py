@@ -79,6 +79,7 @@ def test_renamed_input_and_bundle_are_the_same(
         (["--eps", 0.5], "--eps"),
         (["--max-depth", 3], "--max-depth"),
         (["--on-overflow", "window"], "--on-overflow"),
+        (["--max-tokens", 50], "--max-tokens: 50, but not given"),
         (["--threshold", 0.7], "thresholds"),
         (["--format", "openai"], "output format: openai, but jsonl"),
         (["--input-format", "jsonl"], "input format: jsonl, but lines"),
