@@ -15,12 +15,14 @@ A guard that says ``safe``, or ``unsafe`` and a list of the labels A and B, has 
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
 from functools import reduce
 from operator import or_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +30,9 @@ import numpy.typing as npt
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder
 
-from .compiler import CompiledMove, GrammarCompiler
-from .grammar import Grammar, State
+from .ambiguity import END, Step, suspicious_paths
+from .compiler import CompiledMove, GrammarCompiler, TokenContext
+from .grammar import Grammar, Part, State
 from .node import Node, PartialMove
 
 __all__ = ["Trie", "Undecided"]
@@ -37,6 +40,14 @@ __all__ = ["Trie", "Undecided"]
 #: Unfolded nodes are shared by all searches. Beyond this many the next search starts a new tree, and the old one is
 #: freed with the last search that uses it: memory stays bounded however many contents are scored.
 _KEPT_NODES = 20_000
+#: The same for the partial moves of these nodes: with many labels a node has many.
+_KEPT_READINGS = 300_000
+#: Partial moves that a node and its children may have: two labels with the same tokens double them at every step.
+_MAX_READINGS = 50_000
+#: Of a check: partial moves of the nodes that it unfolds from the root on, and paths with two readings that it walks.
+_NEAR_ROOT, _MAX_SUSPICIONS = 10_000, 300
+#: The place before leads and verdict.
+_BEFORE: Hashable = "before"
 
 
 class Undecided(NamedTuple):
@@ -71,18 +82,22 @@ class Trie:
         self._terminators = tuple(self._compiler.terminator(text) for text in terminators)
         self._decided: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
-        self._unfolded = 0
-        self._starts = [self._compiler.lead(tail, text) for text in leads]
+        self._unfolded = self._readings = 0
+        self._vocabulary: tuple[int, ...] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._starts = [self._compiler.lead(self._tail, text) for text in self._leads]
         self._lead_moves = [
-            PartialMove(0, tokens, grammar.start, context, is_lead=True) for tokens, context in self._starts
+            PartialMove(0, tokens, self.grammar.start, context, is_lead=True) for tokens, context in self._starts
         ]
         self._root = self._node(-1, None, self._lead_moves)
 
     @property
     def root(self) -> Node:
         """The root of the tree for a new search; the search must keep it, the next call may return another."""
-        if self._unfolded > _KEPT_NODES:
-            self._unfolded = 0
+        if self._unfolded > _KEPT_NODES or self._readings > _KEPT_READINGS:
+            self._unfolded = self._readings = 0
             self._root = self._node(-1, None, self._lead_moves)
             self._decided.clear()
         return self._root
@@ -97,8 +112,13 @@ class Trie:
 
     def _unfold(self, node: Node) -> dict[int, Node]:
         by_token: dict[int, list[PartialMove]] = {}
+        count = 0
         for move in self._expanded(node.partial_moves):
             by_token.setdefault(move.rest[0], []).append(move._replace(rest=move.rest[1:]))
+            count += 1
+            if count > _MAX_READINGS:
+                raise SpecError(f"a beginning of verdicts has more than {_MAX_READINGS:,} readings")
+        self._readings += count
         self._unfolded += len(by_token)
         return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
 
@@ -164,7 +184,8 @@ class Trie:
             moves = list(self._expanded(node.partial_moves))
             passes = {move.rest[0] for move in moves if move.is_lead}
             decides = {move.rest[0] for move in moves if not move.is_lead} - passes
-            if len(decides) == 1:
+            # Where the grammar leaves no choice at all, its last token counts as the decision.
+            if len(decides) == 1 and not self.children(node)[min(decides)].complete:
                 passes, decides = passes | decides, set()
             nodes.append(Undecided(node, tuple(sorted(decides)), tuple(sorted(passes))))
             children = self.children(node)
@@ -177,46 +198,96 @@ class Trie:
         Raises:
             SpecError: a move cannot be compiled; names its text.
         """
+        if self._vocabulary is None:
+            while (used := self._compiled_tokens()) is None:  # twice at most: contexts are then not shared any more
+                self._begin()
+            self._vocabulary = tuple(sorted(used))
+        return self._vocabulary
+
+    def _compiled_tokens(self) -> set[int] | None:
+        """Tokens of all moves; None where contexts that were taken for alike are not."""
         used = {token for ids in self._terminators for token in ids}
         used |= {token for tokens, _ in self._starts for token in tokens}
-        seen = set()
+        rng = random.Random(0)
+        seen: set[tuple[tuple[Part, ...], TokenContext]] = set()
         pending = [(self.grammar.start.parts, context) for _, context in self._starts]
         while pending:
             key = pending.pop()
             if key in seen:
                 continue
             seen.add(key)
+            if not self._compiler.verify(*key, rng):
+                return None
+            if self._compiler.shared(*key) != key[1]:
+                continue  # the context that stands for it has been seen, or waits
             for move in self._compiler.moves(*key):
                 used.update(move.tokens)
                 if move.parts is not None:
                     pending.append((move.parts, move.context))
-        return tuple(sorted(used))
+        return used
 
     def check(self, samples: int = 100) -> None:
         """Compiles the whole grammar and compares random verdicts with the tokenizer's own encoding of prompt tail +
-        verdict; walks the trie along each, and unfolds the nodes near the root.
+        verdict; walks the trie along each, along every path that may have two readings, and near the root.
+
+        Args:
+            samples: random verdicts; with none the nodes near the root are left out, too.
 
         Raises:
             SpecError: a text cannot be compiled, or two different verdicts share one token path; names it.
         """
         self.vocabulary()
+        for path in itertools.islice(suspicious_paths(self._steps, _BEFORE), _MAX_SUSPICIONS):
+            self._walk(path)
         rng = random.Random(0)
         base = self._encoder.encode_verdict(self._tail)
         for _ in range(samples):
             text, events = self.grammar.random_verdict(rng, self._leads)
             whole = self._encoder.encode_verdict(self._tail + text)
-            node = self.root
-            for token in (*whole[len(base) :], *self._terminators[0]):
-                children = self.children(node)
-                if whole[: len(base)] != base or token not in children:
-                    raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
-                node = children[token]
+            node = self._walk([*whole[len(base) :], *self._terminators[0]])
+            if whole[: len(base)] != base or node is None:
+                raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
             if not node.complete or node.certain != events:
                 raise SpecError(f"the verdict {text!r} has more than one reading")
-        frontier = [self.root]
-        for _ in range(2000):
-            if frontier:
-                frontier += self.children(frontier.pop(0)).values()
+        frontier, work = deque([self.root]), 0
+        while samples and frontier and work < _NEAR_ROOT:
+            node = frontier.popleft()
+            work += len(node.partial_moves)
+            children = self.children(node).values()
+            work += sum(len(child.partial_moves) for child in children)
+            frontier += children
+
+    def _walk(self, path: Iterable[int]) -> Node | None:
+        """The node at the end of a path; None if it leaves the trie."""
+        node = self.root
+        for token in path:
+            following = self.children(node).get(token)
+            if following is None:
+                return None
+            node = following
+        return node
+
+    def _steps(self, place: Any) -> list[Step]:
+        """The steps from a place of the grammar: before the verdict, before a move in a context, or before the end."""
+        if place is _BEFORE:
+            return [step for move in self._lead_moves for step in self._from(move)]
+        parts, context = place
+        if parts is None:
+            return [Step(ids, 0, END) for ids in self._terminators]
+        return [step for move in self._compiler.moves(parts, context) for step in self._from(move)]
+
+    def _from(self, move: CompiledMove | PartialMove) -> Iterator[Step]:
+        """The move as a step; a move without tokens as the steps after it."""
+        if isinstance(move, PartialMove):
+            tokens, events, place = move.rest, 0, (self.grammar.start.parts, move.context)
+        else:
+            tokens, events, place = move.tokens, move.events, (move.parts, move.context)
+        parts, context = place
+        place = (parts, None if parts is None else self._compiler.shared(parts, context))
+        if tokens:
+            yield Step(tokens, events, place)
+        else:
+            yield from (Step(step.tokens, step.events | events, step.to) for step in self._steps(place))
 
     def _node(self, token: int, parent: Node | None, moves: list[PartialMove]) -> Node:
         going_on = [move for move in moves if move.rest or not move.is_terminator]
