@@ -66,7 +66,7 @@ def test_verdict_that_leaves_no_choice_is_scored(bundle_copy: Path) -> None:
     edit_spec(bundle_copy, "verdict", "grammar", value=["safe"])
     guard = load(bundle_copy)
     result = guard.score("hello gun")
-    assert (result.unsafe.p, result.unsafe.lower, result.unsafe.upper) == (0.0, 0.0, 0.0)
+    assert (result.unsafe.probability, result.unsafe.lower, result.unsafe.upper) == (0.0, 0.0, 0.0)
     assert result.converged
     assert result.coverage is not None
     assert 0 < result.coverage < 1  # the probability of `safe` and of the terminator

@@ -1,11 +1,12 @@
 """Token paths with two readings: verdicts with different events that no search could tell apart.
 
-With the labels ``A``, ``B`` and ``A,B`` the tokens ``A , B`` are two labels or one. Such paths are found as Sardinas and
-Patterson decide whether a code is uniquely decodable: of two readings of one path one is ahead by some tokens, the
-*remainder*; the other one has to go on with them. A remainder is the end of a move, so there are few of them, however many
-verdicts there are.
+With the labels ``A``, ``B`` and ``A,B`` the tokens ``A , B`` are two labels or one. Such paths are found as Sardinas
+and Patterson decide whether a code is uniquely decodable: of two readings of one path one is ahead by some tokens, the
+*remainder*; the other one has to go on with them. A remainder is the end of a move, so there are few of them, however
+many verdicts there are.
 
-That a label may come once only is left aside here, and so are events: a path is a suspicion that the trie then confirms.
+That a label may come once only is left aside here, and so are events: a path is a suspicion that the trie then
+confirms.
 """
 
 from __future__ import annotations

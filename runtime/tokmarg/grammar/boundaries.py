@@ -1,9 +1,10 @@
 """Boundaries between verdict texts: which of them a tokenizer treats alike, so that one of many has to be encoded.
 
-A label list of 400 labels has 160,000 pairs of a label and the next one. Whether a text's tokens depend on the text before
-it is decided at the border: where no entry of the vocabulary holds the last character before it beside the first one after
-it, no token can cross it, and the tokenizer's pattern sees kinds of characters. So texts that end in the same kinds of
-characters (their *shape*) have the same tokens after them. Where an entry does hold both (``),``), nothing is shared.
+A label list of 400 labels has 160,000 pairs of a label and the next one. Whether a text's tokens depend on the text
+before it is decided at the border: where no entry of the vocabulary holds the last character before it beside the first
+one after it, no token can cross it, and the tokenizer's pattern sees kinds of characters. So texts that end in the same
+kinds of characters (their *shape*) have the same tokens after them. Where an entry does hold both (``),``), nothing is
+shared.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Boundaries:
         if pair not in self._known:
             self._known[pair] = self._closed(*pair)
         return self._known[pair]
+
+    def reach(self, text: str) -> tuple[str, ...]:
+        """What a token from before a text may reach into, and the kinds of characters after that."""
+        end = next((i for i in range(1, len(text)) if self.closed(text[:i], text[i:])), len(text))
+        return (text[:end], *head_shape(text[end:])[1:])
 
     def _closed(self, left: str, right: str) -> bool:
         if not (right.isascii() or unicodedata.category(right)[0] in "PSZ"):

@@ -8,14 +8,15 @@ characters: the canonical path. Other paths count where the spec lists them (``a
 Where the end of a move merges with what may follow, its last characters wait for it: after ``Sexual (minor)`` Llama 3
 may say ``),`` or ``)"}``, so the move's tokens end before the bracket, which is ``pending``.
 
-Contexts after which the tokenizer does the same (:mod:`.boundaries`) share their compiled moves, so that the work grows with
-the labels and not with their pairs. :meth:`GrammarCompiler.verify` compares samples with the tokenizer's own encoding, and
-has every context compiled by itself where one differs.
+Contexts after which the tokenizer does the same (:mod:`.boundaries`) share their compiled moves, so that the work grows
+with the labels and not with their pairs. :meth:`GrammarCompiler.verify` compares samples with the tokenizer's own
+encoding, and has every context compiled by itself where one differs.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from typing import NamedTuple
 
 from tokmarg.errors import SpecError
@@ -74,7 +75,7 @@ class GrammarCompiler:
         self.compiled = 0
         #: Texts of the moves from a state, by the shape of their beginnings.
         self._heads: dict[tuple[Part, ...], dict[tuple[str, ...], list[str]]] = {}
-        self._same: dict[tuple[tuple[Part, ...], tuple[str, ...]], TokenContext] = {}
+        self._same: dict[tuple[tuple[Part, ...], str, tuple[str, ...]], TokenContext] = {}
         self._moves: dict[tuple[tuple[Part, ...], TokenContext], list[CompiledMove]] = {}
         self._merging_texts: dict[tuple[str, tuple[Part, ...]], tuple[str, ...]] = {}
         self._encoded: dict[str, tuple[int, ...]] = {}
@@ -110,11 +111,12 @@ class GrammarCompiler:
 
     def shared(self, parts: tuple[Part, ...], context: TokenContext) -> TokenContext:
         """The context whose compiled moves stand for those of ``context``: the first one that was alike, or itself."""
-        if not self._sharing or context.pending:
+        if not self._sharing:
             return context
-        if any(not self._boundaries.closed(context.encoded, head[0]) for head in self._beginnings(parts)):
+        firsts = [context.pending] if context.pending else [head[0] for head in self._beginnings(parts)]
+        if not all(self._boundaries.closed(context.encoded, first) for first in firsts):
             return context
-        return self._same.setdefault((parts, tail_shape(context.encoded)), context)
+        return self._same.setdefault((parts, context.pending, tail_shape(context.encoded)), context)
 
     def verify(self, parts: tuple[Part, ...], context: TokenContext, rng: random.Random) -> bool:
         """Whether a random move after a context, and one after that, have the tokens that the whole text has there.
@@ -128,7 +130,7 @@ class GrammarCompiler:
         if first.parts is not None:
             last = rng.choice(self.moves(first.parts, first.context))
             tokens, text = tokens + last.tokens, text + last.text
-        base, whole = self._encode(context.encoded), self._encode(context.encoded + text)
+        base, whole = self._encode(context.encoded), self._encode(context.encoded + context.pending + text)
         path = (*base, *tokens)
         if (whole[: len(path)] if last.context.pending else whole) == path or first.alternative or last.alternative:
             return True
@@ -173,15 +175,19 @@ class GrammarCompiler:
         return tokens[:kept], TokenContext(text[: ends[kept]] or context.encoded, text[ends[kept] :])
 
     def _merging(self, encoded: str, parts: tuple[Part, ...]) -> tuple[str, ...]:
-        """Texts of moves from ``parts`` that change the tokens of the text ``encoded`` before them."""
+        """Texts of moves from ``parts`` that change the tokens of ``encoded`` before them; one of those alike."""
         texts = self._merging_texts.get((encoded, parts))
         if texts is None:
             base = self._encode(encoded)
             merging: list[str] = []
+            alike: Collection[str]
             for alike in self._beginnings(parts).values():
-                known = self._sharing and self._boundaries.closed(encoded, alike[0])
-                if known and self._encode(encoded + alike[0])[: len(base)] == base:
+                first = next(iter(alike))
+                closed = self._sharing and self._boundaries.closed(encoded, first)
+                if closed and self._encode(encoded + first)[: len(base)] == base:
                     continue
+                if self._sharing:  # one for all that are the same as far as a token can reach
+                    alike = {self._boundaries.reach(text): text for text in reversed(alike)}.values()
                 merging += [text for text in alike if self._encode(encoded + text)[: len(base)] != base]
             texts = self._merging_texts[encoded, parts] = tuple(merging)
         return texts

@@ -279,10 +279,9 @@ class Trie:
     def _from(self, move: CompiledMove | PartialMove) -> Iterator[Step]:
         """The move as a step; a move without tokens as the steps after it."""
         if isinstance(move, PartialMove):
-            tokens, events, place = move.rest, 0, (self.grammar.start.parts, move.context)
+            tokens, events, parts, context = move.rest, 0, self.grammar.start.parts, move.context
         else:
-            tokens, events, place = move.tokens, move.events, (move.parts, move.context)
-        parts, context = place
+            tokens, events, parts, context = move.tokens, move.events, move.parts, move.context
         place = (parts, None if parts is None else self._compiler.shared(parts, context))
         if tokens:
             yield Step(tokens, events, place)
