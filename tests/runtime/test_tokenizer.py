@@ -124,3 +124,13 @@ def test_texts_of_single_tokens(family: str) -> None:
         assert "".join(encoder.texts[i] for i in encoder.encode_text(text)) == text
     for special, token in encoder.special_ids.items():
         assert encoder.texts[token] == special
+
+
+def test_dropout_is_off() -> None:
+    """Merges that training leaves out at random would make scores differ from call to call."""
+    document = json.loads(tokenizer_json("smollm2"))
+    document["model"]["dropout"] = 0.5
+    encoder, text = Encoder(json.dumps(document)), "an everyday sentence of several words"
+    assert {tuple(encoder.encode_text(f"{text} {i}")[:5]) for i in range(50)} == {
+        tuple(encoder_of("smollm2").encode_text(text)[:5])
+    }
