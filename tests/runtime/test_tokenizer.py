@@ -1,6 +1,7 @@
 """Encoding equals the encoding of the whole rendered prompt, and content can never become a special token."""
 
 import functools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.conftest import FAMILIES, tokenizer_file
 from tests.support.encoders import encoder_of
+from tests.support.tokenizers import tokenizer_json
 from tokmarg.errors import BundleError
 from tokmarg.tokenizer import Encoder, Piece
 

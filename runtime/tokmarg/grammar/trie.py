@@ -19,10 +19,10 @@ import itertools
 import random
 import threading
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import or_
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,11 @@ import numpy.typing as npt
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder
 
-from .ambiguity import END, Step, suspicious_paths
+from .ambiguity import suspicious_paths
 from .compiler import CompiledMove, GrammarCompiler, TokenContext
 from .grammar import Grammar, Part, State
 from .node import Node, PartialMove
+from .steps import BEFORE, GrammarSteps
 
 __all__ = ["Trie", "Undecided"]
 
@@ -46,8 +47,6 @@ _KEPT_READINGS = 300_000
 _MAX_READINGS = 50_000
 #: Of a check: partial moves of the nodes that it unfolds from the root on, and paths with two readings that it walks.
 _NEAR_ROOT, _MAX_SUSPICIONS = 10_000, 300
-#: The place before leads and verdict.
-_BEFORE: Hashable = "before"
 
 
 class Undecided(NamedTuple):
@@ -237,7 +236,10 @@ class Trie:
             SpecError: a text cannot be compiled, or two different verdicts share one token path; names it.
         """
         self.vocabulary()
-        for path in itertools.islice(suspicious_paths(self._steps, _BEFORE), _MAX_SUSPICIONS):
+        starts = [(tokens, self.grammar.start.parts, context) for tokens, context in self._starts]
+        for path in itertools.islice(
+            suspicious_paths(GrammarSteps(self._compiler, starts, self._terminators), BEFORE), _MAX_SUSPICIONS
+        ):
             self._walk(path)
         rng = random.Random(0)
         base = self._encoder.encode_verdict(self._tail)
@@ -266,27 +268,6 @@ class Trie:
                 return None
             node = following
         return node
-
-    def _steps(self, place: Any) -> list[Step]:
-        """The steps from a place of the grammar: before the verdict, before a move in a context, or before the end."""
-        if place is _BEFORE:
-            return [step for move in self._lead_moves for step in self._from(move)]
-        parts, context = place
-        if parts is None:
-            return [Step(ids, 0, END) for ids in self._terminators]
-        return [step for move in self._compiler.moves(parts, context) for step in self._from(move)]
-
-    def _from(self, move: CompiledMove | PartialMove) -> Iterator[Step]:
-        """The move as a step; a move without tokens as the steps after it."""
-        if isinstance(move, PartialMove):
-            tokens, events, parts, context = move.rest, 0, self.grammar.start.parts, move.context
-        else:
-            tokens, events, parts, context = move.tokens, move.events, move.parts, move.context
-        place = (parts, None if parts is None else self._compiler.shared(parts, context))
-        if tokens:
-            yield Step(tokens, events, place)
-        else:
-            yield from (Step(step.tokens, step.events | events, step.to) for step in self._steps(place))
 
     def _node(self, token: int, parent: Node | None, moves: list[PartialMove]) -> Node:
         going_on = [move for move in moves if move.rest or not move.is_terminator]
