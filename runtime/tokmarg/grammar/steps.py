@@ -35,7 +35,7 @@ class GrammarSteps:
     def __call__(self, place: Any) -> list[Step]:
         """The steps from a place."""
         if place is BEFORE:
-            return [step for tokens, *after in self._starts for step in self._to(tokens, 0, *after)]
+            return [step for start in self._starts for step in self._to(start[0], 0, start[1], start[2])]
         parts, context = place
         if parts is None:
             return [Step(ids, 0, END) for ids in self._terminators]

@@ -251,22 +251,17 @@ class Trie:
                 raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
             if not node.complete or node.certain != events:
                 raise SpecError(f"the verdict {text!r} has more than one reading")
-        frontier, work = deque([self.root]), 0
-        while samples and frontier and work < _NEAR_ROOT:
-            node = frontier.popleft()
-            work += len(node.partial_moves)
-            children = self.children(node).values()
-            work += sum(len(child.partial_moves) for child in children)
+        frontier, work = deque([self.root] if samples else []), 0
+        while frontier and work < _NEAR_ROOT:
+            children = self.children(frontier.popleft()).values()
+            work += sum(1 + len(child.partial_moves) for child in children)
             frontier += children
 
     def _walk(self, path: Iterable[int]) -> Node | None:
         """The node at the end of a path; None if it leaves the trie."""
-        node = self.root
+        node: Node | None = self.root
         for token in path:
-            following = self.children(node).get(token)
-            if following is None:
-                return None
-            node = following
+            node = self.children(node).get(token) if node is not None else None
         return node
 
     def _node(self, token: int, parent: Node | None, moves: list[PartialMove]) -> Node:
