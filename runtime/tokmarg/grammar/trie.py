@@ -111,12 +111,11 @@ class Trie:
 
     def _unfold(self, node: Node) -> dict[int, Node]:
         by_token: dict[int, list[PartialMove]] = {}
-        count = 0
         for count, move in enumerate(self._expanded(node.partial_moves), 1):
             by_token.setdefault(move.rest[0], []).append(move._replace(rest=move.rest[1:]))
             if count > _MAX_READINGS:
                 raise SpecError(f"a beginning of verdicts has more than {_MAX_READINGS:,} readings")
-        self._readings += count
+        self._readings += sum(map(len, by_token.values()))
         self._unfolded += len(by_token)
         return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
 
