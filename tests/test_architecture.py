@@ -18,7 +18,7 @@ FILES = [path for name, folder in PACKAGES.items() for path in sorted((folder / 
 FILES += sorted((ROOT / "models" / "reference-guard").glob("*.py"))
 #: Lines that a module and a function have at most. Each exception says why at the top of its module.
 MODULE_LINES, FUNCTION_LINES = 300, 60
-LONG_MODULES: set[str] = set()
+LONG_MODULES = {"runtime/tokmarg/grammar/trie.py"}
 LONG_FUNCTIONS = {"runtime/tokmarg/evaluation/calibrate.py:calibrate"}
 #: Files that an import chain of tokmarg passes at most.
 FLOORS = 17

@@ -130,8 +130,8 @@ def assemble(
     try:
         tries = build_tries(builder)
         check_sizes(where, manifest.graph, builder, tries)
-        for trie in () if own_policy else tries.values():
-            trie.check(samples=20)  # the exporter has done so for the bundle's own policy
+        for trie in set(tries.values()):
+            trie.check(samples=0 if own_policy else 20)  # the exporter has taken 100 for the bundle's own policy
     except SpecError as error:
         raise SpecError(f"{where}: spec.verdict{'' if own_policy else ' with the given policy'}: {error}") from None
     prefixes: Mapping[Role, Prefix]
@@ -169,11 +169,15 @@ def prompt_builder_of(spec: Spec, encoder: Encoder, max_positions: int) -> Promp
 def build_tries(builder: PromptBuilder) -> dict[PromptKey, Trie]:
     """The verdict trie of every role mode, and of every label where each has a verdict of its own."""
     spec, tries = builder.spec, {}
+    made: dict[object, Trie] = {}  # verdicts that are alike, in prompts that end alike
     for role in spec.roles:
         grammar = spec.grammar(role)
         for label in builder.prompt_labels(role):
             tail = builder.tail(role, label)
-            tries[role, label] = Trie(grammar, builder.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
+            key = (grammar.start, grammar.labels, tail)
+            if key not in made:
+                made[key] = Trie(grammar, builder.encoder, tail, spec.verdict.leads, spec.verdict.terminators)
+            tries[role, label] = made[key]
     return tries
 
 

@@ -59,6 +59,7 @@ class Encoder:
 
     Attributes:
         special_ids: name -> id of every added token that is not white space.
+        vocabulary_text: every entry of the vocabulary in its own spelling, with NUL between.
         marked: names of those that the tokenizer marks as special; the others (Gemma's ``<b>``) may be everyday text.
 
     Raises:
@@ -77,6 +78,8 @@ class Encoder:
             self._strips = {text: (bool(t["lstrip"]), bool(t["rstrip"])) for text, t in added.items()}
             data["added_tokens"] = [t for t in data["added_tokens"] if _is_blank(t["content"])]
             data["post_processor"] = data["truncation"] = data["padding"] = None
+            if "dropout" in data["model"]:  # merges left out at random, which training wants
+                data["model"]["dropout"] = None
             _rename(data["model"], self.special_ids, f"\ufdd2{secret}")
             return Tokenizer.from_str(json.dumps(data))
 
@@ -89,6 +92,7 @@ class Encoder:
             raise BundleError(f"{where}: not a tokenizer of the tokenizers library: {what:.300}") from error
         vocabulary = self._plain.get_vocab(with_added_tokens=True)
         self.largest_id = max(vocabulary.values(), default=0)  # of plain text
+        self.vocabulary_text = "\0".join(vocabulary)
         self.longest_token = max((len(token) for token in vocabulary if secret not in token), default=1)  # characters
         # Some tokenizers put a space before the first word of a text, but not after a special token. So a segment after
         # one is encoded with a stand-in special token before it. Its name is random: no content can hold it.

@@ -1,6 +1,7 @@
 """Encoding equals the encoding of the whole rendered prompt, and content can never become a special token."""
 
 import functools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from tokenizers import Tokenizer
 
 from tests.conftest import FAMILIES, tokenizer_file
 from tests.support.encoders import encoder_of
+from tests.support.tokenizers import tokenizer_json
 from tokmarg.errors import BundleError
 from tokmarg.tokenizer import Encoder, Piece
 
@@ -124,3 +126,13 @@ def test_texts_of_single_tokens(family: str) -> None:
         assert "".join(encoder.texts[i] for i in encoder.encode_text(text)) == text
     for special, token in encoder.special_ids.items():
         assert encoder.texts[token] == special
+
+
+def test_dropout_is_off() -> None:
+    """Merges that training leaves out at random would make scores differ from call to call."""
+    document = json.loads(tokenizer_json("smollm2"))
+    document["model"]["dropout"] = 0.5
+    encoder, text = Encoder(json.dumps(document)), "an everyday sentence of several words"
+    assert {tuple(encoder.encode_text(f"{text} {i}")[:5]) for i in range(50)} == {
+        tuple(encoder_of("smollm2").encode_text(text)[:5])
+    }

@@ -7,15 +7,21 @@ characters: the canonical path. Other paths count where the spec lists them (``a
 
 Where the end of a move merges with what may follow, its last characters wait for it: after ``Sexual (minor)`` Llama 3
 may say ``),`` or ``)"}``, so the move's tokens end before the bracket, which is ``pending``.
+
+Contexts after which the tokenizer does the same (:mod:`.boundaries`) share their compiled moves, so that the work grows
+with the labels and not with their pairs. :meth:`GrammarCompiler.verify` compares samples with the tokenizer's own
+encoding, and has every context compiled by itself where one differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+import random
+from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder, Piece
 
+from .boundaries import Boundaries, head_shape, tail_shape
 from .grammar import Grammar, Part
 from .node import CompiledMove, TokenContext
 from .syntax import Move, State
@@ -24,10 +30,19 @@ __all__ = ["GrammarCompiler", "shared_length"]
 
 
 class GrammarCompiler:
-    """Compiles the moves of one grammar for one tokenizer, each once per context."""
+    """Compiles the moves of one grammar for one tokenizer, each once for all contexts that are alike.
+
+    Attributes:
+        compiled: moves that have been compiled, of all contexts together.
+    """
 
     def __init__(self, grammar: Grammar, encoder: Encoder) -> None:
         self._grammar, self._encoder = grammar, encoder
+        self._boundaries, self._sharing = Boundaries(encoder), True
+        self.compiled = 0
+        #: Texts of the moves from a state, by the shape of their beginnings.
+        self._heads: dict[tuple[Part, ...], dict[tuple[str, ...], list[str]]] = {}
+        self._same: dict[tuple[tuple[Part, ...], str, tuple[str, ...]], TokenContext] = {}
         self._moves: dict[tuple[tuple[Part, ...], TokenContext], list[CompiledMove]] = {}
         self._merging_texts: dict[tuple[str, tuple[Part, ...]], tuple[str, ...]] = {}
         self._encoded: dict[str, tuple[int, ...]] = {}
@@ -46,16 +61,19 @@ class GrammarCompiler:
         Raises:
             SpecError: a move merges with the prompt, or an alternative of it does not exist; names the text.
         """
+        context = self.shared_context(parts, context)
         compiled = self._moves.get((parts, context))
         if compiled is None:
-            compiled = self._moves[parts, context] = []
+            compiled = []
             for move in self._grammar.moves(State(parts, 0)):
                 used, parts_after = (move.state.used, move.state.parts) if move.state else (0, None)
                 tokens, after = self._settled(context, move.text, move.state)
                 compiled.append(CompiledMove(tokens, move.events, used, parts_after, after, move.text))
                 whole = TokenContext(context.pending + move.text or context.encoded)
                 for tokens in self._alternatives(context, move):
-                    compiled.append(CompiledMove(tokens, move.events, used, parts_after, whole, move.text))
+                    compiled.append(CompiledMove(tokens, move.events, used, parts_after, whole, move.text, True))
+            self._moves[parts, context] = compiled
+            self.compiled += len(compiled)
         return compiled
 
     def shared(self, move: CompiledMove, parts: tuple[Part, ...], context: TokenContext) -> int:
@@ -65,6 +83,36 @@ class GrammarCompiler:
             move.tokens,
             ((m.used or m.text, m.tokens) for m in self.moves(parts, context) if bool(m.used) == bool(move.used)),
         )
+
+    def shared_context(self, parts: tuple[Part, ...], context: TokenContext) -> TokenContext:
+        """The context whose compiled moves stand for those of ``context``: the first one that was alike, or itself."""
+        if not self._sharing:
+            return context
+        firsts = [context.pending] if context.pending else [head[0] for head in self._beginnings(parts)]
+        if not all(self._boundaries.closed(context.encoded, first) for first in firsts):
+            return context
+        return self._same.setdefault((parts, context.pending, tail_shape(context.encoded)), context)
+
+    def verify(self, parts: tuple[Part, ...], context: TokenContext, rng: random.Random) -> bool:
+        """Whether a random move after a context, and one after that, have the tokens that the whole text has there.
+
+        If not, no context is shared from now on: what has been compiled is compiled again.
+        """
+        if self.shared_context(parts, context) == context:
+            return True
+        first = rng.choice(self.moves(parts, context))
+        tokens, text, last = first.tokens, first.text, first
+        if first.parts is not None:
+            last = rng.choice(self.moves(first.parts, first.context))
+            tokens, text = tokens + last.tokens, text + last.text
+        base, whole = self._encode(context.encoded), self._encode(context.encoded + context.pending + text)
+        path = (*base, *tokens)
+        if (whole[: len(path)] if last.context.pending else whole) == path or first.alternative or last.alternative:
+            return True
+        self._sharing = False
+        self._moves.clear()
+        self._merging_texts.clear()
+        return False
 
     def terminator(self, text: str) -> tuple[int, ...]:
         """Tokens that end a verdict.
@@ -85,6 +133,8 @@ class GrammarCompiler:
         """Those tokens of ``text`` after ``context`` that are the same whatever follows, and the context after them."""
         text = context.pending + text
         tokens = self._tokens(context.encoded, text)
+        if text and not tokens:
+            raise SpecError(f"the tokenizer has no tokens for the verdict text {text!r:.60}")
         # One move is context enough (`Trie.check` verifies it), and keeps the number of cached contexts small.
         encoded = text or context.encoded
         merging = self._merging(encoded, state.parts) if state else ()
@@ -100,14 +150,33 @@ class GrammarCompiler:
         return tokens[:kept], TokenContext(text[: ends[kept]] or context.encoded, text[ends[kept] :])
 
     def _merging(self, encoded: str, parts: tuple[Part, ...]) -> tuple[str, ...]:
-        """Texts of moves from ``parts`` that change the tokens of the text ``encoded`` before them."""
+        """Texts of moves from ``parts`` that change the tokens of ``encoded`` before them; one of those alike."""
         texts = self._merging_texts.get((encoded, parts))
         if texts is None:
             base = self._encode(encoded)
-            candidates = [move.text for move in self._grammar.moves(State(parts, 0))]
-            texts = tuple(text for text in candidates if self._encode(encoded + text)[: len(base)] != base)
-            self._merging_texts[encoded, parts] = texts
+            merging: list[str] = []
+            alike: Collection[str]
+            for alike in self._beginnings(parts).values():
+                first = next(iter(alike))
+                closed = self._sharing and self._boundaries.closed(encoded, first)
+                if closed and self._encode(encoded + first)[: len(base)] == base:
+                    continue
+                if self._sharing:  # one for all that are the same as far as a token can reach
+                    alike = {self._boundaries.reach(text): text for text in reversed(alike)}.values()
+                merging += [text for text in alike if self._encode(encoded + text)[: len(base)] != base]
+            texts = self._merging_texts[encoded, parts] = tuple(merging)
         return texts
+
+    def _beginnings(self, parts: tuple[Part, ...]) -> dict[tuple[str, ...], list[str]]:
+        """Texts of the moves from ``parts``, by the shape of their beginnings; an empty text merges with nothing."""
+        heads = self._heads.get(parts)
+        if heads is None:
+            heads = {}
+            for move in self._grammar.moves(State(parts, 0)):
+                if move.text:
+                    heads.setdefault(head_shape(move.text), []).append(move.text)
+            self._heads[parts] = heads
+        return heads
 
     def _alternatives(self, context: TokenContext, move: Move) -> list[tuple[int, ...]]:
         """Token paths of a move that the spec lists beside the canonical one."""

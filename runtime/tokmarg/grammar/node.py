@@ -98,6 +98,7 @@ class CompiledMove(NamedTuple):
         parts: grammar parts after it; None when only a terminator may follow.
         context: text that the tokens after it depend on.
         text: text of the move.
+        alternative: the tokens are not the tokenizer's own; the spec lists them.
     """
 
     tokens: tuple[int, ...]
@@ -106,3 +107,4 @@ class CompiledMove(NamedTuple):
     parts: tuple[Part, ...] | None
     context: TokenContext
     text: str
+    alternative: bool = False

@@ -11,12 +11,16 @@ A guard that says ``safe``, or ``unsafe`` and a list of the labels A and B, has 
                         │    └── , ── B ── <end>
                         └─── B ── <end>
                              └── , ── A ── <end>
+
+Longer than 300 lines: the check walks the tree with the same contexts and partial moves that unfolding uses.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import or_
@@ -28,16 +32,24 @@ import numpy.typing as npt
 from tokmarg.errors import SpecError
 from tokmarg.tokenizer import Encoder
 
+from .ambiguity import suspicious_paths
 from .compiler import GrammarCompiler
 from .grammar import Grammar
-from .node import CompiledMove, Node, PartialMove
-from .syntax import State
+from .node import CompiledMove, Node, PartialMove, TokenContext
+from .steps import BEFORE, GrammarSteps
+from .syntax import Part, State
 
 __all__ = ["Trie", "Undecided"]
 
 #: Unfolded nodes are shared by all searches. Beyond this many the next search starts a new tree, and the old one is
 #: freed with the last search that uses it: memory stays bounded however many contents are scored.
 _KEPT_NODES = 20_000
+#: The same for the partial moves of these nodes: with many labels a node has many.
+_KEPT_READINGS = 300_000
+#: Partial moves that a node and its children may have: two labels with the same tokens double them at every step.
+_MAX_READINGS = 50_000
+#: Of a check: partial moves of the nodes that it unfolds from the root on, and paths with two readings that it walks.
+_NEAR_ROOT, _MAX_SUSPICIONS = 10_000, 300
 
 
 class Undecided(NamedTuple):
@@ -72,18 +84,22 @@ class Trie:
         self._terminators = tuple(self._compiler.terminator(text) for text in terminators)
         self._decided: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
         self._lock = threading.Lock()
-        self._unfolded = 0
-        self._starts = [self._compiler.lead(tail, text) for text in leads]
+        self._unfolded = self._readings = 0
+        self._vocabulary: tuple[int, ...] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._starts = [self._compiler.lead(self._tail, text) for text in self._leads]
         self._lead_moves = [
-            PartialMove(0, tokens, grammar.start, context, is_lead=True) for tokens, context in self._starts
+            PartialMove(0, tokens, self.grammar.start, context, is_lead=True) for tokens, context in self._starts
         ]
         self._root = self._node(-1, None, self._lead_moves)
 
     @property
     def root(self) -> Node:
         """The root of the tree for a new search; the search must keep it, the next call may return another."""
-        if self._unfolded > _KEPT_NODES:
-            self._unfolded = 0
+        if self._unfolded > _KEPT_NODES or self._readings > _KEPT_READINGS:
+            self._unfolded = self._readings = 0
             self._root = self._node(-1, None, self._lead_moves)
             self._decided.clear()
         return self._root
@@ -98,8 +114,11 @@ class Trie:
 
     def _unfold(self, node: Node) -> dict[int, Node]:
         by_token: dict[int, list[PartialMove]] = {}
-        for move in self._expanded(node.partial_moves):
+        for count, move in enumerate(self._expanded(node.partial_moves), 1):
             by_token.setdefault(move.rest[0], []).append(move._replace(rest=move.rest[1:]))
+            if count > _MAX_READINGS:
+                raise SpecError(f"a beginning of verdicts has more than {_MAX_READINGS:,} readings")
+        self._readings += sum(map(len, by_token.values()))
         self._unfolded += len(by_token)
         return {token: self._node(token, node, by_token[token]) for token in sorted(by_token)}
 
@@ -184,7 +203,8 @@ class Trie:
             moves = list(self._expanded(node.partial_moves))
             passes = {move.rest[0] for move in moves if move.is_lead}
             decides = {move.rest[0] for move in moves if not move.is_lead} - passes
-            if len(decides) == 1:
+            # Where the grammar leaves no choice at all, its last token counts as the decision.
+            if len(decides) == 1 and not self.children(node)[min(decides)].complete:
                 passes, decides = passes | decides, set()
             nodes.append(Undecided(node, tuple(sorted(decides)), tuple(sorted(passes))))
             children = self.children(node)
@@ -197,46 +217,72 @@ class Trie:
         Raises:
             SpecError: a move cannot be compiled; names its text.
         """
+        if self._vocabulary is None:
+            while (used := self._compiled_tokens()) is None:  # twice at most: contexts are then not shared any more
+                self._begin()
+            self._vocabulary = tuple(sorted(used))
+        return self._vocabulary
+
+    def _compiled_tokens(self) -> set[int] | None:
+        """Tokens of all moves; None where contexts that were taken for alike are not."""
         used = {token for ids in self._terminators for token in ids}
         used |= {token for tokens, _ in self._starts for token in tokens}
-        seen = set()
+        rng = random.Random(0)
+        seen: set[tuple[tuple[Part, ...], TokenContext]] = set()
         pending = [(self.grammar.start.parts, context) for _, context in self._starts]
         while pending:
             key = pending.pop()
             if key in seen:
                 continue
             seen.add(key)
+            if not self._compiler.verify(*key, rng):
+                return None
+            if self._compiler.shared_context(*key) != key[1]:
+                continue  # the context that stands for it has been seen, or waits
             for move in self._compiler.moves(*key):
                 used.update(move.tokens)
                 if move.parts is not None:
                     pending.append((move.parts, move.context))
-        return tuple(sorted(used))
+        return used
 
     def check(self, samples: int = 100) -> None:
         """Compiles the whole grammar and compares random verdicts with the tokenizer's own encoding of prompt tail +
-        verdict; walks the trie along each, and unfolds the nodes near the root.
+        verdict; walks the trie along each, along every path that may have two readings, and near the root.
+
+        Args:
+            samples: random verdicts; with none the nodes near the root are left out, too.
 
         Raises:
             SpecError: a text cannot be compiled, or two different verdicts share one token path; names it.
         """
         self.vocabulary()
+        starts = [(tokens, self.grammar.start.parts, context) for tokens, context in self._starts]
+        for path in itertools.islice(
+            suspicious_paths(GrammarSteps(self._compiler, starts, self._terminators), BEFORE), _MAX_SUSPICIONS
+        ):
+            self._walk(path)
         rng = random.Random(0)
         base = self._encoder.encode_verdict(self._tail)
         for _ in range(samples):
             text, events = self.grammar.random_verdict(rng, self._leads)
             whole = self._encoder.encode_verdict(self._tail + text)
-            node = self.root
-            for token in (*whole[len(base) :], *self._terminators[0]):
-                children = self.children(node)
-                if whole[: len(base)] != base or token not in children:
-                    raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
-                node = children[token]
+            node = self._walk([*whole[len(base) :], *self._terminators[0]])
+            if whole[: len(base)] != base or node is None:
+                raise SpecError(f"the tokenizer encodes the verdict {text!r} differently as a whole and in steps")
             if not node.complete or node.certain != events:
                 raise SpecError(f"the verdict {text!r} has more than one reading")
-        frontier = [self.root]
-        for _ in range(2000):
-            if frontier:
-                frontier += self.children(frontier.pop(0)).values()
+        frontier, work = deque([self.root] if samples else []), 0
+        while frontier and work < _NEAR_ROOT:
+            children = self.children(frontier.popleft()).values()
+            work += sum(1 + len(child.partial_moves) for child in children)
+            frontier += children
+
+    def _walk(self, path: Iterable[int]) -> Node | None:
+        """The node at the end of a path; None if it leaves the trie."""
+        node: Node | None = self.root
+        for token in path:
+            node = self.children(node).get(token) if node is not None else None
+        return node
 
     def _node(self, token: int, parent: Node | None, moves: list[PartialMove]) -> Node:
         going_on = [move for move in moves if move.rest or not move.is_terminator]

@@ -1,6 +1,7 @@
 """The token trie equals the enumeration of verdict strings through the tokenizer, in context."""
 
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES
 from tests.support.encoders import encoder_of
-from tests.support.grammars import language
+from tests.support.grammars import LLAMA_GUARD, language
+from tests.support.tokenizers import tokenizer_json
 from tests.support.tries import EOT, S14, TAIL, build, complete_paths
 from tokmarg.errors import SpecError
+from tokmarg.grammar.compiler import GrammarCompiler
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
+from tokmarg.tokenizer import Encoder
 
 
 @pytest.mark.parametrize("family_", FAMILIES)
@@ -118,3 +122,68 @@ def test_tree_is_renewed_when_it_has_grown_large(monkeypatch: pytest.MonkeyPatch
         pending += trie.children(pending.pop(0)).values()
     assert trie.root is not first
     assert list(itertools.islice(trie.children(trie.root), 3)) == list(itertools.islice(trie.children(first), 3))
+
+
+@pytest.mark.parametrize("spelling", ["S{}", "Kind {} of harm", "Harm {} (minor)"])
+def test_work_grows_with_the_labels_and_not_with_their_pairs(spelling: str) -> None:
+    def work(count: int) -> tuple[int, int, int]:
+        texts: list[str] = []
+
+        class Counting(Encoder):
+            def encode_verdict(self, text: str) -> list[int]:
+                texts.append(text)
+                return super().encode_verdict(text)
+
+        labels = [spelling.format(i) for i in range(1, count + 1)]
+        grammar = Grammar.parse(LLAMA_GUARD, [(label, label) for label in labels])
+        trie = Trie(grammar, Counting(tokenizer_json("smollm2")), TAIL["smollm2"], ("",), (EOT["smollm2"],))
+        trie.check(5)
+        return len(texts), trie._compiler.compiled, trie._readings
+
+    few, many = work(50), work(200)
+    assert all(b < 6 * a + 2000 for a, b in zip(few, many, strict=True)), (few, many)
+
+
+@pytest.mark.parametrize("separator", [",", ", ", " and ", "\u3001"])
+def test_contexts_that_share_their_moves_are_alike(family: str, separator: str) -> None:
+    names = [
+        "Violent Crimes",
+        "Sexual (minor)",
+        "Hate/Other",
+        "S1",
+        "S10",
+        "don't",
+        "C++",
+        "Gr\u00f6\u00dfe",
+        "\u66b4\u529b",
+        "A.",
+        "x_y",
+    ]
+    parts = [
+        {"choice": [{"text": "safe"}, {"text": "un", "then": ["\n", {"labels": "id", "separators": [separator]}]}]}
+    ]
+    grammar = Grammar.parse(parts, [(name, name) for name in names])
+    shared, alone = (GrammarCompiler(grammar, encoder_of(family)) for _ in range(2))
+    alone._sharing = False
+    places = [(grammar.start.parts, alone.lead(TAIL[family], "")[1])]
+    for place in places:
+        for mine, other in zip(shared.moves(*place), alone.moves(*place), strict=True):
+            assert (mine.tokens, mine.parts) == (other.tokens, other.parts)
+            if other.parts is not None:
+                assert mine.context == other.context
+                if (other.parts, other.context) not in places:
+                    places.append((other.parts, other.context))
+    assert shared.compiled < alone.compiled
+
+
+def test_contexts_are_not_shared_where_the_tokenizer_tells_them_apart() -> None:
+    """A pattern may look at single letters, which the shape of a text leaves out."""
+    document = json.loads(tokenizer_json("smollm2"))
+    pattern = {"type": "Split", "pattern": {"Regex": "b, ?|."}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    document["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [pattern, byte_level]}
+    encoder = Encoder(json.dumps(document))
+    parts = [{"labels": "id", "separators": [", "]}]
+    labels = [f"{a}{b}" for a in "xyzuvw" for b in "acdefgh"] + ["xb", "yb"]
+    trie = Trie(Grammar.parse(parts, [(x, x) for x in labels]), encoder, "\n", ("",), ("<|im_end|>",))
+    trie.check(20)
