@@ -71,7 +71,7 @@ class FromThread(Trigger):
 
     def arm(self) -> None:
         self._lock = _thread.allocate_lock()
-        _thread.start_new_thread(self._set, (threading.main_thread().ident,))
+        _thread.start_new_thread(self._set, (threading.main_thread().ident or 0,))
 
     def disarm(self) -> None:
         self.left = 0
@@ -209,9 +209,9 @@ def main(bundle: Path, count: int, start: int, by_line: bool) -> None:
     while threading.active_count() > 1 and time.monotonic() < deadline:
         time.sleep(0.01)
     counts["threads left"] += threading.active_count() - 1
-    found = +counts
-    click.echo(json.dumps(found))
-    sys.exit(0 if set(found) <= {"raised", "scored"} else 1)
+    positive = +counts
+    click.echo(json.dumps(positive))
+    sys.exit(0 if set(positive) <= {"raised", "scored"} else 1)
 
 
 if __name__ == "__main__":

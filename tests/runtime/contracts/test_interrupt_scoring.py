@@ -84,7 +84,8 @@ def test_while_a_pass_is_handed_over(monkeypatch: pytest.MonkeyPatch, handed_ove
 
 
 def test_a_thread_that_an_exception_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    start, refused = _thread.start_new_thread, []
+    start = _thread.start_new_thread
+    refused: list[object] = []
 
     def refuse(*arguments: Any) -> int:
         if len(refused) < 2:
@@ -195,7 +196,7 @@ def test_out_of_loading(
     def refuse(*_: object, **__: object) -> None:
         raise raised
 
-    monkeypatch.setattr(session_module.ort, "InferenceSession", refuse)
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
     monkeypatch.setattr(session_module, "int8_products_saturate", lambda: False)
     with pytest.raises(expected):
         Guard.load(word_bundle, device="cpu")
@@ -221,4 +222,4 @@ def test_a_librarys_exception_is_told_apart(word_bundle: Path) -> None:
     for feeds in ({}, {"input_ids": object()}):
         with pytest.raises(Exception) as caught:  # noqa: PT011 - a class that is not public
             session.run(None, feeds)
-        assert raised_by(cast(Exception, caught.value), "onnxruntime")
+        assert raised_by(caught.value, "onnxruntime")

@@ -73,8 +73,9 @@ def test_inside_and_outside() -> None:
 
 
 def test_what_fails_leaves_the_thread_as_it_was() -> None:
+    nothing: dict[str, int] = {}
     with pytest.raises(KeyError):
-        denormals_as_zero(lambda: {}["missing"])
+        denormals_as_zero(lambda: nothing["missing"])
     assert tenth() > 0
 
 
@@ -87,7 +88,12 @@ def test_other_threads_are_left_alone() -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    denormals_as_zero(lambda: (inside.set(), thread.join()))
+
+    def let_other_compute() -> None:
+        inside.set()
+        thread.join()
+
+    denormals_as_zero(let_other_compute)
     assert found[0] > 0
 
 

@@ -53,9 +53,10 @@ def test_the_limit_comes_before_windows(guard: Guard, way: Any) -> None:
 
 
 def test_a_refused_content_keeps_its_place(guard: Guard) -> None:
-    records = ["gun", Record("gun " * 9, 7), "hello"]
+    records: list[str | Record] = ["gun", Record("gun " * 9, 7), "hello"]
     found = list(guard.score_many(records, on_error="return", max_tokens=3))
     assert [type(each) for each in found] == [Result, ContentError, Result]
+    assert isinstance(found[1], ContentError)
     assert found[1].id == 7
 
 
