@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from .ambiguity import END, Step
-from .compiler import GrammarCompiler
-from .node import TokenContext
+from .node import CompiledMove, TokenContext
 from .syntax import Part
 
 __all__ = ["BEFORE", "GrammarSteps"]
 
 #: The place before leads and verdict.
 BEFORE: Hashable = "before"
+
+
+class CompiledMoves(Protocol):
+    """What is asked of a grammar's compiler."""
+
+    def moves(self, parts: tuple[Part, ...], context: TokenContext, /) -> list[CompiledMove]:
+        """The moves from ``parts`` after a context."""
+
+    def shared_context(self, parts: tuple[Part, ...], context: TokenContext, /) -> TokenContext:
+        """The context whose moves stand for those of ``context``."""
 
 
 class GrammarSteps:
@@ -27,7 +36,7 @@ class GrammarSteps:
 
     def __init__(
         self,
-        compiler: GrammarCompiler,
+        compiler: CompiledMoves,
         starts: Sequence[tuple[tuple[int, ...], tuple[Part, ...], TokenContext]],
         terminators: Sequence[tuple[int, ...]],
     ) -> None:
