@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NoReturn, Unpack, overload
 
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.engine.cpu import release_free_memory
 from tokmarg.engine.session import Device
 from tokmarg.grammar.trie import Trie
@@ -63,7 +63,7 @@ class Guard:
             verify: check the sha256 of every file first.
             policy: labels in place of the bundle's (a TOML or JSON file, or the parsed document, see
                 :mod:`tokmarg.prompt.policy`). Its prefix is computed once and kept in the user's cache folder.
-            calibration: a file (see :mod:`tokmarg.calibration.document`) or what was read from one; None takes the
+            calibration: a file (see :mod:`tokmarg.calibration.calibration`) or what was read from one; None takes the
                 bundle's own where it has one, False takes none.
 
         Raises:

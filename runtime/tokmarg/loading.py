@@ -12,7 +12,7 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.bundle.manifest import MANIFEST
-from tokmarg.calibration.document import Calibration, find_calibration
+from tokmarg.calibration.calibration import Calibration, find_calibration
 from tokmarg.engine.prefix import Prefix
 from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
 from tokmarg.engine.session import Device, Session

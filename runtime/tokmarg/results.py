@@ -121,7 +121,7 @@ class Result:
         method: scoring method.
         model: name of the model in the bundle's manifest.
         truncated: the content was scored in overlapping windows, or without its oldest messages.
-        calibrated: ``unsafe`` and ``labels`` went through a calibration (:mod:`tokmarg.calibration.document`).
+        calibrated: ``unsafe`` and ``labels`` went through a calibration (:mod:`tokmarg.calibration.calibration`).
         evaluated_nodes: trie nodes at which the model was evaluated.
         events: what else the guard's verdict says, such as ``refusal`` -> marginal; None where the role mode has no
             such event. Empty for most guards. Never calibrated.

@@ -20,7 +20,7 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.bundle.prefix_file import read_prefixes
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.thresholds_file import read_thresholds
 from tokmarg.cli.resume.journal import Journal, encode_line, mismatch
 from tokmarg.cli.resume.run import restore_tally

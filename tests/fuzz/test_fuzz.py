@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz.parsers import CALIBRATION, JOURNAL, LABELLED_CSV, LABELS, PARSERS, RUN, _sealed
 from tests.fuzz.run import case, failures
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.cli.resume.journal import Journal
 from tokmarg.cli.resume.run import restore_tally
 from tokmarg.errors import TokmargError

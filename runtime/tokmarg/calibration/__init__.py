@@ -1,6 +1,6 @@
 """Calibration: raw probabilities to calibrated ones, and thresholds with a target or a guarantee."""
 
-from .document import Calibration
+from .calibration import Calibration
 from .operating_point import Target
 from .risk_control import Guarantee
 from .thresholds_file import read_thresholds

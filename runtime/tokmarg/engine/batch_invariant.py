@@ -25,17 +25,13 @@ from .block_layout import Block, lay_out
 from .executor import PassExecutor
 from .forward import Forward, Outputs
 from .kv_buffer import KVBuffer, KVBufferPool
+from .nodes_per_pass import single_first, single_later
 from .prefix import Prefix
 from .sequence import LogitsRequest, Sequence
 from .session import Session
 
 __all__ = ["BatchInvariantEngine"]
 
-#: Nodes that a content evaluates in the pass that ends its prompt, and in later ones. More of them take fewer passes,
-#: and more of them turn out not to be needed. Measured with the reference guard on the messages of benchmarks/, of 47
-#: tokens: 16 harmless ones take 1.2 passes and 67 tokens each, where 7 nodes are needed, 16 harmful ones five passes
-#: and 171 tokens, where 79 nodes are, which one by one would take 143 tokens.
-_NODES_FIRST, _NODES = 16, 32
 #: Tokens of a prompt that a pass carries at most: attention takes as long for what a token may not see, most of which
 #: stands after it in its own pass.
 _PROMPT_TOKENS = 256
@@ -103,12 +99,12 @@ class _ContentState:
                 sequence.begin(self._prefix)
             if batch.add_prompt(sequence, _PROMPT_TOKENS):
                 self._unfinished.pop(0)
-                batch.add_nodes(sequence, max(1, _NODES_FIRST // len(self._sequences)))
+                batch.add_nodes(sequence, single_first(len(self._sequences)))
 
     def _add_nodes(self, batch: TreeBatch) -> None:
         """Adds the next nodes of all searches."""
         active = [sequence for sequence in self._sequences if sequence.error is None]
-        limit = max(4, _NODES // max(1, len(active)))
+        limit = single_later(len(active))
         for sequence in active:
             batch.add_nodes(sequence, limit, limit * len(active))
 

@@ -24,6 +24,7 @@ import numpy as np
 from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
 from .forward import Forward
 from .kv_cache import KVCache
+from .nodes_per_pass import packed_first, packed_later
 from .prefix import Prefix
 from .sequence import Sequence
 from .session import Session
@@ -32,11 +33,6 @@ __all__ = ["PACK_CONTENTS", "PackedEngine"]
 
 #: Contents that share passes at most.
 PACK_CONTENTS = 32
-#: Trie nodes evaluated per pass at most: by one content, and by all contents of a pack together (4 each at least).
-_NODES, _NODES_PACK = 32, 256
-#: And in the first one, after the prompts: most guards leave a benign content a probability of some hundredths, which
-#: the first level of labels settles. A pass of its own for those costs more than they do beside the prompt.
-_NODES_FIRST = 12
 #: Cached tokens that no new one sees are dropped before a pass where they are this many: copying costs something, too.
 _MIN_UNSEEN = 24
 
@@ -83,13 +79,13 @@ class PackedEngine:
             while not batch.add_prompt(sequence, PACK_TOKENS):
                 self._run_pass(batch, cache)
                 batch = TreeBatch(cache.length)
-            batch.add_nodes(sequence, max(1, min(_NODES_FIRST, _NODES_PACK // len(sequences))))
+            batch.add_nodes(sequence, packed_first(len(sequences)))
         active = list(sequences)
         while batch.tokens:
             self._run_pass(batch, cache)
             batch = TreeBatch(cache.length)
             active = [sequence for sequence in active if sequence.error is None]
-            limit = max(4, min(_NODES, _NODES_PACK // max(1, len(active))))
+            limit = packed_later(len(active))
             for sequence in active:
                 if len(batch.tokens) < PACK_TOKENS:
                     batch.add_nodes(sequence, limit)

@@ -23,8 +23,8 @@ from tokmarg.arguments import (
     check_texts,
     check_type,
 )
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.cross_validation import FOLDS, cross_validate
-from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.observations import Observations
 from tokmarg.calibration.operating_point import Target
 from tokmarg.calibration.provenance import BundleProvenance, DataProvenance, SearchSettings

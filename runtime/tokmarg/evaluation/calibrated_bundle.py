@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import MANIFEST
-from tokmarg.calibration.document import CALIBRATION, Calibration
+from tokmarg.calibration.calibration import CALIBRATION, Calibration
 from tokmarg.documents import naming
 from tokmarg.errors import TokmargError
 

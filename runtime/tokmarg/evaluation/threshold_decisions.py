@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.metrics import ConfusionCounts

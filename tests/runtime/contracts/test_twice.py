@@ -14,7 +14,7 @@ import pytest
 from tests.support import word_guard
 from tokmarg import Guard, TokmargError
 from tokmarg.bundle.bundle import Bundle
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.thresholds_file import read_thresholds
 from tokmarg.documents import strict_json, unique_json
 from tokmarg.errors import ContentError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .terminal import pad, printable
 
 if TYPE_CHECKING:
-    from tokmarg.calibration.document import Calibration
+    from tokmarg.calibration.calibration import Calibration
     from tokmarg.calibration.label_calibration import LabelCalibration
 
 __all__ = ["describe"]

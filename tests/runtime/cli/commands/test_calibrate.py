@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.command_line import Run
-from tokmarg.calibration.document import Calibration
+from tokmarg.calibration.calibration import Calibration
 
 CONTENTS = [("gun", ["A"]), ("idiot", ["B"]), ("gun idiot", ["A", "B"]), ("hello", []), ("noise hello", [])]
 

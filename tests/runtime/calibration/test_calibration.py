@@ -20,8 +20,8 @@ from tests.support.documents import REMOVED, Place, at, edited, places
 from tests.support.optional import present
 from tests.support.results import marginal
 from tokmarg import Result, Thresholds, TokmargError
+from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
-from tokmarg.calibration.document import Calibration
 from tokmarg.calibration.label_calibration import Certificate, LabelCalibration, Threshold
 from tokmarg.calibration.provenance import BundleProvenance, DataProvenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
