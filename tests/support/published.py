@@ -40,23 +40,33 @@ class Published:
             found.append((path, p))
         return found
 
+    def named(self, max_depth: int) -> list[tuple[str, float]]:
+        """Labels on the greedy path, each with the probability of its own tokens together: of one in the paper, whose
+        labels are one token; of all that spell what follows the S that all labels share, or all of ``unsafe``."""
+        steps = self.greedy(max_depth)
+        named = []
+        for i, (path, p) in enumerate(steps):
+            label = next((label for label in self.labels if self.decode(path).endswith(label)), None)
+            if label is not None:
+                start = len(self.decode(path)) - len(label.removeprefix("S"))
+                for before, p_before in reversed(steps[:i]):
+                    if len(self.decode(before)) <= start:
+                        break
+                    p *= p_before
+                named.append((label, p))
+        return named
+
     def token(self, max_depth: int) -> dict[str, float]:
         scores = {}
-        for path, p in self.greedy(max_depth):
-            for label in self.labels:
-                if self.decode(path).endswith(label):
-                    scores[label] = p
-                    break
+        for label, p in self.named(max_depth):
+            scores[label] = p
         return scores
 
     def fixed_place(self, max_depth: int) -> dict[str, float]:
         scores, running = {}, 1.0
-        for path, p in self.greedy(max_depth):
-            for label in self.labels:
-                if self.decode(path).endswith(label):
-                    running *= p
-                    scores[label] = running
-                    break
+        for label, p in self.named(max_depth):
+            running *= p
+            scores[label] = running
         return scores
 
     def any_place(self, top_p: float, eps: float, max_depth: int) -> dict[str, float]:

@@ -55,7 +55,7 @@ def shown(result: Any) -> Any:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Tokens and contents of every pass that is run."""
     found: list[tuple[int, int]] = []
-    for name in ("run", "start"):
+    for name in ("run", "run_alone"):
         begin = getattr(Session, name)
 
         def counted(self: Session, forward: Forward, *more: Any, begin: Any = begin, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from tokmarg import DeviceError, Guard
 from tokmarg.engine.cuda import CPU, CUDA, strays
@@ -56,7 +57,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, session: Any) -> None:
 
 
 def fails(path: Any, options: Any) -> Any:
-    raise RuntimeError("CUDA failure 2: out of memory\nand a trace")
+    raise Fail("CUDA failure 2: out of memory\nand a trace")  # a class of onnxruntime's own
 
 
 def falls_back(path: Any, options: Any) -> Any:
