@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -21,6 +21,7 @@ __all__ = [
     "Raw",
     "Result",
     "Thresholds",
+    "any_flagged",
 ]
 
 Method = Literal[
@@ -56,6 +57,11 @@ class Marginal:
     lower: float
     upper: float
     flagged: bool = False
+
+
+def any_flagged(unsafe: Marginal, labels: Iterable[Marginal | None]) -> bool:
+    """Whether a content counts as flagged: by ``unsafe``, or by a label."""
+    return unsafe.flagged or any(marginal.flagged for marginal in labels if marginal is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,8 +127,14 @@ def outcome(call: Callable[[], Any], trigger: Trigger) -> Any:
     return found
 
 
-def checked(call: Callable[[], Any], trigger: Trigger, expected: Any) -> str:
-    """What is wrong with a case; "raised" where the exception came out as it is, "scored" where it came too late."""
+def checked(call: Callable[[], Any], trigger: Trigger, expected: Any, previous: Trigger | None = None) -> str:
+    """What is wrong with a case; "raised" where the exception came out as it is, "scored" where it came too late.
+
+    Args:
+        call, trigger, expected: the case.
+        previous: of the case before; what its thread set late may come out of this one.
+    """
+    kinds = {trigger.kind, previous.kind} if isinstance(previous, FromThread) else {trigger.kind}
     faulthandler.dump_traceback_later(LIMIT, exit=True)
     mode = floating_point_mode()
     try:
@@ -138,8 +144,7 @@ def checked(call: Callable[[], Any], trigger: Trigger, expected: Any) -> str:
     if floating_point_mode() != mode:
         return "the thread's floating-point mode has changed"
     if isinstance(found, BaseException):
-        # Of any kind: one that another thread set for the case before may come in this one.
-        return "raised" if type(found) in KINDS else f"{trigger.kind.__name__} came out as {found!r:.200}"
+        return "raised" if type(found) in kinds else f"{trigger.kind.__name__} came out as {found!r:.200}"
     return "scored" if found == expected else f"other numbers: {found!r:.500}"
 
 
@@ -200,8 +205,10 @@ def main(bundle: Path, count: int, start: int, by_line: bool) -> None:
     sys.setswitchinterval(1e-5)  # so that another thread gets in between any two steps
     guard = Guard.load(bundle, device="cpu", threads=2)
     counts: collections.Counter[str] = collections.Counter()
+    previous: Trigger | None = None
     for call, trigger, expected in lines(guard) if by_line else cases(guard, count, start):
-        found = checked(call, trigger, expected)
+        found = checked(call, trigger, expected, previous)
+        previous = trigger
         where = f" at {trigger.where}" if isinstance(trigger, AtLine) else ""
         counts[found if found in ("raised", "scored") else f"{found}{where}"] += 1
         if sum(counts.values()) % 8 == 0:  # what was interrupted leaves nothing behind

@@ -23,7 +23,7 @@ from tokmarg.documents import Fields, naming, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.spec import Spec
-from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds
+from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds, any_flagged
 
 from .calibrators import Calibrator, inverse
 from .label_calibration import LabelCalibration, parse_figures, unit
@@ -101,7 +101,7 @@ class Calibration:
         raw_labels = {k: m and _decided(m, limits.labels.get(k, math.inf)) for k, m in result.labels.items()}
         return replace(
             result,
-            flagged=raw_unsafe.flagged or any(m.flagged for m in raw_labels.values() if m is not None),
+            flagged=any_flagged(raw_unsafe, raw_labels.values()),
             unsafe=self.calibrated(UNSAFE, raw_unsafe),
             labels={k: m and self.calibrated(k, m) for k, m in raw_labels.items()},
             calibrated=True,

@@ -18,7 +18,7 @@ from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import Prompt, PromptKey
 from tokmarg.prompt.encoded_record import EncodedRecord
-from tokmarg.results import Marginal, MethodResult, Result, Thresholds
+from tokmarg.results import Marginal, MethodResult, Result, Thresholds, any_flagged
 from tokmarg.score_options import ScoreOptions
 
 from .aggregation import join_label_marginals, join_label_scores, join_window_marginals, join_window_scores
@@ -110,7 +110,7 @@ class ExactScorer:
         }
         return Result(
             id=record.id,
-            flagged=unsafe.flagged or any(m.flagged for m in labels.values() if m is not None),
+            flagged=any_flagged(unsafe, labels.values()),
             unsafe=unsafe,
             labels=labels,
             coverage=marginals.coverage,
