@@ -26,11 +26,12 @@ from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg_export.errors import ExportError
-from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
 
 SPECS = Path(__file__).parents[2] / "models" / "specs"
 EVENTS = {
+    "nemotron-reasoning-4b": ("harmful_request", "harmful_response"),
     "nemotron-safety-guard": ("harmful_request", "harmful_response"),
     "polyguard": ("harmful_request", *(f"request:S{i}" for i in range(1, 15)), "refusal", "harmful_response"),
     "qwen3guard-gen": ("unsafe_loose", "controversial", "refusal"),
@@ -80,6 +81,9 @@ MODELS = {
     "ibm-granite/granite-guardian-3.1-2b": "granite-guardian-3.0",
     "ibm-granite/granite-guardian-3.2-5b": "granite-guardian-3.2",
     "ibm-granite/granite-guardian-3.3-8b": "granite-guardian-3.3",
+    "ibm-granite/granite-guardian-4.1-8b": "granite-guardian-4.1",
+    "nvidia/Nemotron-Content-Safety-Reasoning-4B": "nemotron-reasoning-4b",
+    "GeneralAnalysis/GA_Guard_1B": "ga-guard-1b",
     "ToxicityPrompts/PolyGuard-Qwen-Smol": "polyguard",
     "Qwen/Qwen3Guard-Gen-0.6B": "qwen3guard-gen",
     "Qwen/Qwen3Guard-Stream-0.6B": "instruct",
@@ -100,9 +104,25 @@ def test_model_names_choose_their_family(model: str) -> None:
 # Policies
 
 
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("openai/gpt-oss-safeguard-20b", "it reasons in its analysis channel first"),
+        ("tomg-group-umd/DynaGuard-8B", "it reasons before <answer>"),
+        ("GeneralAnalysis/GA_Guard_Thinking", "it reasons before its tokens"),
+    ],
+)
+def test_verdicts_behind_free_reasoning_are_refused(model: str, reason: str) -> None:
+    with pytest.raises(ExportError, match=f"^{model}: its verdict stands behind free reasoning.*{reason}") as caught:
+        choose_spec(None, model)
+    assert "\n" not in str(caught.value)
+    assert choose_spec("instruct", model)[1] == "instruct.toml"  # who knows better may
+    assert "reasoning-first" not in list_specs()
+
+
 FIXED = {
-    "kanana-safeguard", "kanana-safeguard-prompt", "kanana-safeguard-siren", "llama-guard-3-8b", "qwen3guard-gen",
-    "wildguard", "yufeng-xguard",
+    "ga-guard-1b", "kanana-safeguard", "kanana-safeguard-prompt", "kanana-safeguard-siren", "llama-guard-3-8b",
+    "nemotron-reasoning-4b", "qwen3guard-gen", "wildguard", "yufeng-xguard",
 }  # fmt: skip
 
 
@@ -162,7 +182,7 @@ def test_option_with_several_events() -> None:
     [
         ({"labels": "id", "max": 0, "separators": [","]}, "max: must be positive, not 0"),
         ({"labels": "id", "max": 2}, "separators: is missing"),
-        ({"labels": "{{title}}", "max": 1}, "labels: must be .* text with {{id}} or {{name}}, not '{{title}}'"),
+        ({"labels": "{{title}}", "max": 1}, r"labels: must be .* {{name}} or {{code}}, not '{{title}}'"),
         ({"labels": "id", "max": 1, "namespace": " "}, "namespace: is blank"),
         ({"choice": [{"text": "a", "event": "x", "events": ["y"]}]}, "events: excludes event"),
         ({"choice": [{"text": "a", "events": ["y", ""]}]}, "events: holds a blank name"),
