@@ -21,6 +21,12 @@ def user_row(text: str, labels: list[str] | None) -> Row:
     return {"messages": [{"role": "user", "content": text}], "labels": labels}
 
 
+def bot_row(row: Row, labels: list[str] | None) -> Row:
+    """A row of ConvAbuse: what a person said to a chat bot, after the bot's turn."""
+    turns = [("assistant", row["before"].strip()), ("user", row["text"])]
+    return {"messages": [{"role": role, "content": text} for role, text in turns if text], "labels": labels}
+
+
 def answer_row(sources: Sources, question: str, answer: str, labels: list[str]) -> Row:
     """An assistant's message, mostly after the user's."""
     messages = [{"role": "assistant", "content": capitalised(answer)}]

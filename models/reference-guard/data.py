@@ -1,88 +1,124 @@
 """Training rows for the reference guard: the written texts, mixed with public sets.
 
-    python data.py --public FOLDER --rows 20000 --seed 0 -o rows.jsonl [--snippets FILE]
+    python data.py --public FOLDER --rows 20000 --seed 0 -o rows.jsonl [--prose FILE]
 
-A row is {"messages": [...], "labels": [...] or null, "unsafe": bool, "kind": "..."}; ``labels`` is null where the
-category is unknown: such a row teaches the decision only. The same seed gives the same rows.
+A row is {"messages": [...], "labels": [...] or null, "unsafe": 0.0 to 1.0, "kind": "..."}; ``labels`` is null where
+the category is unknown: such a row teaches the decision only. ``unsafe`` is the P(unsafe) to train towards. The same
+seed gives the same rows.
 
-A kind of row is one entry of :data:`UNSAFE` or :data:`SAFE`: its weights and the function that draws it.
+A kind of row is one entry of :data:`UNSAFE`, :data:`SAFE` or :data:`RUDE`: its weight and the function that draws it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import rude_rows as rude
 import safe_rows as safe
 import unsafe_rows as unsafe
-from sources import Row, Sources
+from sources import Row, Sources, write_jsonl
 
 
 class Kind(NamedTuple):
-    """How often a kind of row is drawn, and how.
-
-    Attributes:
-        weight: in the usual mixture, relative to the other kinds of its side.
-        posts_weight: in the mixture of mostly posts and long texts (``--posts``), for a last run.
-        draw: a row with "messages" and "labels".
-    """
+    """How often a kind of row is drawn, relative to the other kinds of its table, and how."""
 
     weight: int
-    posts_weight: int
     draw: Callable[[Sources], Row]
 
 
 # The order is part of what a seed gives.
 UNSAFE = {
-    "composed": Kind(24, 12, unsafe.composed),
-    "joined": Kind(16, 5, unsafe.joined_messages),
-    "passage": Kind(5, 10, unsafe.harmful_passage),
-    "request": Kind(8, 3, unsafe.request),
-    "several": Kind(8, 4, unsafe.several),
-    "statement": Kind(7, 14, unsafe.statement),
-    "response": Kind(5, 4, unsafe.response),
-    "foreign": Kind(3, 2, unsafe.foreign),
-    "about": Kind(3, 1, unsafe.about),
-    "said": Kind(2, 1, unsafe.said),
-    "edge": Kind(12, 9, unsafe.edge),
-    "ailuminate": Kind(10, 6, unsafe.ailuminate),
-    "catqa": Kind(3, 1, unsafe.catqa),
-    "interpreter": Kind(2, 2, unsafe.interpreter),
-    "unknown": Kind(8, 4, unsafe.unknown),
-    "tweet": Kind(2, 6, unsafe.tweet),
-    "post": Kind(10, 30, unsafe.post),
-    "post among others": Kind(8, 18, unsafe.post_among_others),
-    "long": Kind(9, 16, unsafe.long),
-    "long mixture": Kind(14, 30, unsafe.long_mixture),
-    "listing": Kind(3, 16, unsafe.listing),
+    "composed": Kind(13, unsafe.composed),
+    "joined": Kind(8, unsafe.joined_messages),
+    "passage": Kind(1, unsafe.harmful_passage),
+    "request": Kind(4, unsafe.request),
+    "several": Kind(4, unsafe.several),
+    "statement": Kind(3, unsafe.statement),
+    "response": Kind(1, unsafe.response),
+    "foreign": Kind(1, unsafe.foreign),
+    "about": Kind(1, unsafe.about),
+    "said": Kind(1, unsafe.said),
+    "edge": Kind(9, unsafe.edge),
+    "ailuminate": Kind(5, unsafe.ailuminate),
+    "catqa": Kind(2, unsafe.catqa),
+    "interpreter": Kind(1, unsafe.interpreter),
+    "unknown": Kind(4, unsafe.unknown),
+    "tweet": Kind(2, unsafe.tweet),
+    "post": Kind(4, unsafe.post),
+    "post among others": Kind(2, unsafe.post_among_others),
+    "long": Kind(2, unsafe.long),
+    "long mixture": Kind(2, unsafe.long_mixture),
+    "listing": Kind(1, unsafe.listing),
+    "plain request": Kind(9, unsafe.plain_request),
+    "rewritten request": Kind(8, unsafe.rewritten_request),
+    "threat": Kind(9, unsafe.threat),
+    "hate": Kind(6, unsafe.hate),
+    "cruelty": Kind(3, unsafe.cruelty),
+    "self-harm": Kind(3, unsafe.self_harm),
+    "sexual": Kind(3, unsafe.sexual),
+    "violence": Kind(2, unsafe.violence),
+    "long post": Kind(2, unsafe.long_post),
+    "answer": Kind(2, unsafe.answer),
+    "conversation": Kind(1, unsafe.conversation),
+    "emoji post": Kind(10, unsafe.emoji_post),
+    "sexist post": Kind(9, unsafe.sexist_post),
+    "implicit hate": Kind(3, unsafe.implicit_hate),
+    "abuse of a bot": Kind(1, unsafe.abuse_of_a_bot),
 }
 SAFE = {
-    "composed": Kind(10, 6, safe.composed),
-    "joined": Kind(7, 4, safe.joined_messages),
-    "passage": Kind(6, 8, safe.passage),
-    "request": Kind(12, 6, safe.request),
-    "statement": Kind(9, 10, safe.statement),
-    "response": Kind(6, 5, safe.response),
-    "foreign": Kind(4, 3, safe.foreign),
-    "everyday": Kind(8, 5, safe.everyday),
-    "post": Kind(8, 10, safe.post),
-    "answer": Kind(3, 2, safe.answer),
-    "everyday foreign": Kind(2, 2, safe.everyday_foreign),
-    "edge": Kind(26, 22, safe.edge),
-    "cyber": Kind(4, 3, safe.cyber),
-    "self-instruct": Kind(3, 2, safe.self_instruct),
-    "tweet": Kind(4, 7, safe.tweet),
-    "charged": Kind(22, 24, safe.charged),
-    "charged long": Kind(12, 22, safe.charged_long),
-    "tale": Kind(4, 18, safe.tale),
-    "long": Kind(12, 18, safe.long),
-    "thread": Kind(5, 8, safe.thread),
-    "listing": Kind(3, 14, safe.listing),
-    "snippets": Kind(14, 14, safe.snippet),  # left out where none are given
+    "composed": Kind(4, safe.composed),
+    "joined": Kind(2, safe.joined_messages),
+    "passage": Kind(1, safe.passage),
+    "request": Kind(4, safe.request),
+    "statement": Kind(2, safe.statement),
+    "response": Kind(1, safe.response),
+    "foreign": Kind(1, safe.foreign),
+    "everyday": Kind(3, safe.everyday),
+    "post": Kind(1, safe.post),
+    "answer": Kind(1, safe.answer),
+    "everyday foreign": Kind(1, safe.everyday_foreign),
+    "edge": Kind(14, safe.edge),
+    "cyber": Kind(2, safe.cyber),
+    "self-instruct": Kind(2, safe.self_instruct),
+    "tweet": Kind(4, safe.tweet),
+    "charged": Kind(4, safe.charged),
+    "charged long": Kind(1, safe.charged_long),
+    "tale": Kind(1, safe.tale),
+    "long": Kind(1, safe.long),
+    "thread": Kind(1, safe.thread),
+    "listing": Kind(1, safe.listing),
+    "loaded": Kind(11, safe.loaded),
+    "wrapped": Kind(6, safe.wrapped),
+    "plain request": Kind(10, safe.plain_request),
+    "not threat": Kind(7, safe.not_threat),
+    "not hate": Kind(7, safe.not_hate),
+    "not self-harm": Kind(3, safe.not_self_harm),
+    "not sexual": Kind(3, safe.not_sexual),
+    "not violence": Kind(4, safe.not_violence),
+    "long post": Kind(2, safe.long_post),
+    "written answer": Kind(3, safe.written_answer),
+    "conversation": Kind(1, safe.conversation),
+    "emoji post": Kind(10, safe.emoji_post),
+    "post on women": Kind(8, safe.post_on_women),
+    "neutral on group": Kind(3, safe.neutral_on_group),
+    "to a bot": Kind(3, safe.to_a_bot),
+    "civil comment": Kind(2, safe.civil_comment),
+    "assistant request": Kind(8, safe.assistant_request),
+    "medical": Kind(4, safe.medical),
+    "prose": Kind(7, safe.prose),  # left out where none is given
 }
+RUDE = {
+    "insult": Kind(6, rude.insult),
+    "toxic comment": Kind(4, rude.toxic_comment),
+    "rude to a bot": Kind(1, rude.rude_to_a_bot),
+}
+#: P(unsafe) that rude rows are trained towards, and their share of all rows.
+RUDE_TARGET = 0.4
+RUDE_SHARE = 0.06
 
 
 class Generator:
@@ -91,28 +127,23 @@ class Generator:
     Args:
         public: folder of the public sets.
         seed: of everything random.
-        snippets: output of ``snippets.py``; None = do without.
-        posts: mostly posts and long texts.
-        unsafe: share of unsafe rows.
+        prose: output of ``prose.py``; None = do without.
+        unsafe: share of unsafe rows among those that are not rude.
     """
 
-    def __init__(
-        self, public: Path, seed: int, snippets: Path | None = None, posts: bool = False, unsafe: float = 0.5
-    ) -> None:
-        self.sources = Sources(public, seed, snippets)
-        self.unsafe = unsafe
-        self.posts = posts
-        self.safe_kinds = {name: kind for name, kind in SAFE.items() if name != "snippets" or snippets is not None}
+    def __init__(self, public: Path, seed: int, prose: Path | None = None, unsafe: float = 0.5) -> None:
+        self.sources = Sources(public, seed, prose)
+        safe_kinds = {name: kind for name, kind in SAFE.items() if name != "prose" or prose is not None}
+        rest = 1 - RUDE_SHARE
+        self._tables = [("unsafe", UNSAFE, 1.0), ("safe", safe_kinds, 0.0), ("rude", RUDE, RUDE_TARGET)]
+        self._shares = [rest * unsafe, rest * (1 - unsafe), RUDE_SHARE]
 
     def __iter__(self) -> Iterator[Row]:
         rng = self.sources.rng
         while True:
-            unsafe = rng.random() < self.unsafe
-            kinds = UNSAFE if unsafe else self.safe_kinds
-            weights = [kind.posts_weight if self.posts else kind.weight for kind in kinds.values()]
-            name = rng.choices(list(kinds), weights=weights)[0]
-            row = kinds[name].draw(self.sources)
-            yield row | {"kind": f"{'unsafe' if unsafe else 'safe'} {name}", "unsafe": unsafe}
+            side, kinds, target = rng.choices(self._tables, weights=self._shares)[0]
+            name = rng.choices(list(kinds), weights=[kind.weight for kind in kinds.values()])[0]
+            yield kinds[name].draw(self.sources) | {"kind": f"{side} {name}", "unsafe": target}
 
 
 def main() -> None:
@@ -120,14 +151,11 @@ def main() -> None:
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--snippets", type=Path, help="output of snippets.py")
-    parser.add_argument("--posts", action="store_true", help="mostly posts and long texts")
+    parser.add_argument("--prose", type=Path, help="output of prose.py")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    rows = iter(Generator(options.public, options.seed, options.snippets, options.posts))
-    with options.output.open("w", encoding="utf-8") as stream:
-        for _ in range(options.rows):
-            stream.write(json.dumps(next(rows), ensure_ascii=False) + "\n")
+    rows = iter(Generator(options.public, options.seed, options.prose))
+    write_jsonl(options.output, itertools.islice(rows, options.rows))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,20 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One row after the policy prefix.
+
+    Attributes:
+        token_ids: prompt, then verdict without its last token: T of them.
+        targets: what is supervised: a place in the T tokens, the token that should follow it, the weight of that. A
+            place with two targets is trained towards probabilities in the ratio of their weights.
+    """
+
+    token_ids: list[int]
+    targets: list[tuple[int, int, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """One sequence: the prefix, then the rows, each of which sees the prefix and itself.
 
@@ -18,46 +32,47 @@ class Packed:
         prefix: P.
         groups: rows of like length attend together: int64 [rows, longest], indices into the S tokens, -1 after a
             row's end. The groups follow each other in the sequence, row by row.
-        wanted, targets: int64 [K]: places in the sequence whose next token is supervised, and that token.
+        places, targets: int64 [K]: places in the sequence whose next token is supervised, and that token.
+        weights: float32 [K].
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     prefix: int
     groups: list[torch.Tensor]
-    wanted: torch.Tensor
+    places: torch.Tensor
     targets: torch.Tensor
+    weights: torch.Tensor
 
 
-def pack(prefix: tuple[int, ...], rows: list[Any], device: str = "cpu") -> Packed:
+def pack(prefix: tuple[int, ...], rows: list[TrainingRow], device: str = "cpu") -> Packed:
     """Lays out the rows of a step, the shortest first."""
-    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    rows = sorted(rows, key=lambda row: len(row.token_ids))
     ids, positions = list(prefix), list(range(len(prefix)))
-    wanted: list[int] = []
-    targets: list[int] = []
-    places: list[list[int]] = []
-    for own, verdict in rows:
+    supervised: list[tuple[int, int, float]] = []
+    slots: list[list[int]] = []
+    for row in rows:
         start = len(ids)
-        tokens = own + verdict[:-1]
-        ids += tokens
-        positions += range(len(prefix), len(prefix) + len(tokens))
-        places.append(list(range(start - len(prefix), len(ids) - len(prefix))))
-        wanted += range(start + len(own) - 1, len(ids))
-        targets += verdict
+        ids += row.token_ids
+        positions += range(len(prefix), len(prefix) + len(row.token_ids))
+        slots.append(list(range(start - len(prefix), len(ids) - len(prefix))))
+        supervised += [(start + place, target, weight) for place, target, weight in row.targets]
     groups, first = [], 0
     alike = 1.25 if device == "cpu" else math.inf  # elsewhere padding is cheap, and every operation has its price
-    for end in range(1, len(places) + 1):
-        if end == len(places) or len(places[end]) > alike * len(places[first]) + 4:
-            longest = len(places[end - 1])
-            groups.append(torch.tensor([row + [-1] * (longest - len(row)) for row in places[first:end]], device=device))
+    for end in range(1, len(slots) + 1):
+        if end == len(slots) or len(slots[end]) > alike * len(slots[first]) + 4:
+            longest = len(slots[end - 1])
+            groups.append(torch.tensor([row + [-1] * (longest - len(row)) for row in slots[first:end]], device=device))
             first = end
+    places, targets, weights = zip(*supervised, strict=True)
     return Packed(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
         len(prefix),
         groups,
-        torch.tensor(wanted, device=device),
+        torch.tensor(places, device=device),
         torch.tensor(targets, device=device),
+        torch.tensor(weights, device=device),
     )
 
 
@@ -88,7 +103,7 @@ def rows_attention(
 
 
 def loss_of(model: Any, batch: Packed, rows: int) -> torch.Tensor:
-    """Negative log-probability of a verdict, averaged over rows."""
+    """Cross entropy of a verdict, averaged over rows."""
     base = model.get_base_model()
     unused = torch.zeros(1, 1, 1, 1, device=batch.input_ids.device)  # four dimensions: transformers makes no mask
     hidden = base.model(
@@ -98,5 +113,6 @@ def loss_of(model: Any, batch: Packed, rows: int) -> torch.Tensor:
         use_cache=False,
         layout=batch,
     ).last_hidden_state
-    logits = base.lm_head(hidden[0, batch.wanted]).float()
-    return torch.nn.functional.cross_entropy(logits, batch.targets, reduction="sum") / rows
+    logits = base.lm_head(hidden[0, batch.places]).float()
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    return (losses * batch.weights).sum() / rows

@@ -6,6 +6,7 @@ from composition import (
     FRAMES,
     REGISTERS,
     answer_row,
+    bot_row,
     charged_sentences,
     harmless_request,
     joined,
@@ -125,5 +126,86 @@ def listing(sources: Sources) -> Row:
     return user_row(listing_page(sources, "plain"), [])
 
 
-def snippet(sources: Sources) -> Row:
-    return user_row(sources.rng.choice(sources.snippets), [])
+def loaded(sources: Sources) -> Row:
+    """A harmless request in words that look harmful."""
+    return _everyday(sources, "requests", "loaded")
+
+
+def wrapped(sources: Sources) -> Row:
+    """A harmless request in the pretexts and role plays that harmful ones come in."""
+    return _everyday(sources, "requests", "wrapped_harmless")
+
+
+def plain_request(sources: Sources) -> Row:
+    return _everyday(sources, "requests", "plain")
+
+
+def not_threat(sources: Sources) -> Row:
+    return _everyday(sources, "threats_and_hate", "not_threats")
+
+
+def not_hate(sources: Sources) -> Row:
+    return _everyday(sources, "threats_and_hate", "not_hate")
+
+
+def not_self_harm(sources: Sources) -> Row:
+    return _everyday(sources, "posts_and_answers", "not_selfharm")
+
+
+def not_sexual(sources: Sources) -> Row:
+    return _everyday(sources, "posts_and_answers", "not_sexual")
+
+
+def not_violence(sources: Sources) -> Row:
+    return _everyday(sources, "posts_and_answers", "not_violence")
+
+
+def long_post(sources: Sources) -> Row:
+    return user_row(sources.texts.draw("posts_and_answers", "long_harmless")[0], [])
+
+
+def written_answer(sources: Sources) -> Row:
+    return sources.texts.draw_conversation("posts_and_answers", "answers_harmless")
+
+
+def conversation(sources: Sources) -> Row:
+    return sources.texts.draw_conversation("posts_and_answers", "turns_harmless")
+
+
+def emoji_post(sources: Sources) -> Row:
+    return user_row(sources.row("hatemoji", lambda row: not row["hateful"])["text"], [])
+
+
+def post_on_women(sources: Sources) -> Row:
+    return user_row(sources.row("edos", lambda row: not row["sexist"])["text"], [])
+
+
+def neutral_on_group(sources: Sources) -> Row:
+    return user_row(sources.row("toxigen_demonstrations", lambda row: not row["hateful"])["text"], [])
+
+
+def to_a_bot(sources: Sources) -> Row:
+    return bot_row(sources.row("convabuse", lambda row: bool(row["abusive"] == 0)), [])
+
+
+def civil_comment(sources: Sources) -> Row:
+    return user_row(sources.row("social_comments", lambda row: not row["toxic"])["text"], [])
+
+
+def assistant_request(sources: Sources) -> Row:
+    """What people ask assistants and banks."""
+    name = sources.rng.choices(["clinc_safe", "banking_safe"], weights=[3, 1])[0]
+    return user_row(sources.row(name)["text"], [])
+
+
+def medical(sources: Sources) -> Row:
+    """A question of medical research, mostly without its abstract."""
+    question, _, abstract = sources.row("medical_safe")["text"].partition("? ")
+    count = sources.rng.choice([0, 0, 1, 2, 4])
+    return user_row(f"{question}? " + " ".join(abstract.split(". ")[:count]), [])
+
+
+def prose(sources: Sources) -> Row:
+    """Jokes, essays, scripture, manual pages, code, reviews."""
+    text = sources.rng.choice(sources.prose[sources.rng.choice(list(sources.prose))])
+    return user_row(text, [])

@@ -3,8 +3,9 @@
 ``texts/`` holds one file per label with templates and slots; ``safe.toml``, everyday messages without a label;
 ``frames.toml``, sentences that join several intents; ``edges.toml``, harmless questions that look harmful beside
 harmful ones; ``posts.toml`` and ``harmful_posts.toml``, what people tell and do not ask; ``long_*.toml``, long texts;
-``listings.toml``, web pages of titles and advertisements. They ask for harm, so that a guard can recognise it; they do
-not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
+``listings.toml``, web pages of titles and advertisements; ``threats_and_hate.toml``, ``requests.toml`` and
+``posts_and_answers.toml``, harmful texts beside harmless ones in the same words. They ask for harm, so that a guard can
+recognise it; they do not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import random
 import re
 import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ HERE = Path(__file__).parent
 LABELS = [f"S{i}" for i in range(1, 15)]
 PUBLIC_SETS = (
     "ailuminate_en_us", "ailuminate_fr_fr", "catqa_english", "cyber_benign", "harmbench_unsafe_only",
-    "harmfulqa_unsafe_only", "interpreter_abuse", "self_instruct_safe", "tweets_hate_or_neither",
+    "harmfulqa_unsafe_only", "interpreter_abuse", "self_instruct_safe", "tweets_hate_or_neither", "banking_safe",
+    "clinc_safe", "convabuse", "edos", "hatemoji", "medical_safe", "social_comments", "toxigen_demonstrations",
 )  # fmt: skip
 #: CatQA's categories (subcategories where they differ) as labels.
 CATQA = {
@@ -61,14 +64,30 @@ class Texts:
 
     def draw(self, name: str, field: str) -> tuple[str, list[str]]:
         """A template of a list, filled, and its labels. Every template of a list comes once before any comes twice."""
-        file = self.files[name]
+        item = self._item(name, field)
+        text, labels = (item["text"], item["labels"]) if isinstance(item, dict) else (item, [name])
+        return self.fill(text, self.slots(name)), labels
+
+    def draw_conversation(self, name: str, field: str) -> Row:
+        """A row of a list of conversations: an answer with the question ``before`` it, or ``messages``, each with its
+        role in front ("user: ...")."""
+        item = self._item(name, field)
+        turns = item.get("messages") or [f"user: {item['before']}", f"assistant: {item['text']}"]
+        slots = self.slots(name)
+        pairs = [turn.split(": ", 1) for turn in turns]
+        messages = [{"role": role, "content": self.fill(text, slots)} for role, text in pairs]
+        return {"messages": messages, "labels": item.get("labels", [])}
+
+    def slots(self, name: str) -> dict[str, list[str]]:
+        slots: dict[str, list[str]] = self.files[name].get("slots", {})
+        return slots
+
+    def _item(self, name: str, field: str) -> Any:
         bag = self._bags.setdefault((name, field), [])
         if not bag:
-            bag += file[field]
+            bag += self.files[name][field]
             self.rng.shuffle(bag)
-        item = bag.pop()
-        text, labels = (item["text"], item["labels"]) if isinstance(item, dict) else (item, [name])
-        return self.fill(text, file.get("slots", {})), labels
+        return bag.pop()
 
     def fill(self, text: str, slots: dict[str, list[str]]) -> str:
         """The template with a value in each slot; a slot that stands twice gets two values."""
@@ -97,21 +116,24 @@ class Sources:
     Args:
         public: folder of the public sets.
         seed: of everything random.
-        snippets: output of ``snippets.py``, one text per line of JSON; None = do without.
+        prose: output of ``prose.py``; None = do without.
 
     Attributes:
         sets: rows of each public set, by the name of its file.
         ailuminate: AILuminate's rows, by their first label.
         catqa: CatQA's questions, by label; those of unknown label are left out.
         hateful_tweets, harmless_tweets: texts.
-        snippets: texts.
+        prose: texts of each source of ``prose.py``.
+        drawn: texts that :meth:`row` has given.
     """
 
-    def __init__(self, public: Path, seed: int, snippets: Path | None = None) -> None:
+    def __init__(self, public: Path, seed: int, prose: Path | None = None) -> None:
         self.rng = random.Random(seed)
         self.texts = Texts(self.rng)
-        self.sets = {name: _read_jsonl(public / f"{name}.jsonl") for name in PUBLIC_SETS}
-        self.snippets = [row["text"] for row in _read_jsonl(snippets)] if snippets is not None else []
+        self.sets = {name: read_jsonl(public / f"{name}.jsonl") for name in PUBLIC_SETS}
+        self.prose: dict[str, list[str]] = {}
+        for row in read_jsonl(prose) if prose is not None else []:
+            self.prose.setdefault(row["source"], []).append(row["text"])
         tweets = self.sets["tweets_hate_or_neither"]
         self.hateful_tweets = [row["text"] for row in tweets if row["labels"]]
         self.harmless_tweets = [row["text"] for row in tweets if not row["labels"]]
@@ -125,6 +147,19 @@ class Sources:
             for label in catqa_labels(row) or []:
                 self.catqa.setdefault(label, []).append(row["text"])
         self._cycle: dict[str, list[str]] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self.drawn: set[str] = set()
+
+    def row(self, name: str, keep: Callable[[Row], bool] = lambda row: True) -> Row:
+        """A row of a public set: each row that ``keep`` keeps comes once before any comes twice."""
+        bag = self._rows.setdefault(name, [])
+        while True:
+            if not bag:
+                bag += self.sets[name]
+                self.rng.shuffle(bag)
+            if keep(row := bag.pop()):
+                self.drawn.add(row["text"])
+                return row
 
     def label(self, purpose: str, known: list[str] = LABELS) -> str:
         """One label after the other, shuffled anew each time: no label is drawn much more often than another."""
@@ -144,5 +179,10 @@ def catqa_labels(row: Row) -> list[str] | None:
     return CATQA.get(row["subcategory"], CATQA[row["category"]])
 
 
-def _read_jsonl(path: Path) -> list[Row]:
+def read_jsonl(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

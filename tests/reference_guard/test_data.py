@@ -19,6 +19,11 @@ from tests.support.reference_guard import FOLDER, script
 
 LABELS = [f"S{i}" for i in range(1, 15)]
 FILES = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (FOLDER / "texts").glob("*.toml")}
+HARMFUL_LISTS = {
+    "threats_and_hate": ("threats", "hate", "cruel"),
+    "requests": ("harmful", "rewritten"),
+    "posts_and_answers": ("selfharm", "sexual", "violence", "long_harmful", "answers_harmful", "turns_harmful"),
+}
 HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
 #: What the public sets look like, one mild row each.
 PUBLIC: dict[str, list[dict[str, Any]]] = {
@@ -34,6 +39,29 @@ PUBLIC: dict[str, list[dict[str, Any]]] = {
     "interpreter_abuse": [{"text": "j", "labels": ["S14"]}],
     "self_instruct_safe": [{"text": "k", "labels": []}],
     "tweets_hate_or_neither": [{"text": "l", "labels": ["S10"]}, {"text": "m", "labels": []}],
+    "banking_safe": [{"text": "n", "labels": []}],
+    "clinc_safe": [{"text": "o", "labels": []}],
+    "convabuse": [
+        {"text": "p", "before": "Hello!", "abusive": 0.0, "kinds": []},
+        {"text": "q", "before": "_", "abusive": 0.5, "kinds": []},
+        {"text": "r", "before": "", "abusive": 1.0, "kinds": []},
+    ],
+    "edos": [
+        {"text": "s", "sexist": True, "category": "1. threats, plans to harm and incitement", "detail": "1.1"},
+        {"text": "t", "sexist": True, "category": "2. derogation", "detail": "2.1"},
+        {"text": "u", "sexist": False, "category": "none", "detail": "none"},
+    ],
+    "hatemoji": [
+        {"text": "v", "hateful": True, "type": "threateninglanguage", "target": "[]"},
+        {"text": "w", "hateful": True, "type": "derogation", "target": "[]"},
+        {"text": "x", "hateful": False, "type": "none", "target": "[]"},
+    ],
+    "medical_safe": [{"text": "Does rest help? Rest was studied. It helps.", "labels": []}],
+    "social_comments": [{"text": "y", "toxic": True}, {"text": "z", "toxic": False}],
+    "toxigen_demonstrations": [
+        {"text": "aa", "hateful": True, "target": "t"},
+        {"text": "bb", "hateful": False, "target": "t"},
+    ],
 }
 
 
@@ -53,25 +81,25 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(data: ModuleType, public: Path) -> list[dict[str, Any]]:
-    snippets = public / "snippets.jsonl"
-    snippets.write_text('{"text": "A fine film."}\n', encoding="utf-8")
-    return list(itertools.islice(data.Generator(public, 1, snippets), 12000))
+    prose = public / "prose.jsonl"
+    prose.write_text('{"text": "A fine film.", "source": "reviews"}\n', encoding="utf-8")
+    return list(itertools.islice(data.Generator(public, 1, prose), 12000))
 
 
 def texts(name: str) -> list[tuple[str, str, list[str]]]:
-    """(list, template, labels) of a file."""
+    """(list, template, labels) of a file; of a conversation its last message."""
     templates = []
     for field, items in FILES[name].items():
         for item in items if isinstance(items, list) else []:
-            text, labels = (item["text"], item["labels"]) if isinstance(item, dict) else (item, [name])
-            templates.append((field, text, labels))
+            if isinstance(item, str):
+                templates.append((field, item, [name]))
+            else:
+                text = item["text"] if "text" in item else item["messages"][-1].partition(": ")[2]
+                templates.append((field, text, item.get("labels", [])))
     return templates
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*LABELS, "safe", "edges", "posts", "harmful_posts", "long_harmful", "long_harmless", "listings"],
-)
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"common", "frames"}))
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
     seen = set()
@@ -83,9 +111,35 @@ def test_templates_are_well_formed(name: str) -> None:
         assert not re.sub(r"\{\w+\}", "", text).count("{"), text
         if name in LABELS:
             assert name in labels, text
-        if field == "edge_unsafe" or name in ("harmful_posts", "long_harmful"):
+        if field in HARMFUL_LISTS.get(name, ()) or field == "edge_unsafe" or name in ("harmful_posts", "long_harmful"):
             assert labels, text
             assert set(labels) <= set(LABELS), text
+
+
+def test_conversations_say_whose_turns_they_are() -> None:
+    for field in ("turns_harmless", "turns_harmful"):
+        for item in FILES["posts_and_answers"][field]:
+            roles = [turn.partition(": ")[0] for turn in item["messages"]]
+            assert 2 <= len(roles) <= 4
+            assert set(roles) == {"user", "assistant"}, item
+
+
+@pytest.mark.parametrize(
+    ("name", "harmful", "harmless"),
+    [
+        ("threats_and_hate", {"threats", "hate", "cruel"}, {"not_threats", "not_hate"}),
+        ("requests", {"harmful", "rewritten"}, {"wrapped_harmless", "loaded", "plain"}),
+        (
+            "posts_and_answers",
+            {"selfharm", "sexual", "violence", "long_harmful", "answers_harmful", "turns_harmful"},
+            {"not_selfharm", "not_sexual", "not_violence", "long_harmless", "answers_harmless", "turns_harmless"},
+        ),
+    ],
+)
+def test_contrast_files_have_as_many_harmless_texts(name: str, harmful: set[str], harmless: set[str]) -> None:
+    counts = [sum(len(FILES[name][field]) for field in fields) for fields in (harmful, harmless)]
+    assert min(counts) > 350
+    assert counts[1] > 0.8 * counts[0]
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -114,7 +168,11 @@ def test_frames_have_their_places() -> None:
 
 def test_rows_are_well_formed(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert [m["role"] for m in row["messages"]] in (["user"], ["assistant"], ["user", "assistant"])
+        roles = [m["role"] for m in row["messages"]]
+        in_turn = ["user", "assistant"] * 3
+        first = in_turn.index(roles[0])
+        assert roles == in_turn[first : first + len(roles)]
+        assert len(roles) <= 4
         assert all(m["content"].strip() for m in row["messages"])
         assert not re.search(r"\{\w*\}", row["messages"][-1]["content"]), row
         if row["labels"] is None:
@@ -130,35 +188,39 @@ def test_every_kind_and_label_is_there(data: ModuleType, rows: list[dict[str, An
     assert set(kinds) == {
         *(f"unsafe {k}" for k in data.UNSAFE),
         *(f"safe {k}" for k in data.SAFE),
+        *(f"rude {k}" for k in data.RUDE),
     }
     labels = Counter(label for row in rows for label in row["labels"] or [])
     assert set(labels) == set(LABELS)
     rare = labels.pop("S4")  # few texts of its own
+    hate = labels.pop("S10") + labels.pop("S1")  # and threats: most of the public sets
     assert min(labels.values()) * 4 > max(labels.values())
-    assert rare * 6 > max(labels.values())
-    unsafe = [row for row in rows if row["unsafe"]]
-    assert 0.45 < len(unsafe) / len(rows) < 0.55
+    assert rare * 9 > max(labels.values())
+    assert hate < 0.5 * len(rows)
+    unsafe = [row for row in rows if row["unsafe"] == 1]
+    assert 0.44 < len(unsafe) / len(rows) < 0.52
     assert sum(len(row["labels"] or []) > 1 for row in unsafe) > 0.25 * len(unsafe)
     assert {row["messages"][-1]["role"] for row in rows if not row["unsafe"]} == {"user", "assistant"}
+    rude = [row for row in rows if 0 < row["unsafe"] < 1]
+    assert abs(len(rude) / len(rows) - data.RUDE_SHARE) < 0.01
+    assert all(row["labels"] is None and row["kind"].startswith("rude") for row in rude)
+
+
+def test_rows_of_public_sets_come_once_before_any_comes_twice(data: ModuleType, public: Path) -> None:
+    sources = data.Generator(public, 1).sources
+    drawn = [sources.row("edos", lambda row: bool(row["sexist"]))["text"] for _ in range(4)]
+    assert sorted(drawn[:2]) == sorted(drawn[2:]) == ["s", "t"]
 
 
 def test_same_seed_same_rows(data: ModuleType, public: Path, rows: list[dict[str, Any]]) -> None:
-    snippets = public / "snippets.jsonl"
-    assert list(itertools.islice(data.Generator(public, 1, snippets), 300)) == rows[:300]
-    assert list(itertools.islice(data.Generator(public, 2, snippets), 300)) != rows[:300]
+    prose = public / "prose.jsonl"
+    assert list(itertools.islice(data.Generator(public, 1, prose), 300)) == rows[:300]
+    assert list(itertools.islice(data.Generator(public, 2, prose), 300)) != rows[:300]
 
 
-def test_the_mixture_of_posts_has_longer_texts(data: ModuleType, public: Path) -> None:
-    rows = list(itertools.islice(data.Generator(public, 1, posts=True), 3000))
-    longest = sorted(len(row["messages"][-1]["content"]) for row in rows)
-    plain = sorted(len(row["messages"][-1]["content"]) for row in itertools.islice(data.Generator(public, 1), 3000))
-    assert longest[1500] > 1.15 * plain[1500]
-    assert sum(longest) > 1.15 * sum(plain)
-
-
-def test_snippets_are_optional(data: ModuleType, public: Path) -> None:
+def test_prose_is_optional(data: ModuleType, public: Path) -> None:
     kinds = {row["kind"] for row in itertools.islice(data.Generator(public, 1), 2000)}
-    assert "safe snippets" not in kinds
+    assert "safe prose" not in kinds
     assert "safe charged" in kinds
 
 

@@ -37,15 +37,19 @@ def test_packed_loss_and_gradient_equal_those_of_separate_rows(packed_rows: Modu
     rng = random.Random(3)
     model = small_model()
     prefix = tuple(rng.randrange(97) for _ in range(7))
-    rows = [
-        ([rng.randrange(97) for _ in range(rng.randint(1, 25))], [rng.randrange(97) for _ in range(rng.randint(1, 4))])
-        for _ in range(9)
-    ]
+    rows = []
+    for i in range(9):
+        token_ids = [rng.randrange(97) for _ in range(rng.randint(4, 25))]
+        first = len(token_ids) - rng.randint(1, 4)
+        targets = [(place, rng.randrange(97), 1.0) for place in range(first, len(token_ids))]
+        if i == 4:  # one place, two targets
+            targets = [(first, 3, 0.3), (first, 8, 0.7)]
+        rows.append(packed_rows.TrainingRow(token_ids, targets))
     separate = torch.tensor(0.0)
-    for own, verdict in rows:
-        ids = torch.tensor([[*prefix, *own, *verdict]])
-        logits = model(input_ids=ids).logits[0, -len(verdict) - 1 : -1]
-        separate = separate + torch.nn.functional.cross_entropy(logits, torch.tensor(verdict), reduction="sum")
+    for row in rows:
+        logits = model(input_ids=torch.tensor([[*prefix, *row.token_ids]])).logits[0, len(prefix) :]
+        for place, target, weight in row.targets:
+            separate = separate - weight * torch.log_softmax(logits[place], -1)[target]
     torch.autograd.backward(separate / len(rows))
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -63,7 +67,7 @@ def test_packed_loss_and_gradient_equal_those_of_separate_rows(packed_rows: Modu
 
 
 def test_every_token_lies_in_one_group_in_order(packed_rows: ModuleType) -> None:
-    rows = [([1] * n, [2, 3]) for n in (30, 2, 9, 2, 31, 10)]
+    rows = [packed_rows.TrainingRow([1] * n, [(n - 1, 2, 1.0)]) for n in (30, 2, 9, 2, 31, 10)]
     packed = packed_rows.pack((5, 5, 5), rows)
     places = torch.cat([group[group >= 0] for group in packed.groups])
     assert places.tolist() == list(range(packed.input_ids.shape[1] - 3))

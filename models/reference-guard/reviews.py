@@ -1,8 +1,5 @@
 """Harmless sentences of reviews, editorials and tweets, from the source package of vaderSentiment (MIT).
 
-    pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
-    python snippets.py vaderSentiment-3.3.2.tar.gz -o snippets.jsonl
-
 The package carries the four sets that Hutto and Gilbert (ICWSM 2014) measured sentiment on: film reviews (of Pang and
 Lee), product reviews (of Hu and Liu), editorials, tweets. Sentences that follow each other in one document make a text
 of one to seven; opinions of every kind and dark films among them, and nothing that a guard should stop. Nothing is
@@ -11,10 +8,8 @@ committed here; training reads the output.
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
-import json
 import random
 import tarfile
 from pathlib import Path
@@ -59,18 +54,3 @@ def texts(documents: dict[str, list[list[str]]], seed: int) -> list[str]:
                 del rest[:count]
     rng.shuffle(runs)
     return runs
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sdist", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
-    with options.output.open("w", encoding="utf-8") as stream:
-        for text in texts(read(options.sdist), options.seed):
-            stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()

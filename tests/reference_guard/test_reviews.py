@@ -14,8 +14,8 @@ from tests.support.reference_guard import script
 
 
 @pytest.fixture
-def snippets() -> Iterator[ModuleType]:
-    with script("snippets") as module:
+def reviews() -> Iterator[ModuleType]:
+    with script("reviews") as module:
         yield module
 
 
@@ -25,22 +25,22 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def test_sentences_of_one_document_stay_together(snippets: ModuleType, tmp_path: Path) -> None:
+def test_sentences_of_one_document_stay_together(reviews: ModuleType, tmp_path: Path) -> None:
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        for name in snippets.SETS:
+        for name in reviews.SETS:
             lines = [f"{d}_{i}\t0.5\t{name} {d} {i}." for d in (1, 2) for i in range(9)]
             add(tar, f"x/{name}_GroundTruth.txt", "\n".join([*lines, "a broken line"]).encode())
     path = tmp_path / "sdist.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
-        add(tar, f"vader-1/{snippets.INNER}", inner.getvalue())
-    documents = snippets.read(path)
+        add(tar, f"vader-1/{reviews.INNER}", inner.getvalue())
+    documents = reviews.read(path)
     assert [[len(sentences) for sentences in group] for group in documents.values()] == [[9, 9]] * 4
-    texts = snippets.texts(documents, 0)
+    texts = reviews.texts(documents, 0)
     every = [sentence for group in documents.values() for sentences in group for sentence in sentences]
     scattered = [f"{sentence.strip()}." for text in texts for sentence in text.split(".") if sentence.strip()]
     assert sorted(scattered) == sorted(every)  # each once
     for text in texts:
         assert len({tuple(sentence.split()[:2]) for sentence in text.split(".") if sentence.strip()}) == 1
-    assert texts == snippets.texts(documents, 0)
-    assert texts != snippets.texts(documents, 1)
+    assert texts == reviews.texts(documents, 0)
+    assert texts != reviews.texts(documents, 1)
