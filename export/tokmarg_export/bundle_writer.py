@@ -5,25 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.numpy import save_file
+from transformers import PreTrainedModel
 
 from tokmarg import __version__
-from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
-from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from tokmarg.bundle.manifest import MANIFEST, SCHEMA_VERSION
+from tokmarg.bundle.new_bundle import new_bundle
+from tokmarg.bundle.replaceable import check_output
 from tokmarg.engine.prefix import shared_tokens
-from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes
-from tokmarg.engine.session import Session
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.loading import assemble, build_tries, prompt_builder_of
+from tokmarg.loading import build_tries, prompt_builder_of
 from tokmarg.prompt.builder import Prompt, PromptBuilder, PromptKey
 from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
@@ -31,21 +31,22 @@ from tokmarg.prompt.windows import longest
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.graph.contract import Precision, graph_contract
 from tokmarg_export.graph.export import export_graph
-from tokmarg_export.model.huggingface import LoadedModel
-from tokmarg_export.quantization.gptq import CalibrationPrompt
+from tokmarg_export.model.loaded_model import LoadedModel
+from tokmarg_export.model.stored_parameters import is_stored
+from tokmarg_export.quantization.input_statistics import CalibrationPrompt
 
 from .branch_priors import mean_branch_shares
 from .errors import ExportError
-from .new_bundle import new_bundle
-from .output_checks import check_output
-from .parity import PROBES, Parity, measure_parity
+from .half_precision import check_half_precision
+from .parity import PROBES, Parity, measure_parity, probe_prompts
+from .policy_prefix import PREFIX_FILE, write_prefix, write_prefix_of_graph
+from .progress import Progress, Silent
 
 __all__ = ["build_bundle"]
 
-Progress = Callable[[str], None]
-
 #: Calibration texts that branch priors are measured on, at most: means change little beyond.
 _PRIOR_TEXTS = 200
+_SILENT = Silent()
 
 
 def build_bundle(
@@ -59,7 +60,7 @@ def build_bundle(
     verify: bool = True,
     force: bool = False,
     texts: Sequence[Sequence[Message]] | None = None,
-    progress: Progress = lambda step: None,
+    progress: Progress = _SILENT,
 ) -> Parity | None:
     """Writes a bundle to folder ``out``; the folder appears only when it is whole.
 
@@ -73,33 +74,35 @@ def build_bundle(
         force: replace the bundle at ``out``.
         texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 weights are
             rounded for them; None = neither.
-        progress: called with a line of text at each step.
+        progress: is told of each stage.
 
     Returns:
         the parity figures, or None without ``verify``.
 
     Raises:
         ExportError: ``out`` cannot be written or holds something else than a bundle, the grammar does not compile for
-            the tokenizer, or parity is out of bounds.
+            the tokenizer, the precision does not hold the model's numbers, or parity is out of bounds.
     """
     check_output(out, loaded.sources, force=force)
     progress("compiling the verdict grammar for the tokenizer")
     prompt_builder, tries = _compile(loaded, resolved)
     contract = _contract(loaded, tries, precision, head)
     prompts = _calibration_prompts(prompt_builder, texts or ())  # in all precisions: a text may be unfit to be scored
+    _check_range(loaded, prompt_builder, precision)
     with new_bundle(out, loaded.sources, force=force) as new:
-        unrounded = new.scratch / "unrounded" if precision in ("int8", "int4") else None
-        if precision != "int8":
-            prompts = []
+        rounds, stored = precision in ("int8", "int4"), is_stored(loaded.model)
+        unrounded = new.scratch / "unrounded" if rounds and not stored else None  # which takes memory for all layers
         form = _write_graph(loaded, new.folder, contract, precision, max_file_size, prompts, unrounded, progress)
         (new.folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
         manifest = _manifest(loaded, resolved, contract, precision, form)
         try:
-            _add_prefixes_and_priors(new.folder, manifest, prompt_builder, unrounded, texts or (), progress)
+            progress("computing the policy prefix")
+            _add_prefix(new.folder, manifest, prompt_builder, unrounded, loaded.model if rounds and stored else None)
+            _add_priors(new.folder, manifest, texts or (), progress)
             parity = None
             if verify:
                 progress(f"comparing with PyTorch on {len(PROBES)} texts")
-                parity = measure_parity(new.folder, loaded, prompt_builder, tries)
+                parity = measure_parity(new.folder, loaded, prompt_builder, tries, share=progress.share)
                 parity.check(precision)
                 _write_manifest(new.folder, manifest | {"parity": asdict(parity)})
         except TokmargError as error:
@@ -127,6 +130,12 @@ def _compile(loaded: LoadedModel, resolved: dict[str, Any]) -> tuple[PromptBuild
     return prompt_builder, tries
 
 
+def _check_range(loaded: LoadedModel, prompt_builder: PromptBuilder, precision: Precision) -> None:
+    """Refuses half precision for numbers that it does not hold."""
+    if precision == "fp16":
+        check_half_precision(loaded.model, [prompt.token_ids for prompt in chain(*probe_prompts(prompt_builder))])
+
+
 def _contract(
     loaded: LoadedModel, tries: dict[PromptKey, Trie], precision: Precision, head: Literal["full", "verdict"]
 ) -> GraphContract:
@@ -137,12 +146,6 @@ def _contract(
     if out_of_range := [t for t in tokens if t >= contract.vocab_size]:
         raise ExportError(f"verdict token {out_of_range[0]} lies outside the model's {contract.vocab_size} outputs")
     return contract
-
-
-def _session(folder: Path, manifest: Manifest) -> Session:
-    """Of a graph that is no bundle, with the interface of one that is."""
-    files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
-    return Session(Bundle(folder, replace(manifest, files=files)), "cpu")
 
 
 def _write_graph(
@@ -156,9 +159,9 @@ def _write_graph(
     progress: Progress,
 ) -> str:
     """Writes the graph and its weights; returns the manifest's ``graph_form``."""
-    if prompts:
-        progress(f"reading {len(prompts)} prompts, and rounding for them")
-    progress(f"writing the graph ({precision}, {contract.head} head)")
+    prompts = prompts if precision == "int8" else []  # the only one that is rounded for them
+    rounding = f", rounded for {len(prompts)} prompts" if prompts else ""
+    progress(f"writing the graph ({precision}, {contract.head} head{rounding})")
     return export_graph(
         loaded.model,
         folder,
@@ -168,6 +171,7 @@ def _write_graph(
         verdict_token_ids=contract.verdict_token_ids,
         prompts=prompts or None,
         unrounded=unrounded,
+        share=progress.share,
     )
 
 
@@ -210,40 +214,29 @@ def _prompts(prompt_builder: PromptBuilder, text: Sequence[Message], number: int
     return prompts
 
 
-def _add_prefixes_and_priors(
+def _add_prefix(
     folder: Path,
     manifest: dict[str, Any],
     prompt_builder: PromptBuilder,
     unrounded: Path | None,
-    texts: Sequence[Sequence[Message]],
-    progress: Progress,
+    model: PreTrainedModel | None,
 ) -> None:
-    """What the bundle itself computes: prefixes and, of texts, branch priors."""
-    progress("computing the policy prefix")
-    save_file({}, folder / "prefix.safetensors")
+    """The policy prefix: of PyTorch's ``model`` where that is given, else of a graph."""
+    save_file({}, folder / PREFIX_FILE)
     _write_manifest(folder, manifest)
-    session = Session(Bundle.open(folder), "cpu")
-    _write_prefixes(session, prompt_builder, unrounded, folder)
+    if model is None:
+        write_prefix_of_graph(folder, prompt_builder, unrounded)
+    else:
+        write_prefix(folder, prompt_builder, model, rotated=manifest["graph"]["by_content"])
     _write_manifest(folder, manifest)
+
+
+def _add_priors(folder: Path, manifest: dict[str, Any], texts: Sequence[Sequence[Message]], progress: Progress) -> None:
+    """Branch priors of texts, where there are some."""
     if texts:
         progress("asking the guard what it usually says")
-        manifest["guesses"] = _branch_priors(Guard(assemble(Bundle.open(folder), session)), texts)
+        manifest["guesses"] = _branch_priors(Guard.load(folder, device="cpu", verify=False), texts)
         _write_manifest(folder, manifest)
-
-
-def _write_prefixes(session: Session, prompt_builder: PromptBuilder, unrounded: Path | None, folder: Path) -> None:
-    """Compute and store the policy prefixes; the unrounded graph, where there is one, is deleted afterwards.
-
-    Every content reads the prefix: with unrounded weights it carries no error of their rounding. Half precision for
-    its keys and values costs no accuracy that could be seen beside weights of 8 bits.
-    """
-    if unrounded is None:
-        prefixes = compute_prefixes(session, prompt_builder.prefixes())
-    else:
-        manifest = Bundle.open(folder).manifest
-        prefixes = compute_prefixes(_session(unrounded, manifest), prompt_builder.prefixes())
-        shutil.rmtree(unrounded)  # as large as the model in fp32
-    save_prefixes(folder / "prefix.safetensors", prefixes, session.graph, half=unrounded is not None)
 
 
 def _branch_priors(guard: Guard, texts: Sequence[Sequence[Message]]) -> list[list[float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -12,14 +11,15 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from tokmarg import __version__
+from tokmarg.bundle.replaceable import Source, check_output
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.prompt.messages import Message, messages_of
 from tokmarg.records import format_of, read_records
+from tokmarg.termination import ended_by_signals
 from tokmarg_export.model.source import local_path
 
 from .errors import ExportError
-from .new_bundle import ended_by_signals
-from .output_checks import Source, check_output
+from .progress import Progress
 from .spec_library import choose_spec, list_specs, resolve_spec, spec_title
 
 if TYPE_CHECKING:  # loading pulls in torch
@@ -115,10 +115,11 @@ def export(
     """
     check_output(output, _sources(model, gguf_file, adapters, spec, policy, texts), force=force)
     conversations = None if texts is None else _read_texts(texts, text_field)
-    progress = _Progress()
+    progress = Progress(4 + (texts is not None) + (not no_verify))
     progress(f"loading {model}")
     _check_device(device)
     from tokmarg_export.model.huggingface import load_model
+    from tokmarg_export.model.stored_parameters import read_all
 
     from .bundle_writer import build_bundle
 
@@ -127,7 +128,9 @@ def export(
         loaded = replace(loaded, model_id=model_id)
     data, where = choose_spec(spec, loaded.model_id)
     resolved = resolve_spec(data, where, loaded, policy)
-    loaded.model.to(device)
+    if device != "cpu":
+        read_all(loaded.model)
+        loaded.model.to(device)
     parity = build_bundle(
         loaded,
         resolved,
@@ -204,26 +207,6 @@ def _print_parity(parity: Parity) -> None:
     )
 
 
-class _Progress:
-    """Steps with their times, on a terminal only."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-        self._on = sys.stderr.isatty()
-
-    def __call__(self, step: str) -> None:
-        self.done()
-        self._start = time.monotonic()
-        if self._on:
-            click.echo(f"{step} ... ", err=True, nl=False)
-
-    def done(self) -> None:
-        """Closes the line of the step in progress."""
-        if self._on and self._start is not None:
-            click.echo(f"{time.monotonic() - self._start:.0f} s", err=True)
-        self._start = None
-
-
 def _list_specs(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
@@ -244,7 +227,7 @@ def main() -> None:
     except ImportError as error:
         message = f'{error.name} is not installed: pip install "tokmarg[export]"'
     except MemoryError:
-        message = "out of memory: exporting needs about three times the size of the weights"
+        message = "out of memory: docs/precision.md says what exporting needs"
     except Exception as error:
         if os.environ.get("TOKMARG_DEBUG"):
             raise

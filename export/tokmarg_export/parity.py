@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.grammar.trie import Trie
 from tokmarg.guard import Guard
-from tokmarg.prompt.builder import PromptBuilder, PromptKey
+from tokmarg.prompt.builder import Prompt, PromptBuilder, PromptKey
 from tokmarg.prompt.messages import messages_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import Marginal, Result
-from tokmarg.scoring.exact import ExactSearch, Marginals
-from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg.scoring.exact import ExactSearch
+from tokmarg_export.model.layer_by_layer import last_logits
+from tokmarg_export.model.loaded_model import LoadedModel
+from tokmarg_export.model.stored_parameters import is_stored
 
 from .errors import ExportError
+from .progress import Share
 
-__all__ = ["PROBES", "Parity", "conversation", "measure_parity"]
+__all__ = ["PROBES", "Parity", "conversation", "measure_parity", "probe_prompts"]
 
 #: What is compared: mild texts of different length and kind.
 PROBES = (
@@ -75,6 +79,7 @@ def measure_parity(
     prompter: PromptBuilder,
     tries: Mapping[PromptKey, Trie],
     device: Literal["cpu", "cuda"] = "cpu",
+    share: Share = lambda share: None,
 ) -> Parity:
     """Scores the probes with the bundle in ``folder`` and with PyTorch.
 
@@ -83,17 +88,23 @@ def measure_parity(
         loaded: the model it was made from.
         prompter, tries: of its spec.
         device: where the bundle runs; PyTorch runs where the model is.
+        share: is told how much is done.
     """
     guard = Guard.load(folder, device=device, verify=False)
-    spec = prompter.spec
+    full = guard.manifest.graph.head == "full"
+    contents = [conversation(prompter.spec, text) for text in PROBES]
+    scored = [guard.score(content, tolerance=_TOLERANCE, max_nodes=_MAX_NODES) for content in contents]
+    del guard  # frees its weights before PyTorch's are read
+    prompts = probe_prompts(prompter)
+    searches = [[_search(tries[prompt.role, prompt.label]) for prompt in of_content] for of_content in prompts]
+    pairs = zip(chain(*prompts), chain(*searches), strict=True)
+    _evaluate([(prompt.token_ids, search) for prompt, search in pairs], loaded, share)
     differences: list[float] = []
     coverage, nodes = 0.0, 0
-    for text in PROBES:
-        content = conversation(spec, text)
-        ours = guard.score(content, tolerance=_TOLERANCE, max_nodes=_MAX_NODES)
+    for ours, of_content, their_searches in zip(scored, prompts, searches, strict=True):
         coverages = []
-        for prompt in prompter.prompts(messages_of(content)):
-            theirs = _reference(tries[prompt.role, prompt.label], prompt.token_ids, loaded)
+        for prompt, search in zip(of_content, their_searches, strict=True):
+            theirs = search.result()
             nodes += theirs.evaluated
             for event, bounds in theirs.bounds.items():
                 mine = _marginal(ours, event if prompt.label is None else prompt.label)
@@ -103,7 +114,6 @@ def measure_parity(
         if ours.coverage is not None:
             coverage = max(coverage, abs(ours.coverage - min(coverages)))
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    full = guard.manifest.graph.head == "full"
     return Parity(
         f"PyTorch {torch.__version__} {dtype}",
         len(PROBES),
@@ -114,8 +124,17 @@ def measure_parity(
     )
 
 
+def _search(trie: Trie) -> ExactSearch:
+    return ExactSearch(trie, tolerance=_TOLERANCE, max_nodes=_MAX_NODES, thresholds={UNSAFE: 0.5})
+
+
 def _marginal(result: Result, event: str) -> Marginal | None:
     return result.unsafe if event == UNSAFE else result.labels.get(event, result.events.get(event))
+
+
+def probe_prompts(prompter: PromptBuilder) -> list[tuple[Prompt, ...]]:
+    """The prompts of each probe."""
+    return [prompter.prompts(messages_of(conversation(prompter.spec, text))) for text in PROBES]
 
 
 def conversation(spec: Spec, text: str) -> list[dict[str, str]]:
@@ -126,13 +145,24 @@ def conversation(spec: Spec, text: str) -> list[dict[str, str]]:
 
 
 @torch.inference_mode()
-def _reference(trie: Trie, prompt_ids: Sequence[int], loaded: LoadedModel) -> Marginals:
-    """Marginals of one prompt with every node's logits from a forward pass of its own."""
-    search = ExactSearch(trie, tolerance=_TOLERANCE, max_nodes=_MAX_NODES, thresholds={UNSAFE: 0.5})
+def _evaluate(searches: Sequence[tuple[Sequence[int], ExactSearch]], loaded: LoadedModel, share: Share) -> None:
+    """Runs searches to their end, every node's logits from a forward pass of its own.
+
+    Weights that are in their file are read once for a node of each search.
+    """
     model = loaded.model
-    while wanted := search.wanted(1):
-        for node in wanted:
-            ids = torch.tensor([[*prompt_ids, *node.path]], device=model.device)
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1]
-            search.feed(node, logits.float().cpu().numpy())
-    return search.result()
+    stored, rounds = is_stored(model), 0
+    while wanted := [(ids, search, node) for ids, search in searches for node in search.wanted(1)]:
+        paths = [[*ids, *node.path] for ids, _, node in wanted]
+        logits = last_logits(model, paths) if stored else [_last_logits(model, path) for path in paths]
+        for (_, search, node), row in zip(wanted, logits, strict=True):
+            search.feed(node, row.float().cpu().numpy())
+        rounds += 1
+        share(min(1.0, rounds / _MAX_NODES))
+
+
+def _last_logits(model: Any, ids: Sequence[int]) -> torch.Tensor:
+    row: torch.Tensor = model(
+        input_ids=torch.tensor([ids], device=model.device), use_cache=False, logits_to_keep=1
+    ).logits[0, -1]
+    return row

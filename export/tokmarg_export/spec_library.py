@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING, Any
 from tokmarg.documents import Fields, read_document
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE
+from tokmarg.prompt.labels import Label
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Spec
 
 from .errors import ExportError
 
 if TYPE_CHECKING:  # loading pulls in torch, which listing specs does not need
-    from tokmarg_export.model.huggingface import LoadedModel
+    from tokmarg_export.model.loaded_model import LoadedModel
 
 __all__ = ["DEFAULT_SPEC", "choose_spec", "list_specs", "resolve_spec", "spec_title"]
 
 DEFAULT_SPEC = "instruct"
+#: Names no spec: it lists models that cannot be scored, with the reason.
+_REFUSED = "reasoning-first"
 END_OF_TURN = "{{end_of_turn}}"
 
 
@@ -39,7 +42,7 @@ def _folder() -> Path:
 
 def list_specs() -> list[str]:
     """Names of the specs that come with tokmarg."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
+    return sorted(path.stem for path in _folder().glob("*.toml") if path.stem != _REFUSED)
 
 
 def spec_title(name: str) -> str:
@@ -55,9 +58,10 @@ def choose_spec(name: str | None, model_id: str) -> tuple[dict[str, Any], str]:
         the parsed TOML and the name of its document for messages.
 
     Raises:
-        ExportError: no such spec; lists those there are.
+        ExportError: no such spec; lists those there are. Or the model's verdict stands behind free reasoning.
     """
     if name is None:
+        _check_scorable(model_id)
         for known in list_specs():
             data = read_document(_folder() / f"{known}.toml", ExportError, format="toml")
             patterns = data.get("models", [])
@@ -69,6 +73,17 @@ def choose_spec(name: str | None, model_id: str) -> tuple[dict[str, Any], str]:
     if Path(name).is_file():
         return read_document(Path(name), ExportError, format="toml"), name
     raise ExportError(f"no spec {name!r}: give a TOML file or one of {', '.join(list_specs())}")
+
+
+def _check_scorable(model_id: str) -> None:
+    """Refuses a model whose verdict stands behind free reasoning."""
+    path = _folder() / f"{_REFUSED}.toml"
+    for entry in Fields(read_document(path, ExportError, format="toml"), path.name, SpecError).tables("refused"):
+        if any(fnmatchcase(model_id.lower(), pattern.lower()) for pattern in entry.strings("models")):
+            raise ExportError(
+                f"{model_id}: its verdict stands behind free reasoning, so that no sum over verdicts gives its "
+                f"probability: {entry.get('reason', str)}. --spec FILE takes a spec of your own"
+            )
 
 
 def resolve_spec(data: dict[str, Any], where: str, loaded: LoadedModel, policy: Policy | None = None) -> dict[str, Any]:
@@ -109,12 +124,21 @@ def resolve_spec(data: dict[str, Any], where: str, loaded: LoadedModel, policy: 
         spec = Spec.parse(resolved, where)
         if policy is not None:
             spec = apply_policy(spec, policy)
-            labels = [{**asdict(label), "roles": list(label.roles)} for label in spec.labels]
+            labels = [_label_table(label) for label in spec.labels]
             resolved["policy"] = {"labels": labels, "aggregate": spec.aggregate}
+            resolved.pop("openai", None)
+            if spec.openai is not None:
+                resolved["openai"] = {label: list(names) for label, names in spec.openai.items()}
         _check_events(spec, where)
     except SpecError as error:
         raise ExportError(str(error)) from None
     return resolved
+
+
+def _label_table(label: Label) -> dict[str, object]:
+    """A label as a manifest lists it; JSON has no tuples, and a label without a code has no such field."""
+    table = {**asdict(label), "roles": list(label.roles)}
+    return {key: value for key, value in table.items() if value is not None}
 
 
 def _check_events(spec: Spec, where: str) -> None:
@@ -122,7 +146,7 @@ def _check_events(spec: Spec, where: str) -> None:
     for role in spec.roles:
         grammar = spec.grammar(role, where)
         reachable = grammar.names(grammar.reachable(grammar.start))
-        for event in [UNSAFE, *(label_id for label_id, _ in grammar.labels)]:
+        for event in [UNSAFE, *(label.id for label in grammar.labels)]:
             if event not in reachable:
                 raise SpecError(f"{where}: verdict.grammar: {event!r} is in no verdict on {role} messages")
 

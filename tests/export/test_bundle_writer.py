@@ -16,10 +16,12 @@ from tests.support.exporter import run_export
 from tests.support.optional import present
 from tests.support.results import marginal
 from tokmarg import Guard
+from tokmarg.errors import TokmargError
 from tokmarg_export.bundle_writer import build_bundle
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.contract import Precision
-from tokmarg_export.model.huggingface import LoadedModel, load_model
+from tokmarg_export.model.huggingface import load_model
+from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
 
 TEXTS = ["How do I pick a lock?", "Thank you!"]
@@ -99,7 +101,7 @@ def test_a_bundle_is_replaced_by_force_only(
     loaded: LoadedModel, resolved: dict[str, Any], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     out = shutil.copytree(tiny_bundle, tmp_path / "b")
-    with pytest.raises(ExportError, match="--force replaces it"):
+    with pytest.raises(TokmargError, match=r"--force \(in Python force=True\) replaces it"):
         build_bundle(loaded, resolved, out, verify=False)
     assert json.loads((out / "manifest.json").read_text())["parity"]
     build_bundle(loaded, resolved, out, verify=False, force=True)
@@ -142,7 +144,9 @@ def test_fixed_policy_is_not_replaced(loaded: LoadedModel) -> None:
 def test_spec_is_chosen_by_model_name_else_the_general_one() -> None:
     assert choose_spec(None, "meta-llama/Llama-Guard-3-1B")[1] == "llama-guard-3-1b.toml"
     assert choose_spec(None, "some/other-model")[1] == "instruct.toml"
-    with pytest.raises(ExportError, match=r"no spec 'nope': give a TOML file or one of granite-guardian-3\.0, "):
+    with pytest.raises(
+        ExportError, match=r"no spec 'nope': give a TOML file or one of ga-guard-1b, granite-guardian-3\.0, "
+    ):
         choose_spec("nope", "x")
     assert {"instruct", "llama-guard-3-8b", "llama-guard-3-1b"} <= set(list_specs())
 
@@ -174,7 +178,7 @@ def test_unexpected_errors_are_one_line_too(
 ) -> None:
     monkeypatch.setattr("tokmarg_export.bundle_writer.export_graph", lambda *a, **k: 1 / 0)
     assert run_export(monkeypatch, str(tiny_model), "-o", str(tmp_path / "b")) == 1
-    assert capsys.readouterr().err.startswith("Error: unexpected ZeroDivisionError")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Error: unexpected ZeroDivisionError")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,7 +27,8 @@ from tokmarg_export.spec_library import choose_spec, resolve_spec
         ("t.jsonl", b'{"text": "a"', "record 1: not valid JSON"),
         ("t.jsonl", b'{"messages": []}', "record 1: "),
         ("t.txt", b"a\n\xff\n", "record 2: the line is not valid UTF-8"),
-        ("t.json", b'["a"]', "its extension names no format (.jsonl .ndjson .csv .txt)"),
+        ("t.json", b'["a"]', "record 1: the element must hold a JSON object, not a string"),
+        ("t.md", b"a", "its extension names no format ("),
         ("t.txt", None, "No such file or directory"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg_export.model.stored_parameters import values
 
 from .onnx_graph_builder import OnnxGraphBuilder
 
@@ -66,7 +67,7 @@ def decoder_of(model: PreTrainedModel) -> Any:
 
 def output_rows(model: PreTrainedModel, ids: list[int] | None) -> Tensor:
     """Rows of the model's own output layer, [tokens, hidden]; None = all."""
-    weight: Tensor = cast(nn.Linear, model.get_output_embeddings()).weight
+    weight = values(cast(nn.Linear, model.get_output_embeddings()).weight)
     return weight if ids is None else weight[ids]
 
 

@@ -31,19 +31,22 @@ forward of all others is traced (`tokmarg_export.graph.traced`). Same contract, 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 import torch
 from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
-from tokmarg_export.quantization.gptq import CalibrationPrompt, InputStatistics, collect_input_statistics
+from tokmarg_export.progress import Share
+from tokmarg_export.quantization.input_statistics import CalibrationPrompt, LayerStatistics
 from tokmarg_export.quantization.int4_blockwise import Bits, quantize_blockwise
-from tokmarg_export.quantization.int8_per_row import quantize_per_row
+from tokmarg_export.quantization.int8_per_row import StatisticsOf, quantize_per_row
 
 from .contract import Precision, graph_contract
 from .llama_graph import build_llama_graph, llama_graph_mismatch
@@ -51,10 +54,12 @@ from .onnx_writer import finish_onnx_file, save_onnx, state_interface
 from .optimum_export import onnx_config_for, run_optimum
 from .order_invariant_attention import make_attention_order_invariant
 from .rotated_graph import build_rotated_graph
+from .tensor_spool import StoreTensor, TensorSpool, read_model
 from .traced import ScoringPass, as_traceable
 
 __all__ = ["export_graph"]
 
+_SPOOL, _ROUNDED = "unrounded", "rounded"  # files of weights while the graph is built
 _BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -69,12 +74,13 @@ def export_graph(
     verdict_token_ids: Sequence[int] | None = None,
     prompts: Iterable[CalibrationPrompt] | None = None,
     unrounded: Path | None = None,
+    share: Share = lambda share: None,
 ) -> str:
     """Write ``out_dir/model.onnx`` and its weights ``out_dir/model.onnx.data``, and nothing else.
 
     Args:
         model: unchanged afterwards.
-        out_dir: made where it does not exist.
+        out_dir: is made.
         head_token_ids: the only rows of the output layer to keep, in this order (verdict head); None = all.
         precision: of weights, keys and values.
         max_file_size: of a file of weights, in bytes; more files are called ``model.onnx.data.1`` and so on.
@@ -82,6 +88,7 @@ def export_graph(
         verdict_token_ids: of a second output layer, see :func:`graph_contract`.
         prompts: calibration prompts, on which int8 weights are rounded with the least error (GPTQ).
         unrounded: a folder that gets the graph before its weights are rounded, for what is computed at export.
+        share: is told how much is done.
 
     Returns:
         how the graph came about: "fused" if it was written operator by operator, or "traced: " and why.
@@ -100,24 +107,49 @@ def export_graph(
         raise ExportError(f"typical texts are for int8 in fused graphs; this one is {mismatch or precision}")
     bits, statistics = _BITS.get(precision), None
     out_dir.mkdir(parents=True, exist_ok=True)
-    # optimum leaves configuration files behind; a folder of its own keeps them out of the bundle.
-    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:
-        if rotated:
-            of_inputs = None if prompts is None else collect_input_statistics(model, prompts)
-            graph, statistics = build_rotated_graph(model, contract, of_inputs)
-        elif mismatch is None:
-            graph = build_llama_graph(model, contract, _dtype(precision))
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:  # optimum leaves files behind
+        first = _spool(Path(scratch) / _SPOOL, model, lambda part: share(part if bits is None else part / 2))
+        if mismatch is None:
+            graph, statistics = _fused(model, contract, precision, prompts, first)
         else:
             traced = _trace(model, contract, _dtype(precision), Path(scratch))
             if bits is None and max_file_size is None:
                 finish_onnx_file(traced, out_dir, contract)
                 return f"traced: {mismatch}"
-            graph = onnx.load(str(traced))
+            graph = read_model(traced, first)
         state_interface(graph.graph, contract)
         if bits is not None:
-            graph = _quantized(graph, bits, statistics, unrounded)
+            second = _spool(Path(scratch) / _ROUNDED, model, lambda part: share((1 + part) / 2))
+            graph = _quantized(graph, bits, statistics, unrounded, second)
         save_onnx(graph, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
     return "fused" if mismatch is None else f"traced: {mismatch}"
+
+
+def _fused(
+    model: PreTrainedModel,
+    contract: GraphContract,
+    precision: Precision,
+    prompts: Iterable[CalibrationPrompt] | None,
+    store: StoreTensor,
+) -> tuple[onnx.ModelProto, StatisticsOf | None]:
+    """The graph written operator by operator; and the statistics of its inputs, where it is rotated."""
+    if precision != "int8":
+        return build_llama_graph(model, contract, _dtype(precision), store), None
+    return build_rotated_graph(model, contract, None if prompts is None else LayerStatistics(model, prompts), store)
+
+
+def _spool(path: Path, model: PreTrainedModel, share: Share) -> StoreTensor:
+    """A spool that says after each tensor what part of the model's weights is stored."""
+    store, weights = TensorSpool(path).store, sum(parameter.numel() for parameter in model.parameters())
+    stored = 0
+
+    def counted(value: npt.NDArray[Any], name: str) -> onnx.TensorProto:
+        nonlocal stored
+        stored += value.size
+        share(min(1.0, stored / weights))
+        return store(value, name)
+
+    return counted
 
 
 def _dtype(precision: Precision) -> torch.dtype:
@@ -136,19 +168,21 @@ def _trace(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, 
 def _quantized(
     graph: onnx.ModelProto,
     bits: Bits,
-    statistics: Mapping[str, InputStatistics] | None,
+    statistics: StatisticsOf | None,
     unrounded: Path | None,
+    store: StoreTensor,
 ) -> onnx.ModelProto:
     """The graph with rounded weights; before that it is saved in ``unrounded``, where that is a folder.
 
-    ``statistics``: of a rotated graph's inputs; None for all other graphs.
+    ``statistics``: of a rotated graph's inputs; None for all other graphs. ``store``: makes initializers.
     """
     if unrounded is not None:
         unrounded.mkdir(parents=True, exist_ok=True)
-        save_onnx(graph, unrounded)
-        graph = onnx.load(str(unrounded / "model.onnx"))  # saving took the weights out
+        whole = onnx.ModelProto()
+        whole.CopyFrom(graph)
+        save_onnx(whole, unrounded)
     make_attention_order_invariant(graph.graph)
     if statistics is not None:
-        quantize_per_row(graph, statistics)
-    quantize_blockwise(graph, bits)  # the products that are left, and the embedding
+        quantize_per_row(graph, statistics, store)
+    quantize_blockwise(graph, bits, store)  # the products that are left, and the embedding
     return graph

@@ -27,10 +27,12 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg_export.model.stored_parameters import values
 
 from .blocks import (
     AdditiveMasks,
@@ -43,6 +45,7 @@ from .blocks import (
     token_indices,
 )
 from .onnx_graph_builder import MICROSOFT, OnnxGraphBuilder
+from .tensor_spool import StoreTensor
 
 __all__ = ["assemble", "build_llama_graph", "llama_graph_mismatch"]
 
@@ -79,15 +82,18 @@ def llama_graph_mismatch(model: PreTrainedModel) -> str | None:
     return None
 
 
-def build_llama_graph(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> onnx.ModelProto:
+def build_llama_graph(
+    model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, store: StoreTensor = numpy_helper.from_array
+) -> onnx.ModelProto:
     """The graph of a model for which :func:`llama_graph_mismatch` is None.
 
     Args:
         model: unchanged afterwards.
         contract: of the graph; inputs and outputs are not declared yet.
         dtype: of weights, keys and values: float32 or float16. Norms, softmax and positions are computed in float32.
+        store: of :class:`OnnxGraphBuilder`.
     """
-    builder = OnnxGraphBuilder(dtype, _OPSET, _IR_VERSION)
+    builder = OnnxGraphBuilder(dtype, _OPSET, _IR_VERSION, store)
     return assemble(builder, model, contract, _PlainBlocks(builder, model, contract))
 
 
@@ -173,14 +179,16 @@ class _Assembly:
         """Logits [1, K, columns]; caps and scales are computed in float32."""
         builder, layer, ids = self._builder, self._output, self._contract.head_token_ids
         embedding = decoder_of(self._model).embed_tokens.weight
-        if ids is None and layer.weight.data_ptr() == embedding.data_ptr():
+        if ids is None and layer.weight is embedding:
             weight, normed = table, self._blocks.tied_head_input(normed)
         else:
             weight = builder.weight("head", self._blocks.output_rows(None if ids is None else list(ids)))
         rows = builder.op("Reshape", [normed, builder.ints("shape/flat", [-1, embedding.shape[1]])], "head/rows")
         inputs = [rows, weight]
         if layer.bias is not None:
-            inputs.append(builder.weight("head/bias", layer.bias if ids is None else layer.bias[list(ids)]))
+            inputs.append(
+                builder.weight("head/bias", values(layer.bias) if ids is None else values(layer.bias)[list(ids)])
+            )
         logits = self._scaled_logits(builder.op("Gemm", inputs, "head/logits", transB=1), "head")
         builder.op("Unsqueeze", [logits, builder.ints("axes/first", [0])], "logits")
 
@@ -190,7 +198,9 @@ class _Assembly:
         ids = list(self._contract.verdict_token_ids or ())
         logits = self._blocks.verdict_product(normed, self._blocks.output_rows(ids).t())
         if layer.bias is not None:
-            logits = builder.op("Add", [logits, builder.weight("verdict/bias", layer.bias[ids])], "verdict/biased")
+            logits = builder.op(
+                "Add", [logits, builder.weight("verdict/bias", values(layer.bias)[ids])], "verdict/biased"
+            )
         builder.op("Identity", [self._scaled_logits(logits, "verdict")], "verdict_logits")
 
     def _scaled_logits(self, logits: str, name: str) -> str:
@@ -229,13 +239,8 @@ class _PlainBlocks:
         self._builder.op("Reshape", [tokens, self._builder.ints("shape/row", [1, -1])], "rotary/index")
 
     def attention(self, layer: int, module: Any, normed: str) -> str:
-        builder, at, dim, groups, kv_heads = (
-            self._builder,
-            f"layer.{layer}",
-            self._head_dim,
-            self._groups,
-            self._kv_heads,
-        )
+        builder, at = self._builder, f"layer.{layer}"
+        dim, groups, kv_heads = self._head_dim, self._groups, self._kv_heads
         packed = self.linear(normed, [module.q_proj, module.k_proj, module.v_proj], f"{at}/qkv")
         sizes = builder.ints("sizes/qkv", [groups * kv_heads * dim, kv_heads * dim, kv_heads * dim])
         q, k, v = (f"{at}/{x}" for x in "qkv")
@@ -268,7 +273,8 @@ class _PlainBlocks:
         return builder.op("Reshape", [by_token, rows], f"{at}/context")
 
     def linear(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
-        return linear(self._builder, rows, [(layer.weight, layer.bias) for layer in layers], name)
+        parameters = [(values(layer.weight), None if layer.bias is None else values(layer.bias)) for layer in layers]
+        return linear(self._builder, rows, parameters, name)
 
     def output_rows(self, ids: list[int] | None) -> Tensor:
         return output_rows(self._model, ids)

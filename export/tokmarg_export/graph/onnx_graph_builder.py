@@ -16,6 +16,10 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from tokmarg_export.model.stored_parameters import values
+
+from .tensor_spool import StoreTensor
+
 __all__ = ["MICROSOFT", "OnnxGraphBuilder"]
 
 #: Domain of onnxruntime's own operators.
@@ -29,9 +33,13 @@ class OnnxGraphBuilder:
         dtype: of weights and activations: float32 or float16.
         opset: version of the ONNX operators.
         ir_version: of the file format.
+        store: makes initializers.
     """
 
-    def __init__(self, dtype: torch.dtype, opset: int, ir_version: int) -> None:
+    def __init__(
+        self, dtype: torch.dtype, opset: int, ir_version: int, store: StoreTensor = numpy_helper.from_array
+    ) -> None:
+        self._store = store
         self._dtype, self._opset, self._ir_version = dtype, opset, ir_version
         self.half = dtype == torch.float16
         self._nodes: list[NodeProto] = []
@@ -76,7 +84,7 @@ class OnnxGraphBuilder:
     def weight(self, name: str, value: Tensor) -> str:
         """An initializer in the dtype of the graph."""
         with torch.no_grad():
-            return self.constant(name, value.detach().to(device="cpu", dtype=self._dtype).contiguous().numpy())
+            return self.constant(name, values(value).to(device="cpu", dtype=self._dtype).contiguous().numpy())
 
     def ints(self, name: str, values: Sequence[int]) -> str:
         """An int64 initializer [n]."""
@@ -85,5 +93,5 @@ class OnnxGraphBuilder:
     def constant(self, name: str, value: npt.NDArray[Any]) -> str:
         """An initializer; the first value given under a name stays."""
         if name not in self._tensors:
-            self._tensors[name] = numpy_helper.from_array(value, name)
+            self._tensors[name] = self._store(value, name)
         return name

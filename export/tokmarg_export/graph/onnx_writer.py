@@ -7,9 +7,10 @@ from pathlib import Path
 
 import onnx
 from onnx import TensorProto, ValueInfoProto, helper
-from onnx.external_data_helper import set_external_data, write_external_data_tensors
 
 from tokmarg.bundle.graph_contract import GraphContract
+
+from .tensor_spool import append_to, size_of
 
 _DATA_FILE = "model.onnx.data"
 
@@ -50,14 +51,15 @@ def save_onnx(
         old.unlink()  # onnx appends to a data file that exists
     number, filled = 0, 0
     for tensor in model.graph.initializer:
-        size = len(tensor.raw_data)
+        size = size_of(tensor)
         if size < _INLINE:
             continue
         if max_file_size is not None and filled and filled + size > max_file_size:
             number, filled = number + 1, 0
         filled += size
-        set_external_data(tensor, location=_DATA_FILE if number == 0 else f"{_DATA_FILE}.{number}")
-    write_external_data_tensors(model, str(out_dir))
+        name = _DATA_FILE if number == 0 else f"{_DATA_FILE}.{number}"
+        with (out_dir / name).open("ab") as stream:
+            append_to(stream, tensor, name)
     if rows_apart:
         name_rows_apart(model.graph)
     onnx.save(model, str(out_dir / "model.onnx"))

@@ -18,24 +18,27 @@ the model's own, and its values, which are rotated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.quantization.gptq import InputStatistics
+from tokmarg_export.quantization.input_statistics import LayerStatistics
+from tokmarg_export.quantization.int8_per_row import StatisticsOf
 from tokmarg_export.quantization.quarot import Rotation
 
 from .blocks import AdditiveMasks, decoder_of, linear, output_rows, rotary_tables, split_heads, token_indices
 from .head_indices import HeadIndices
 from .llama_graph import assemble
 from .onnx_graph_builder import MICROSOFT, OnnxGraphBuilder
+from .tensor_spool import StoreTensor
 
 __all__ = ["build_rotated_graph"]
 
@@ -43,22 +46,34 @@ _OPSET, _IR_VERSION = 23, 11  # of Attention
 
 
 def build_rotated_graph(
-    model: PreTrainedModel, contract: GraphContract, statistics: Mapping[int, InputStatistics] | None = None
-) -> tuple[onnx.ModelProto, dict[str, InputStatistics]]:
+    model: PreTrainedModel,
+    contract: GraphContract,
+    statistics: LayerStatistics | None = None,
+    store: StoreTensor = numpy_helper.from_array,
+) -> tuple[onnx.ModelProto, StatisticsOf]:
     """The float32 graph of a model for which :func:`tokmarg_export.graph.llama_graph.llama_graph_mismatch` is None.
 
     Args:
         model: unchanged afterwards.
         contract: of the graph.
-        statistics: of :func:`tokmarg_export.quantization.gptq.collect_input_statistics`.
+        statistics: of the model's own inputs.
+        store: of :class:`OnnxGraphBuilder`.
 
     Returns:
-        the graph; and the statistics of the rotated inputs by the name of the weight that they are multiplied with,
-        empty without ``statistics``.
+        the graph; and what gives the statistics of the rotated inputs by the name of the weight that they are
+        multiplied with, None without ``statistics``.
     """
-    builder = OnnxGraphBuilder(torch.float32, _OPSET, _IR_VERSION)
-    blocks = _RotatedBlocks(builder, model, contract, statistics or {})
-    return assemble(builder, model, contract, blocks), blocks.statistics
+    builder = OnnxGraphBuilder(torch.float32, _OPSET, _IR_VERSION, store)
+    blocks = _RotatedBlocks(builder, model, contract)
+    graph = assemble(builder, model, contract, blocks)
+
+    def statistics_of(weight: str) -> InputStatistics | None:
+        if statistics is None or weight not in blocks.layers:
+            return None
+        linear = blocks.layers[weight]
+        return blocks.rotation.statistics(linear, statistics.of(linear))
+
+    return graph, statistics_of
 
 
 class _RotatedBlocks:
@@ -69,24 +84,21 @@ class _RotatedBlocks:
         builder: OnnxGraphBuilder,
         model: PreTrainedModel,
         contract: GraphContract,
-        statistics: Mapping[int, InputStatistics],
     ) -> None:
-        self._builder, self._model, self._rotation = builder, model, Rotation(model)
+        self._builder, self._model, self.rotation = builder, model, Rotation(model)
         self._kv_heads, self._head_dim = contract.kv_heads, contract.head_dim
         self._groups = model.config.num_attention_heads // model.config.num_key_value_heads
         self._epsilon = float(model.config.rms_norm_eps)
         self._head_indices = HeadIndices(builder, self._kv_heads, self._groups)
         self._masks = AdditiveMasks(builder, model.config, contract, self._head_indices.mask_repeats)
         self._tables: list[str] = []  # cosines and sines, [N + 1, head_dim / 2]
-        self._of_model = statistics
-        #: By the name of a weight, the statistics of its rotated inputs.
-        self.statistics: dict[str, InputStatistics] = {}
+        self.layers: dict[str, nn.Linear] = {}  # name of a weight -> the first of the model's layers that it comes from
 
     def embedding(self) -> Tensor:
-        return self._rotation.embedding(cast(Tensor, decoder_of(self._model).embed_tokens.weight))
+        return self.rotation.embedding(cast(Tensor, decoder_of(self._model).embed_tokens.weight))
 
     def norm_weight(self, name: str, norm: Any) -> str:
-        return self._builder.weight("norm/ones", torch.ones_like(norm.weight))
+        return self._builder.weight("norm/ones", torch.ones(norm.weight.shape))
 
     def rotary(self, rotary: Any) -> None:
         """One row for each token, and a last one, angle 0, for values: they pass the operator for one copy of all."""
@@ -149,11 +161,10 @@ class _RotatedBlocks:
         return builder.op("Reshape", [packed, builder.ints("shape/joined_heads", [1, 0, -1])], f"{at}/qkv/normed")
 
     def linear(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
-        if (statistics := self._of_model.get(id(layers[0]))) is not None:
-            self.statistics[f"{name}/weight"] = self._rotation.statistics(layers[0], statistics)
-        if name.endswith("/mlp") and (matrix := self._rotation.blocks) is not None:
+        self.layers[f"{name}/weight"] = layers[0]
+        if name.endswith("/mlp") and (matrix := self.rotation.blocks) is not None:
             rows = self._rotated_in_blocks(rows, matrix)
-        return linear(self._builder, rows, [self._rotation.linear(layer) for layer in layers], name)
+        return linear(self._builder, rows, [self.rotation.linear(layer) for layer in layers], name)
 
     def _rotated_in_blocks(self, rows: str, matrix: Tensor) -> str:
         """What the down projection reads, [1, N, intermediate], each block of it times a matrix [block, block]."""
@@ -165,10 +176,12 @@ class _RotatedBlocks:
         return builder.op("Reshape", [rotated, builder.ints("shape/unblocked", [1, 0, -1])], f"{rows}/unblocked")
 
     def output_rows(self, ids: list[int] | None) -> Tensor:
-        return self._rotation.output(output_rows(self._model, ids))
+        if ids is None:
+            return self.rotation.output(cast(nn.Linear, self._model.get_output_embeddings()).weight)
+        return self.rotation.output_rows(output_rows(self._model, ids))
 
     def tied_head_input(self, normed: str) -> str:
-        return self._double_product(normed, self._rotation.back(), "head/back")
+        return self._double_product(normed, self.rotation.back(), "head/back")
 
     def verdict_product(self, normed: str, weight: Tensor) -> str:
         return self._double_product(normed, weight, "verdict/weight")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import gguf
 import torch
-from gguf import GGUFReader
-from huggingface_hub import hf_hub_download, metadata_load, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, metadata_load, snapshot_download, try_to_load_from_cache
 from tokenizers import Tokenizer
-from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,50 +23,25 @@ from transformers.utils import logging
 
 from tokmarg.native import first_line, is_panic
 from tokmarg_export.errors import ExportError
-from tokmarg_export.graph.contract import check_model_type, check_supported
+from tokmarg_export.graph.contract import check_model_type
+from tokmarg_export.graph.llama_graph import llama_graph_mismatch
 
-from .gguf import apply_rope_factors, read_field, special_token, tokenizer_json
+from .gguf_file import GgufFile
+from .gguf_model import gguf_config, gguf_model
+from .gguf_tokenizer import special_token, tokenizer_json
+from .loaded_model import LoadedModel, check_complete, loaded_model
 from .lora import merge_adapter
-from .source import local_path
+from .sentencepiece_file import tokenizer_of_folder
+from .source import local_path, series_names
+from .stored_folder import WEIGHT_FILES, SafetensorsFiles, stored_model
+from .stored_parameters import read_all
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["load_model"]
 
+#: Models of more weights than that are not loaded whole.
+_IN_MEMORY = 250_000_000
 #: Any of these lets a fast tokenizer be made.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A causal LM ready to be exported.
-
-    `model` is in eval mode, on the CPU, in the dtype given to `load_model`, any adapter merged. `model_id` is the hub
-    id, or the name of the folder or file, never a path. `revision` is the hub's commit hash. `eos_token_ids` are
-    in rising order. `sources` are the files and folders that it was read from, and what they are.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    tokenizer_json: str
-    chat_template: str | None
-    model_id: str
-    revision: str | None
-    licence: str | None
-    max_positions: int
-    eos_token_ids: tuple[int, ...]
-    sources: tuple[tuple[str, Path], ...] = ()
-
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The model's own chat template over `messages`, up to and including the generation prompt.
-
-        Raises ExportError if the model has no chat template, or the template rejects the messages.
-        """
-        if self.chat_template is None:
-            raise ExportError(f"{self.model_id} has no chat template; use a spec that brings its own.")
-        turns = [dict(message) for message in messages]
-        try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        except Exception as error:  # templates raise whatever Jinja lets them
-            raise ExportError(f"{self.model_id}'s chat template rejects the messages: {error}") from error
 
 
 def load_model(
@@ -97,6 +67,8 @@ def load_model(
             loaded = _load_gguf(*_find_gguf(path, str(source), gguf_file), dtype)
         else:
             loaded = _load_hugging_face(path, str(source), dtype)
+        if adapters or llama_graph_mismatch(loaded.model) is not None:
+            read_all(loaded.model)  # peft and the tracer want all of a model
         for adapter in adapters:
             merge_adapter(loaded.model, Path(adapter))
     read = [("the model", path), *(("an adapter", Path(adapter)) for adapter in adapters)]
@@ -114,23 +86,27 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
     with _naming("tokenizer", source, path):
         if path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
             raise ExportError(f"{path} has no tokenizer.json; take it from the model's repository.")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        only_pieces = (path / "tokenizer.model").is_file() and not (path / "tokenizer.json").is_file()
+        tokenizer = tokenizer_of_folder(path) if only_pieces else AutoTokenizer.from_pretrained(source)
     if not tokenizer.is_fast:
         raise ExportError(f"{source} has no tokenizer.json and none can be made of it (no fast tokenizer).")
     if (path / "generation_config.json").is_file():
         with _naming("generation_config.json", source, path):  # which transformers passes over where it is damaged
             GenerationConfig.from_pretrained(source)
     with _naming("weights", source, path):
-        # Eager: sdpa leaves out Gemma 2's cap on attention scores, and parity is measured against this model.
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
-        )
-        _check_complete(report, f"the weights of {source}")
+        if (stored := _stored(path, source, config, dtype)) is not None:
+            model, report = stored
+        else:
+            # Eager: sdpa leaves out Gemma 2's cap on attention scores, and parity is measured against this model.
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
+            )
+        check_complete(report, f"the weights of {source}")
     card = path / "README.md" if path.is_dir() else try_to_load_from_cache(source, "README.md")
     with _naming("README.md (its licence)", source, path):
         licence = _licence_of_card(card)
     with _naming("configuration", source, path):
-        return _loaded(
+        return loaded_model(
             model,
             tokenizer,
             model_id=path.resolve().name if path.is_dir() else source,
@@ -140,15 +116,31 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
         )
 
 
+def _stored(path: Path, source: str, config: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]] | None:
+    """The model with its weights left in their files; None where they are few, or of another format."""
+    if getattr(config, "quantization_config", None) is not None:
+        return None
+    files = SafetensorsFiles.of_folder(
+        path if path.is_dir() else Path(snapshot_download(source, allow_patterns=WEIGHT_FILES))
+    )
+    if files is None or files.values <= _IN_MEMORY:
+        return None
+    return stored_model(files, config, dtype)
+
+
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keeps back warnings of transformers, which advises to train what is missing: here that is an error."""
-    verbosity = logging.get_verbosity()
+    """Keeps back transformers' bars and warnings: it advises to train what is missing, which is an error here, and to
+    fix a pattern of Mistral's in tokenizers that do not have it."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager
@@ -165,24 +157,6 @@ def _naming(what: str, source: str, path: Path) -> Iterator[None]:
         raise ExportError(f"Cannot load {what} of {source}{where}: {first_line(error)}") from error
 
 
-def _check_complete(report: Mapping[str, Any], weights: str) -> None:
-    """Refuses weights that do not fill the model, which transformers would fill at random, or that exceed it.
-
-    Raises:
-        ExportError: names a tensor.
-    """
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ExportError(f"{weights} lack {missing[0]}{_more(missing)}; they are damaged, or not all are here.")
-    layers = sorted(name for name in report["unexpected_keys"] if ".layers." in name)
-    if layers:
-        raise ExportError(f"{weights} have {layers[0]}{_more(layers)}, for which the configuration has no layer.")
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
-
-
 def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str | None]:
     """The local file, the model id and the revision of a GGUF file in a folder or hub repository."""
     if path.is_dir():
@@ -191,101 +165,39 @@ def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str 
             raise ExportError(f"{path} has no file {gguf_file}.")
         return file, file.name, None
     with _naming(gguf_file, source, path):  # offline, no such repository, no such file, gated
-        file = Path(hf_hub_download(source, gguf_file))
+        file, *_ = [Path(hf_hub_download(source, name)) for name in series_names(gguf_file)]
     # The hub's cache lays files out as snapshots/<commit>/<file>.
     parts = file.parts
     revision = parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
     return file, source, revision
 
 
-def _load_gguf(file: Path, model_id: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:
-    try:
-        reader = GGUFReader(file)
-    except Exception as error:  # whatever parsing a damaged file brings up
-        raise ExportError(f"{file} is not a readable GGUF file: {first_line(error)}") from error
-    with _naming("the GGUF file", str(file), file):
-        document = tokenizer_json(reader)
-        with _faster_gguf(reader):
-            config = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
-            check_model_type(config.model_type)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                str(file.parent),
-                gguf_file=file.name,
-                config=config,
-                dtype=dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
-        _check_complete(report, f"the weights of {file.name}")
-        apply_rope_factors(reader, model)
+def _load_gguf(path: Path, model_id: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:
+    file = GgufFile(path)
+    with _naming("the GGUF file", str(path), path):
+        document = tokenizer_json(file)
+        config = gguf_config(file)
+        model, report = gguf_model(file, config, dtype)
+        check_complete(report, f"the weights of {path.name}")
+        if sum(value.numel() for value in model.parameters()) <= _IN_MEMORY:
+            read_all(model)
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=Tokenizer.from_str(document),
-            bos_token=special_token(reader, "bos"),
-            eos_token=special_token(reader, "eos"),
-            chat_template=read_field(reader, "tokenizer.chat_template"),
+            bos_token=special_token(file, "bos"),
+            eos_token=special_token(file, "eos"),
+            chat_template=file.field("tokenizer.chat_template"),
         )
         # The configuration's own are the family's defaults; the file knows.
-        eos = [read_field(reader, f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
+        eos = [file.field(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot")]
         model.generation_config = GenerationConfig(eos_token_id=[int(i) for i in eos if i is not None])
-        model.config.eos_token_id = None
-        licence = read_field(reader, "general.license")
-        return _loaded(
-            model, tokenizer, model_id=model_id, revision=revision, licence=licence, tokenizer_document=document
+        return loaded_model(
+            model,
+            tokenizer,
+            model_id=model_id,
+            revision=revision,
+            licence=file.field("general.license"),
+            tokenizer_document=document,
         )
-
-
-@contextmanager
-def _faster_gguf(reader: GGUFReader) -> Iterator[None]:
-    """Spare transformers what it repeats: two parses of the file, and the table of tensor names per module.
-
-    Halves the time. Its progress bar is kept out of pipes.
-    """
-    names = functools.cache(gguf.get_tensor_name_map)
-    bar = functools.partial(tqdm, disable=None)
-    with (
-        mock.patch("gguf.GGUFReader", return_value=reader),
-        mock.patch("gguf.get_tensor_name_map", names),
-        mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", bar),
-    ):
-        yield
-
-
-def _loaded(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    model_id: str,
-    revision: str | None,
-    licence: str | None,
-    tokenizer_document: str | None,
-) -> LoadedModel:
-    check_supported(model)
-    if tokenizer_document is None:
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()  # a limit saved by a training script would cut prompts silently
-        backend.no_padding()
-        tokenizer_document = backend.to_str()
-    eos: set[Any] = set()
-    for holder in (tokenizer, model.config, model.generation_config):
-        value = getattr(holder, "eos_token_id", None)
-        eos.update([] if value is None else [value] if isinstance(value, int) else value)
-    if wrong := [value for value in eos if not isinstance(value, int)]:
-        raise ExportError(f"{model_id}: eos_token_id must be integers, not {wrong[0]!r:.60}.")
-    positions = model.config.max_position_embeddings
-    if not isinstance(positions, int) or positions < 1:
-        raise ExportError(f"{model_id}: max_position_embeddings must be a positive integer, not {positions!r:.60}.")
-    template = tokenizer.chat_template
-    return LoadedModel(
-        model=model.eval(),
-        tokenizer=tokenizer,
-        tokenizer_json=tokenizer_document,
-        chat_template=template.get("default") if isinstance(template, dict) else template,
-        model_id=model_id,
-        revision=revision,
-        licence=licence,
-        max_positions=positions,
-        eos_token_ids=tuple(sorted(eos)),
-    )
 
 
 def _licence_of_card(card: Path | str | object | None) -> str | None:

@@ -1,4 +1,4 @@
-"""GPTQ: rounding of weights with the least error on calibration inputs, and the statistics of those inputs.
+"""GPTQ: rounding of weights with the least error on calibration inputs.
 
 With M the mean of x xᵀ over calibration inputs x [K] of a matrix, less the outer product of their mean where the mean
 is subtracted from them, the error that rounding a column w [K] to w' makes on them is (w - w')ᵀ M (w - w'). Coordinates
@@ -9,23 +9,17 @@ takes the error of its logits from 0.16 to 0.07.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-__all__ = ["CalibrationPrompt", "InputStatistics", "collect_input_statistics", "gptq_levels"]
+__all__ = ["InputStatistics", "gptq_levels"]
 
 _DAMPING = 0.01  # of the mean of M's diagonal: inputs that never occur leave their weights almost as they are
 _BLOCK = 64  # rows whose errors are passed on together: one product instead of many
-
-#: Token ids of a prompt, and how many of them, the policy prefix, are left out of the statistics.
-CalibrationPrompt = tuple[Sequence[int], int]
 
 
 @dataclass(frozen=True)
@@ -40,53 +34,6 @@ class InputStatistics:
     def covariance(self) -> Tensor:
         """The mean of (x - mean) (x - mean)ᵀ, [in, in]."""
         return self.moments - torch.outer(self.mean, self.mean)
-
-
-@torch.inference_mode()
-def collect_input_statistics(
-    model: PreTrainedModel, prompts: Iterable[CalibrationPrompt]
-) -> dict[int, InputStatistics]:
-    """Statistics of the inputs of the decoder's linear layers, by the layer's id.
-
-    Args:
-        model: causal LM.
-        prompts: of calibration. The policy prefix is left out: it is the same in all of them, and once it is computed
-            no product reads it again.
-
-    Takes 8 in² bytes of memory for each input.
-    """
-    sums: dict[int, tuple[Tensor, Tensor]] = {}
-    tokens = skipped = 0
-
-    def adder(layer: nn.Module) -> Callable[..., None]:
-        def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows = inputs[0].reshape(-1, inputs[0].shape[-1])[skipped:].double()
-            total, products = sums.get(id(layer), (0.0, 0.0))
-            sums[id(layer)] = rows.sum(dim=0) + total, rows.T @ rows + products
-
-        return add
-
-    layers: Any = model.get_decoder().layers
-    hooks = []
-    for part in layers:
-        for layer in (part.self_attn.q_proj, part.self_attn.o_proj, part.mlp.gate_proj, part.mlp.down_proj):
-            hooks.append(layer.register_forward_pre_hook(adder(layer)))
-    try:
-        for ids, skipped in prompts:
-            model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False, logits_to_keep=1)
-            tokens += len(ids) - skipped
-    finally:
-        for hook in hooks:
-            hook.remove()
-    statistics = {
-        key: InputStatistics(total.cpu() / tokens, products.cpu() / tokens, tokens)
-        for key, (total, products) in sums.items()
-    }
-    for part in layers:  # layers that share an input
-        for layer in (part.self_attn.k_proj, part.self_attn.v_proj):
-            statistics[id(layer)] = statistics[id(part.self_attn.q_proj)]
-        statistics[id(part.mlp.up_proj)] = statistics[id(part.mlp.gate_proj)]
-    return statistics
 
 
 def gptq_levels(

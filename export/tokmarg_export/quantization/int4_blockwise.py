@@ -18,7 +18,8 @@ AVX2 and no VNNI that holds in 8 bits; in 4 bits the kernel for one row sums in 
 product has one row, and where 128 n + 1 rows are shared out over threads, for the last one. Such a row differs by
 rounding (2e-6 in a product of 576 channels), which the rounding of activations in the layers above may amplify: in a
 random model of 6 layers a pass of a single token moved logits by 0.54, their standard deviation being 4.7. Passes with
-two rows or more in every product have the same bits. Neither processor saturates (largest weights and activations).
+two rows or more in every product have the same bits, and the runtime runs no others
+(:mod:`tokmarg.engine.row_padding`). Neither processor saturates (largest weights and activations).
 
 The embedding is stored the same way, always in 8 bits; where it is the output layer too, both share it.
 """
@@ -34,6 +35,8 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from tokmarg_export.graph.tensor_spool import StoreTensor, values_of
+
 __all__ = ["BLOCK", "pack_blocks", "quantize_blockwise"]
 
 Floats = npt.NDArray[np.float32]
@@ -41,6 +44,7 @@ Bits = Literal[4, 8]
 
 #: Channels that share a scale.
 BLOCK = 32
+_VALUES = 1 << 24  # that are rounded in one go: it takes a few times their memory
 _TINY = np.float32(1e-12)  # blocks of zeros have a scale, too
 # Clipping a block's largest weight a little often lowers the error of the others by more than it costs.
 _SHRINK = (1.0, 0.95, 0.9, 0.85)
@@ -93,12 +97,13 @@ def pack_blocks(weight: Floats, bits: Bits) -> tuple[npt.NDArray[np.uint8], Floa
     return halves.astype(np.uint8), scale[..., 0].astype(np.float32)
 
 
-def quantize_blockwise(model: onnx.ModelProto, bits: Bits) -> None:
+def quantize_blockwise(model: onnx.ModelProto, bits: Bits, store: StoreTensor = numpy_helper.from_array) -> None:
     """Quantize, in place, every product with a constant matrix, and the embedding.
 
     Args:
         model: float32, weights loaded.
         bits: of the products' weights.
+        store: makes initializers.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -106,9 +111,9 @@ def quantize_blockwise(model: onnx.ModelProto, bits: Bits) -> None:
     lookups = {id(node): node for node in graph.node if node.op_type == "Gather" and _is_matrix(tensors, node.input[0])}
     tables = {node.input[0] for node in lookups.values()}
     by_row = tables | {p.weight for p in products.values() if p.transposed}
-    rewriter = _Rewriter()
+    rewriter = _Rewriter(store)
     for name in dict.fromkeys([*tables, *(p.weight for p in products.values())]):
-        weight = numpy_helper.to_array(tensors[name])
+        weight = values_of(tensors[name])
         rewriter.store(name, weight if name in by_row else weight.T, 8 if name in tables else bits)
     nodes: list[NodeProto] = []
     for node in graph.node:
@@ -147,7 +152,8 @@ def _products(graph: onnx.GraphProto, tensors: Mapping[str, TensorProto]) -> Ite
 class _Rewriter:
     """Nodes and tensors of the quantized graph."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: StoreTensor) -> None:
+        self._store = store
         self.tensors: dict[str, TensorProto] = {}
         self.matrices: dict[str, tuple[int, int, int]] = {}  # weight -> N, K, bits
         self._tensor("nbits/zero", np.array(128, np.float32))
@@ -155,15 +161,16 @@ class _Rewriter:
         self._tensor("nbits/start", np.array([0]))
 
     def _tensor(self, name: str, value: npt.NDArray[np.generic]) -> str:
-        self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self.tensors[name] = self._store(np.ascontiguousarray(value), name)
         return name
 
     def store(self, name: str, weight: Floats, bits: Bits) -> None:
         """Store a matrix [N, K] as blocks and their scales."""
         self.matrices[name] = (*weight.shape, bits)
-        blocks, scales = pack_blocks(weight, bits)
-        self._tensor(f"{name}/blocks", blocks)
-        self._tensor(f"{name}/scales", scales)
+        step = max(1, _VALUES // weight.shape[1])
+        parts = [pack_blocks(weight[start : start + step], bits) for start in range(0, len(weight), step)]
+        self._tensor(f"{name}/blocks", np.concatenate([blocks for blocks, _ in parts]))
+        self._tensor(f"{name}/scales", np.concatenate([scales for _, scales in parts]))
 
     def product(self, product: _Product) -> list[NodeProto]:
         """A quantized product."""

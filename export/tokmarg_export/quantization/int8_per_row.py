@@ -21,7 +21,7 @@ asks onnxruntime for its exact path there (session.x64quantprecision).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,15 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
+from tokmarg_export.graph.tensor_spool import StoreTensor, values_of
+
 from .gptq import InputStatistics, gptq_levels
 
-__all__ = ["REACH", "quantize_columns", "quantize_per_row"]
+__all__ = ["REACH", "StatisticsOf", "quantize_columns", "quantize_per_row"]
 
 Floats = npt.NDArray[np.float32]
+#: Name of a weight -> statistics of its inputs, or None; asked for in the order of the graph.
+StatisticsOf = Callable[[str], InputStatistics | None]
 
 #: What 127 steps reach, in standard deviations, after norms of weight 1.
 REACH = 4.5
@@ -55,14 +59,19 @@ def quantize_columns(weight: Floats, moments: Tensor | None = None) -> tuple[npt
     return np.rint(weight / scale).astype(np.int8), scale
 
 
-def quantize_per_row(model: onnx.ModelProto, statistics: Mapping[str, InputStatistics] | None = None) -> int:
+def quantize_per_row(
+    model: onnx.ModelProto,
+    statistics: StatisticsOf = lambda weight: None,
+    store: StoreTensor = numpy_helper.from_array,
+) -> int:
     """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many.
 
-    ``statistics``: of the inputs, by the matrix's name; for weights that share an input the same.
+    ``statistics``: of the inputs; for weights that share an input the same.
+    ``store`` makes initializers.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    rewriter = _Rewriter(_unit_rows(graph, tensors))
+    rewriter = _Rewriter(_unit_rows(graph, tensors), store)
     nodes: list[NodeProto] = []
     weights: set[str] = set()
     for node in graph.node:
@@ -72,7 +81,7 @@ def quantize_per_row(model: onnx.ModelProto, statistics: Mapping[str, InputStati
             nodes.append(node)
             continue
         if weight.name not in weights:
-            rewriter.store(weight, node.input[0], None if statistics is None else statistics.get(weight.name))
+            rewriter.store(weight, node.input[0], statistics(weight.name))
             weights.add(weight.name)
         nodes += rewriter.product(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
@@ -89,7 +98,7 @@ def _unit_rows(graph: onnx.GraphProto, tensors: dict[str, TensorProto]) -> set[s
     for node in graph.node:
         if node.op_type in _NORMS:
             weight = tensors.get(node.input[_NORMS[node.op_type]])
-            if weight is not None and (numpy_helper.to_array(weight) == 1).all():
+            if weight is not None and (values_of(weight) == 1).all():
                 outputs.add(node.output[0])
     return outputs
 
@@ -97,7 +106,8 @@ def _unit_rows(graph: onnx.GraphProto, tensors: dict[str, TensorProto]) -> set[s
 class _Rewriter:
     """Makes nodes and tensors of the quantized graph; an input is rounded once, however many products read it."""
 
-    def __init__(self, unit_rows: set[str]) -> None:
+    def __init__(self, unit_rows: set[str], store: StoreTensor) -> None:
+        self._store = store
         self._unit_rows = unit_rows
         self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
         self._rows: dict[
@@ -127,10 +137,10 @@ class _Rewriter:
 
     def store(self, weight: TensorProto, rows: str, statistics: InputStatistics | None) -> None:
         """Keeps a matrix: levels [K, N], scales [N], and the product of the rows' mean where that is known, [N]."""
-        values = numpy_helper.to_array(weight)
+        values = np.array(values_of(weight))
         moments = None if statistics is None else statistics.moments
         if statistics is not None and statistics.tokens >= _MIN_TOKENS and rows in self._unit_rows:
-            self._statistics[rows], moments = statistics, statistics.covariance
+            self._statistics, moments = {rows: statistics}, statistics.covariance  # of the next product's input alone
             product = statistics.mean.numpy() @ values.astype(np.float64)
             self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
         levels, scales = quantize_columns(values, moments)
@@ -138,7 +148,7 @@ class _Rewriter:
         self._keep(f"{weight.name}/scales", scales)
 
     def _keep(self, name: str, value: npt.NDArray[Any]) -> None:
-        self.tensors[name] = numpy_helper.from_array(value, name)
+        self.tensors[name] = self._store(value, name)
 
     def product(self, node: NodeProto) -> list[NodeProto]:
         """A quantized product."""

@@ -26,10 +26,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokmarg_export.model.stored_parameters import own_values, values
+
 from .gptq import InputStatistics
 
 __all__ = ["Rotation"]
 
+_ROWS = 8192  # of the embedding or the output layer that are rotated in one go
 _BLOCK = 64  # size of the blocks in which the down projection's input is rotated: larger ones cost more than they give
 #: Weight [out, in] and bias [out].
 Rotated = tuple[Tensor, Tensor | None]
@@ -56,7 +59,7 @@ class Rotation:
         #: fit, or a row has but one: onnxruntime sums the product of a single row in an order of its own.
         blocks, rest = divmod(layers[0].mlp.down_proj.weight.shape[1], _BLOCK)
         self.blocks = _orthogonal(_BLOCK, 2) if blocks > 1 and not rest else None
-        self._final: Tensor = decoder.norm.weight
+        self._final: Tensor = decoder.norm.weight  # perhaps in the file, as all weights: `values` reads it
         self._parameters: dict[int, Callable[[], Rotated]] = {}  # layer -> its rotated parameters
         self._rotations: dict[int, Callable[[Tensor], Tensor]] = {}  # layer -> rotation of rows of its input
         for layer in layers:
@@ -78,29 +81,45 @@ class Rotation:
         return replace(statistics, mean=rotate(statistics.mean[None])[0], moments=rotate(rotate(statistics.moments).T))
 
     def embedding(self, table: Tensor) -> Tensor:
-        """Rows [V, hidden] as hidden states, float64."""
-        return table.detach().double() @ self._hidden
+        """Rows [V, hidden] as hidden states, float32."""
+        return self._all_rows(table, torch.ones((), dtype=torch.float64))
 
     def output(self, weight: Tensor) -> Tensor:
-        """An output layer of its own, [V, hidden], after a final norm of weight 1; float64."""
-        return (weight.detach().double() * self._final.detach().double()) @ self._hidden
+        """An output layer of its own, [V, hidden], after a final norm of weight 1; float32."""
+        return self._all_rows(weight, values(self._final).double())
+
+    def output_rows(self, rows: Tensor) -> Tensor:
+        """A few rows of the output layer, [tokens, hidden], after a final norm of weight 1; float64."""
+        return (rows.detach().double() * values(self._final).double()) @ self._hidden
+
+    def _all_rows(self, parameter: Tensor, factors: Tensor) -> Tensor:
+        """Rows times factors, rotated: in float64, in the place of the rows, which are a model's largest tensor."""
+        rows = own_values(parameter).float()
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            part.copy_((part.double() * factors) @ self._hidden)
+        return rows
 
     def back(self) -> Tensor:
         """Matrix applied after a final norm of weight 1 where the embedding is the output layer: float64
         [hidden, hidden]."""
-        return self._hidden.T @ (self._final.detach().double()[:, None] * self._hidden)
+        return self._hidden.T @ (values(self._final).double()[:, None] * self._hidden)
+
+    def values_of_heads(self, values: Tensor) -> Tensor:
+        """Values of attention heads, [..., head_dim], as the rotated model has them; float32."""
+        return (values.double() @ self._head).float()
 
     def _reads(self, norm: Tensor, *layers: nn.Linear, heads: bool = False) -> None:
         def rotated(layer: nn.Linear) -> Rotated:
-            weight = (layer.weight.detach().double() * norm.detach().double()) @ self._hidden
-            bias = None if layer.bias is None else layer.bias.detach().double()
+            weight = (values(layer.weight).double() * values(norm).double()) @ self._hidden
+            bias = None if layer.bias is None else values(layer.bias).double()
             if heads:
                 weight = torch.einsum("hi,nhk->nik", self._head, self._split(weight)).flatten(0, 1)
                 bias = None if bias is None else (bias.view(-1, len(self._head)) @ self._head).flatten()
             return weight, bias
 
         def rotate(rows: Tensor) -> Tensor:
-            weights = norm.detach().double()
+            weights = values(norm).double()
             return torch.where(weights == 0, 0.0, rows / weights) @ self._hidden
 
         for layer in layers:
@@ -112,8 +131,8 @@ class Rotation:
             return rows if blocks is None else (rows.reshape(len(rows), -1, len(blocks)) @ blocks).flatten(1)
 
         def rotated() -> Rotated:
-            weight = rotate(self._hidden.T @ layer.weight.detach().double())
-            return weight, None if layer.bias is None else layer.bias.detach().double() @ self._hidden
+            weight = rotate(self._hidden.T @ values(layer.weight).double())
+            return weight, None if layer.bias is None else values(layer.bias).double() @ self._hidden
 
         self._parameters[id(layer)], self._rotations[id(layer)] = rotated, rotate
 

@@ -61,7 +61,8 @@ def test_gguf_rope_factors_are_not_lost(tmp_path: Path) -> None:
         ({"pre": "jais"}, "tokenizer.ggml.pre is 'jais'.*Hugging Face folder"),
         ({"pre": "default"}, "tokenizer.ggml.pre is 'default'"),
         ({"pre": None}, "tokenizer.ggml.pre is None"),
-        ({"kind": "llama"}, "tokenizer.ggml.model is 'llama'"),
+        ({"kind": "t5"}, "tokenizer.ggml.model is 't5'"),
+        ({"kind": "llama"}, r"tokenizer\.ggml\.scores is missing"),
         ({"scaling": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
     ],
 )

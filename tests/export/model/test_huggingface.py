@@ -84,3 +84,53 @@ def test_template_that_rejects_the_messages_says_so(tmp_path: Path) -> None:
     file.write_text("{{ raise_exception('only user turns') }}")
     with pytest.raises(ExportError, match="only user turns"):
         load_model(tmp_path).render_chat(MESSAGES)
+
+
+def test_chat_template_of_a_file_of_its_own(tmp_path: Path) -> None:
+    """Beside that of the settings, which it takes precedence over, or instead of it."""
+    write_folder(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    (tmp_path / "chat_template.jinja").write_text("the file: {{ messages[0]['content'] }}")
+    for old in ({"chat_template": "the settings"}, {}):
+        known = {k: v for k, v in json.loads(settings.read_text()).items() if k != "chat_template"}
+        settings.write_text(json.dumps(known | old))
+        assert load_model(tmp_path).render_chat(MESSAGES) == "the file: S12"
+    (tmp_path / "chat_template.jinja").unlink()
+    settings.write_text(json.dumps(known | {"chat_template": "the settings"}))
+    assert load_model(tmp_path).render_chat(MESSAGES) == "the settings"
+
+
+def test_merges_as_strings_and_as_pairs(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    pairs = [list(merge) if isinstance(merge, list) else merge.split(" ") for merge in document["model"]["merges"]]
+    found = []
+    for merges in (pairs, [" ".join(pair) for pair in pairs]):
+        document["model"]["merges"] = merges
+        path.write_text(json.dumps(document))
+        found.append(Tokenizer.from_str(load_model(tmp_path).tokenizer_json).encode("safe 12 10 S12").ids)
+    assert found[0] == found[1]
+
+
+def test_transformers_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither bars for shards nor advice, and what it says elsewhere is as before."""
+    from transformers.utils import logging
+
+    model = write_folder(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    capfd.readouterr()
+    load_model(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
+
+
+def test_links_to_files_load(tmp_path: Path) -> None:
+    """Hard links, as uv installs, and symbolic ones, as the hub's cache has."""
+    model = write_folder(tmp_path / "model")
+    for name, link in (("hard", Path.hardlink_to), ("symbolic", Path.symlink_to)):
+        (tmp_path / name).mkdir()
+        for file in (tmp_path / "model").iterdir():
+            link(tmp_path / name / file.name, file)
+        torch.testing.assert_close(logits(load_model(tmp_path / name).model, [1, 2, 3]), logits(model, [1, 2, 3]))

@@ -17,7 +17,8 @@ from tests.support.graphs import FUSED, exported, reference_logits, tiny, tree_l
 from tokmarg_export.cli import export as command
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.export import export_graph
-from tokmarg_export.quantization.gptq import _DAMPING, collect_input_statistics, gptq_levels
+from tokmarg_export.quantization.gptq import _DAMPING, gptq_levels
+from tokmarg_export.quantization.input_statistics import LayerStatistics
 from tokmarg_export.quantization.int8_per_row import quantize_columns
 from tokmarg_export.quantization.quarot import Rotation
 
@@ -42,12 +43,12 @@ def test_means_and_moments_are_those_of_the_inputs_in_both_bases(model_type: str
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.3, 2.0)
-    usual, rotation = collect_input_statistics(model, PROMPTS), Rotation(model)
+    usual, rotation = LayerStatistics(model, PROMPTS), Rotation(model)
     part: Any = model.get_decoder().layers[1]
     attention, mlp = part.self_attn, part.mlp
     for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.up_proj, mlp.down_proj):
         rows = captured(model, layer)
-        found = usual[id(layer)]
+        found = usual.of(layer)
         torch.testing.assert_close(found.mean, rows.mean(dim=0))
         torch.testing.assert_close(found.moments, rows.T @ rows / len(rows))
         torch.testing.assert_close(found.covariance, torch.cov(rows.T, correction=0))
