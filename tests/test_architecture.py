@@ -18,12 +18,12 @@ FILES = [path for name, folder in PACKAGES.items() for path in sorted((folder / 
 FILES += sorted((ROOT / "models" / "reference-guard").glob("*.py"))
 #: Lines that a module and a function have at most. Each exception says why at the top of its module.
 MODULE_LINES, FUNCTION_LINES = 300, 60
-LONG_MODULES = {"runtime/tokmarg/grammar/trie.py"}
+LONG_MODULES = {"runtime/tokmarg/guard.py", "runtime/tokmarg/grammar/trie.py"}
 LONG_FUNCTIONS = {"runtime/tokmarg/evaluation/calibrate.py:calibrate"}
 #: Files that an import chain of tokmarg passes at most.
-FLOORS = 17
+FLOORS = 21
 #: What packages besides ``tokmarg`` itself offer to applications.
-PUBLIC = ("tokmarg", "tokmarg.evaluation", "tokmarg.calibration", "tokmarg.explanation")
+PUBLIC = ("tokmarg", "tokmarg.evaluation", "tokmarg.calibration", "tokmarg.explanation", "tokmarg.dataframes")
 
 
 @cache

@@ -30,11 +30,11 @@ PAGES = [
     *sorted(DOCS.glob("*.md")),
 ]
 #: The packages that examples may import from.
-PUBLIC = {"tokmarg", "tokmarg.calibration", "tokmarg.evaluation", "tokmarg.explanation"}
+PUBLIC = {"tokmarg", "tokmarg.calibration", "tokmarg.dataframes", "tokmarg.evaluation", "tokmarg.explanation"}
 COMMANDS = [
     *(
         f"tokmarg {name}"
-        for name in ("score", "explain", "evaluate", "calibrate", "bench", "inspect", "verify", "bundles")
+        for name in ("score", "serve", "explain", "evaluate", "calibrate", "bench", "inspect", "verify", "bundles")
     ),
     "tokmarg-export",
 ]
@@ -163,7 +163,7 @@ def test_architecture_names_every_module() -> None:
     named = [
         folder + module
         for folder, table in re.findall(r"^### `((?:runtime|export)/[^`]+/)`\n\n((?:\|.*\n)+)", text, re.MULTILINE)
-        for module in re.findall(r"^\| `(\w+\.py)` \|", table, re.MULTILINE)
+        for module in re.findall(r"^\| `([\w-]+\.py)` \|", table, re.MULTILINE)
     ]
     sources = [path for root in ("runtime/tokmarg", "export/tokmarg_export") for path in (ROOT / root).rglob("*.py")]
     modules = [path.relative_to(ROOT).as_posix() for path in sources if path.name != "__init__.py"]
@@ -176,7 +176,7 @@ def test_architecture_answers_with_files_that_exist() -> None:
     assert len(rows) >= 25
     for answer in rows:
         folder = None
-        for name in re.findall(r"`([\w/]+\.py)`", answer):
+        for name in re.findall(r"`([\w/-]+\.py)`", answer):
             bases = [ROOT, ROOT / "runtime" / "tokmarg", ROOT / "export" / "tokmarg_export"]
             files = [base / name for base in ([folder] if folder and "/" not in name else []) + bases]
             file = next((file for file in files if file.exists()), None)

@@ -13,21 +13,40 @@ Everything else may change.
 
 from typing import TYPE_CHECKING
 
-from .errors import BundleError, BundleNotFoundError, ContentError, DeviceError, OptionError, SpecError, TokmargError
+from .errors import (
+    BundleError,
+    BundleNotFoundError,
+    ContentError,
+    DeviceError,
+    OptionError,
+    Overloaded,
+    SpecError,
+    TokmargError,
+)
+from .openai_format import moderation_response
 from .results import Marginal, MethodResult, Result, Thresholds
 from .score_options import ScoreOptions
 from .version import VERSION
 
 if TYPE_CHECKING:
     from tokmarg.prompt.builder import Prompt
-    from tokmarg.prompt.messages import Record
+    from tokmarg.prompt.messages import Conversation, Record
+    from tokmarg.service.async_guard import AsyncGuard
 
     from .guard import Guard
+    from .moderation import ModeratedText
 
 __version__ = VERSION
 
 # Loading these loads onnxruntime, numpy and tokenizers: `tokmarg --help` need not wait for them.
-_LAZY = {"Guard": "tokmarg.guard", "Prompt": "tokmarg.prompt.builder", "Record": "tokmarg.prompt.messages"}
+_LAZY = {
+    "AsyncGuard": "tokmarg.service.async_guard",
+    "Conversation": "tokmarg.prompt.messages",
+    "Guard": "tokmarg.guard",
+    "ModeratedText": "tokmarg.moderation",
+    "Prompt": "tokmarg.prompt.builder",
+    "Record": "tokmarg.prompt.messages",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -39,14 +58,18 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "AsyncGuard",
     "BundleError",
     "BundleNotFoundError",
     "ContentError",
+    "Conversation",
     "DeviceError",
     "Guard",
     "Marginal",
     "MethodResult",
+    "ModeratedText",
     "OptionError",
+    "Overloaded",
     "Prompt",
     "Record",
     "Result",
@@ -55,4 +78,5 @@ __all__ = [
     "Thresholds",
     "TokmargError",
     "__version__",
+    "moderation_response",
 ]

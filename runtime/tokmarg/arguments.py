@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+import re
 from collections.abc import Sequence
 
 from .errors import OptionError
@@ -16,6 +17,7 @@ __all__ = [
     "MAX_SEED",
     "MAX_SEGMENTS",
     "MAX_THREADS",
+    "byte_count",
     "check_choice",
     "check_integer",
     "check_number",
@@ -26,6 +28,10 @@ __all__ = [
     "shown",
 ]
 
+#: A number and its unit.
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|[kMG]i?B|)", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MAX_BYTES = 2**62
 #: Threads of a session: more than any machine has cores for; a thousand times as many end a process.
 MAX_THREADS = 1024
 #: Resamples of a bootstrap, which takes time for each and 8 bytes for each and metric.
@@ -94,3 +100,18 @@ def check_texts(name: str, value: object) -> None:
         or not all(isinstance(item, str) for item in value)
     ):
         raise OptionError(f"{name} must be a sequence of texts, not {shown(value)}")
+
+
+def byte_count(name: str, value: object) -> int:
+    """A number of bytes: an integer from 1, or a text such as ``64 MB`` or ``1.5 GiB``.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())) is not None:
+        count = float(found[1]) * _UNITS[found[2].lower()]
+        if 1 <= count < _MAX_BYTES:
+            return int(count)
+    if type(value) is int and 1 <= value < _MAX_BYTES:
+        return value
+    raise OptionError(f"{name} must be a number of bytes, such as 64000000 or '64 MB', not {shown(value)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -12,8 +13,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from .errors import TokmargError
+from .system_calls import by_system
 
-__all__ = ["Fields", "has_surrogate", "naming", "read_document", "strict_json", "to_json", "unique_json"]
+__all__ = [
+    "Fields",
+    "document_sha256",
+    "has_surrogate",
+    "naming",
+    "read_document",
+    "strict_json",
+    "to_json",
+    "unique_json",
+]
 
 T = TypeVar("T")
 #: Size limit of a document, in bytes.
@@ -28,9 +39,14 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and by_system(error):
             error.filename = os.fspath(path)
         raise
+
+
+def document_sha256(document: object) -> str:
+    """sha256 of a document as JSON, whatever the order of its keys; paths count as their text."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Fields:
@@ -136,6 +152,8 @@ def read_document(
         text = path.read_bytes().decode("utf-8-sig")
         return strict_json(text) if format == "json" else tomllib.loads(text)
     except OSError as failure:
+        if not by_system(failure):
+            raise
         raise error(f"{path}: cannot be read: {failure.strerror or failure}") from None
     except (ValueError, RecursionError) as failure:  # malformed UTF-8, JSON or TOML; tables nested too deeply
         raise error(f"{path}: not valid {format.upper()}: {failure}") from None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
@@ -15,17 +15,20 @@ from tokmarg.bundle.manifest import MANIFEST
 from tokmarg.calibration.calibration import Calibration, find_calibration
 from tokmarg.engine.prefix import Prefix
 from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
+from tokmarg.engine.prompt_cache import PromptCache, host_prompt_cache, store_prompt_cache
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.branch_priors import BranchPriors
+from tokmarg.grammar.checked import check_once
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.builder import PromptBuilder, PromptKey
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.policy import Policy, apply_policy
 from tokmarg.prompt.spec import Spec
 
-from .arguments import MAX_THREADS, check_choice, check_integer, check_path, check_type
+from .arguments import MAX_THREADS, byte_count, check_choice, check_integer, check_path, check_type
 from .errors import BundleError, SpecError
 from .results import MAX_DEPTH
+from .system_calls import by_system
 from .tokenizer import Encoder
 
 __all__ = [
@@ -61,6 +64,7 @@ class GuardParts:
         tries: the verdict trie of every role mode, and of every label where each has a prompt of its own.
         prefixes: role mode -> policy prefix, in the session's store.
         branch_priors: of the manifest.
+        prompt_cache: keys and values of earlier prompts, or None; of the kind that the graph's engine takes.
     """
 
     bundle: Bundle
@@ -73,6 +77,7 @@ class GuardParts:
     tries: Mapping[PromptKey, Trie]
     prefixes: Mapping[Role, Prefix]
     branch_priors: BranchPriors | None
+    prompt_cache: PromptCache[Any] | None = None
 
 
 def load_parts(
@@ -83,6 +88,7 @@ def load_parts(
     verify: bool,
     policy: Policy | None,
     calibration: str | os.PathLike[str] | Calibration | Literal[False] | None,
+    prompt_cache: int | str | None = None,
 ) -> GuardParts:
     """Loads a bundle; arguments and errors as for :meth:`tokmarg.Guard.load`."""
     if bundle is not None:
@@ -95,13 +101,19 @@ def load_parts(
         check_path("policy", policy, ", a parsed policy, or None")
     if calibration is not None and calibration is not False and not isinstance(calibration, Calibration):
         check_path("calibration", calibration, ", a tokmarg.calibration.Calibration, False or None")
+    cache_bytes = None if prompt_cache is None else byte_count("prompt_cache", prompt_cache)
     opened = Bundle.open(find_bundle(bundle))
     if verify:
         opened.verify()
     spec = None if policy is None else apply_policy(opened.manifest.spec, policy)
     chosen = find_calibration(opened, spec or opened.manifest.spec, calibration)
     encoder = read_encoder(opened)  # first: the session then lies in the memory that this takes for a moment
-    return assemble(opened, Session(opened, device, threads), spec, chosen, encoder)
+    parts = assemble(opened, Session(opened, device, threads), spec, chosen, encoder)
+    if cache_bytes is None:
+        return parts
+    graph = opened.manifest.graph
+    make = host_prompt_cache if graph.by_content else store_prompt_cache
+    return replace(parts, prompt_cache=make(graph, cache_bytes))
 
 
 def assemble(
@@ -129,9 +141,12 @@ def assemble(
     builder = prompt_builder_of(spec, encoder, manifest.graph.max_positions)
     try:
         tries = build_tries(builder)
-        check_sizes(where, manifest.graph, builder, tries)
         for trie in set(tries.values()):
-            trie.check(samples=0 if own_policy else 20)  # the exporter has taken 100 for the bundle's own policy
+            if own_policy:  # the exporter has taken 100 samples
+                trie.check(samples=0)
+            else:
+                check_once(trie, samples=20)
+        check_sizes(where, manifest.graph, builder, tries)
     except SpecError as error:
         raise SpecError(f"{where}: spec.verdict{'' if own_policy else ' with the given policy'}: {error}") from None
     prefixes: Mapping[Role, Prefix]
@@ -156,6 +171,8 @@ def read_encoder(bundle: Bundle) -> Encoder:
     try:
         return Encoder(tokenizer.read_text(encoding="utf-8"), str(tokenizer))
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and not by_system(error):
+            raise
         raise BundleError(f"{tokenizer}: cannot be read: {error}") from None
 
 

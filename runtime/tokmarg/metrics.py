@@ -151,9 +151,18 @@ def average_precision(truth: Floats, score: Floats) -> float | None:
     return _number(Ranked(truth, score).masses().average_precision())
 
 
-def expected_calibration_error(truth: Floats, score: Floats, bins: int = BINS) -> float | None:
-    """ECE over bins of equal mass: the mean distance between score and frequency. None without cases."""
-    return _number(Ranked(truth, score).masses().calibration_error(bins))
+def expected_calibration_error(
+    truth: Floats, score: Floats, bins: int = BINS, weight: Floats | None = None
+) -> float | None:
+    """ECE over bins of equal mass: the mean distance between score and frequency. None without cases.
+
+    Args:
+        truth, score: float64 [cases].
+        bins: how many.
+        weight: how often each case counts, float64 [cases]; scaled to as many cases as there are. None: once.
+    """
+    scaled = None if weight is None or not len(weight) else weight[None] * (len(weight) / weight.sum())
+    return _number(Ranked(truth, score).masses(scaled).calibration_error(bins))
 
 
 def brier(truth: Floats, score: Floats) -> float | None:

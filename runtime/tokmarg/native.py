@@ -10,9 +10,10 @@ must come out as it is.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import TypeVar
+
+from .system_calls import raiser
 
 __all__ = ["PanicError", "first_line", "is_panic", "raised_by", "without_panic"]
 
@@ -55,8 +56,7 @@ def raised_by(error: Exception, *libraries: str) -> bool:
     kind = type(error)
     if kind.__module__ != "builtins":
         return kind.__module__.partition(".")[0] in ours
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)  # a signal handler's, where that raised it
-    return not isinstance(error, TimeoutError) and str(frame.f_globals.get("__name__")).partition(".")[0] in ours
+    return not isinstance(error, TimeoutError) and raiser(error) in ours
 
 
 def first_line(error: BaseException) -> str:

@@ -8,36 +8,32 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as GenericSequence
-from functools import cached_property
 from typing import Any
 
-from tokmarg.engine.batch import PACK_TOKENS
 from tokmarg.engine.batch_invariant import BatchInvariantEngine
+from tokmarg.engine.cpu import release_free_memory
 from tokmarg.engine.packed import PackedEngine
-from tokmarg.engine.prefix import shared_tokens
 from tokmarg.engine.sequence import Sequence
+from tokmarg.engine.waiting_line import SequenceGroup, WaitingLine
 from tokmarg.grammar.trie import Trie
-from tokmarg.prompt.builder import Prompt, PromptKey
+from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.prompt.injection import InjectionDetector
+from tokmarg.prompt.judging import of_record
 from tokmarg.prompt.labels import Role
-from tokmarg.prompt.messages import Content, Message, Record, messages_of
+from tokmarg.prompt.messages import Content, Conversation, Message, Record, read_conversation
 from tokmarg.prompt.windows import longest, windows
 from tokmarg.scoring.exact import ExactSearch
-from tokmarg.scoring.first_label import FirstLabelSearch
-from tokmarg.scoring.free_decoding import PathReader
-from tokmarg.scoring.methods import UNCERTAINTIES, WHOLE_VOCABULARY
-from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, Scorer
 
-from .errors import ContentError, OptionError, SpecError, TokmargError
+from .branching import Branches, branch_tokens, branched, run_together
+from .errors import ContentError
 from .loading import GuardParts
-from .results import METHODS, Method, MethodResult, Result, Thresholds
-from .score_options import OnOverflow, ScoreOptions
+from .results import MethodResult, Result, Thresholds
+from .score_call import ScoreCall, ScoreCalls, Searches
+from .score_options import OnOverflow, OnRole, ScoreOptions
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "freeing_memory", "outcomes_of", "searched"]
 
-#: A record's searches, run to their end: by window, then by prompt.
-Searches = GenericSequence[GenericSequence[Any]]
 Contents = Iterable[Content | Record | ContentError]
 #: Of a content beyond the context window, where windows were not asked for.
 _WAY_OUT = "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)"
@@ -48,16 +44,17 @@ class Pipeline:
 
     Args:
         parts: of the guard.
+
+    Attributes:
+        calls: what scores the records of each call.
     """
 
     def __init__(self, parts: GuardParts) -> None:
         self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
-        self._columns = parts.bundle.manifest.graph.columns
         self._detector = InjectionDetector(parts.spec, parts.encoder)
         kind = BatchInvariantEngine if parts.session.graph.by_content else PackedEngine
-        self._engine: BatchInvariantEngine | PackedEngine = kind(parts.session, parts.own_policy)
-        labels = tuple(label.id for label in parts.spec.labels)
-        self._info = GuardInfo(labels, parts.spec.events, parts.bundle.manifest.model_id)
+        self._engine: BatchInvariantEngine | PackedEngine = kind(parts.session, parts.own_policy, parts.prompt_cache)
+        self.calls = ScoreCalls(parts)
 
     def score(self, contents: Contents, options: ScoreOptions) -> Iterator[list[Result | MethodResult | ContentError]]:
         """The results of a stream, one list for each pack; a content that cannot be scored has its error there.
@@ -65,30 +62,30 @@ class Pipeline:
         Raises:
             TokmargError: the options do not go with the bundle.
         """
-        self.check_method(options.method)
-        return self._results(contents, self.scorer(options), options)
+        return self._results(contents, self.calls.of(options))
 
-    def _results(
-        self, contents: Contents, scorer: Scorer[Any], options: ScoreOptions
-    ) -> Iterator[list[Result | MethodResult | ContentError]]:
-        calibration = self._parts.calibration if options.method == "exact" else None
-        thresholds = self._raw_thresholds(options)
-        for pack in self.packs(contents, options.max_tokens, options.on_overflow):
-            outcomes: list[Result | MethodResult | ContentError] = []
-            for outcome in self.run(pack, scorer.search):
-                if isinstance(outcome, ContentError):
-                    outcomes.append(outcome)
-                else:
-                    result = scorer.result(*outcome)
-                    outcomes.append(result if calibration is None else calibration.apply(result, thresholds))
-            yield outcomes
+    def _results(self, contents: Contents, call: ScoreCall) -> Iterator[list[Result | MethodResult | ContentError]]:
+        for pack in self.packs(contents, call.options, call.options.on_overflow):
+            yield [
+                outcome if isinstance(outcome, ContentError) else call.result(*outcome)
+                for outcome in self.run(pack, call.scorer.search)
+            ]
+
+    def groups(self, record: EncodedRecord, search: Callable[[Prompt], Any]) -> list[SequenceGroup]:
+        """What the engine runs for a record: a group of sequences for each window, with the searches of its prompts."""
+        _, units = branched([record], search)
+        return [SequenceGroup(unit, self._prefixes[role]) for role, unit in units]
+
+    def serve(self, line: WaitingLine) -> None:
+        """Runs what stands in a line (of :meth:`groups`), until none will come."""
+        self._engine.serve(line)
 
     def unfold(
         self, contents: Iterable[Content | Record], options: ScoreOptions
     ) -> Iterator[list[tuple[Prompt, Trie, ExactSearch]] | ContentError]:
         """Each content's prompts, each with the verdict trie and the search that has expanded it; or the error."""
-        scorer = self._exact_scorer(options, Thresholds())
-        for pack in self.packs(contents, options.max_tokens):
+        scorer = self.calls.exact_scorer(options, Thresholds())
+        for pack in self.packs(contents, options):
             for outcome in self.run(pack, scorer.search):
                 if isinstance(outcome, ContentError):
                     yield outcome
@@ -97,89 +94,59 @@ class Pipeline:
                     pairs = zip(record.windows[0], searches[0], strict=True)
                     yield [(prompt, self._parts.tries[prompt.role, prompt.label], search) for prompt, search in pairs]
 
-    def scorer(self, options: ScoreOptions) -> Scorer[Any]:
-        """What searches each prompt and makes the results of one call.
-
-        Raises:
-            TokmargError: the options do not go with the bundle.
-        """
-        spec, thresholds = self._parts.spec, options.thresholds
-        if thresholds and (unknown := sorted(set(thresholds.labels) - set(self._info.labels))):
-            raise SpecError(f"threshold for {unknown[0]!r}, which is no label of {spec.name}")
-        if options.method != "exact":
-            default = Thresholds(spec.threshold)
-            return MethodScorer(self._info, self._readers, thresholds or default, options, columns=self._columns)
-        return self._exact_scorer(options, self._raw_thresholds(options))
-
-    def _raw_thresholds(self, options: ScoreOptions) -> Thresholds:
-        """Thresholds on raw probabilities, which are what is searched."""
-        calibration, thresholds = self._parts.calibration, options.thresholds
-        if calibration is None:
-            return thresholds or Thresholds(self._parts.spec.threshold)
-        return calibration.thresholds() if thresholds is None else calibration.raw_thresholds(thresholds)
-
-    def _exact_scorer(self, options: ScoreOptions, thresholds: Thresholds) -> ExactScorer:
-        priors = self._parts.branch_priors
-        return ExactScorer(
-            self._info, self._parts.tries, thresholds, options, columns=self._columns, branch_priors=priors
-        )
-
-    def check_method(self, method: Method) -> None:
-        """Checks that a method goes with the bundle.
-
-        Raises:
-            TokmargError: it does not; says why.
-        """
-        path = self._parts.bundle.path
-        if method not in METHODS:
-            raise OptionError(f"method {method!r:.60} is not one of {', '.join(METHODS)}")
-        if method in WHOLE_VOCABULARY and self._columns is not None:
-            raise TokmargError(
-                f"{path}: method {method} reads the probabilities of the whole vocabulary, but the bundle has "
-                "the verdict head: export it with --head full"
-            )
-        if method in UNCERTAINTIES:
-            for (role, _), reader in self._readers.items():
-                try:
-                    FirstLabelSearch(reader.trie)
-                except SpecError as error:
-                    raise SpecError(f"{path}: method {method}: {error} ({role} messages)") from None
-
-    @cached_property
-    def _readers(self) -> dict[PromptKey, PathReader]:
-        terminators = self._parts.spec.verdict.terminators
-        return {key: PathReader(trie, self._parts.encoder, terminators) for key, trie in self._parts.tries.items()}
-
     def encode(
-        self, content: Content | Record | ContentError, max_tokens: int | None, on_overflow: OnOverflow | None
+        self, content: Content | Record | ContentError, options: ScoreOptions, on_overflow: OnOverflow | None
     ) -> EncodedRecord | ContentError:
         """Encodes a record; the error of one that cannot be scored."""
         if isinstance(content, ContentError):
             return content
         record = content if isinstance(content, Record) else Record(content)
         try:
-            messages = messages_of(record.content, record.role)
-            if max_tokens is not None:
-                self._prompt_builder.check_tokens(messages, max_tokens)
-            return self._encode(record, messages, on_overflow)
+            conversation = self.read(record, options.on_role)
+            if options.max_tokens is not None:
+                self._prompt_builder.check_tokens(conversation.messages, options.max_tokens)
+            return self._encode(record, conversation, on_overflow)
         except ContentError as error:
-            error.id = record.id
-            return error
+            return of_record(error, record)
 
-    def _encode(
-        self, record: Record, messages: GenericSequence[Message], on_overflow: OnOverflow | None
-    ) -> EncodedRecord:
+    def read(self, record: Record, on_role: OnRole = "skip") -> Conversation:
+        """What the guard's template gets of a record.
+
+        Raises:
+            ContentError: the record cannot be read.
+        """
+        template = self._parts.spec.template
+        return read_conversation(
+            record.content,
+            record.role,
+            places=template.messages,
+            in_turn=template.turns != "any",
+            on_role=on_role,
+            index=record.index,
+        )
+
+    def _encode(self, record: Record, conversation: Conversation, on_overflow: OnOverflow | None) -> EncodedRecord:
+        messages = conversation.messages
+        truncated = False
         try:
-            return EncodedRecord(record.id, (self.prompts(messages),), False, self._detector.detect(messages))
+            windows_of: tuple[tuple[Prompt, ...], ...] = (self.prompts(messages),)
         except ContentError as error:
             if on_overflow is None or error.type != "content_too_long":
                 raise
             if on_overflow == "error":
                 raise ContentError(error.type, f"{error} {_WAY_OUT}") from None
-        overlapping = tuple(windows(self._prompt_builder, messages))
-        if not overlapping:  # a tokenizer may drop every character of a text
-            raise ContentError("empty_text", "the last message has no tokens")
-        return EncodedRecord(record.id, overlapping, True, self._detector.detect(messages))
+            windows_of, truncated = tuple(windows(self._prompt_builder, messages)), True
+            if not windows_of:  # a tokenizer may drop every character of a text
+                raise ContentError("empty_text", "the last message has no tokens") from None
+        return EncodedRecord(
+            record.id,
+            windows_of,
+            truncated,
+            self._detector.detect(messages),
+            conversation.skipped,
+            record.index,
+            None if record.index is None else record.content,
+        )
 
     def prompts(self, messages: GenericSequence[Message]) -> tuple[Prompt, ...]:
         """The prompts of a content that fits into the context window.
@@ -195,27 +162,31 @@ class Pipeline:
     def packs(
         self,
         contents: Iterable[Content | Record | ContentError],
-        max_tokens: int | None,
+        options: ScoreOptions,
         on_overflow: OnOverflow | None = None,
     ) -> Iterator[list[EncodedRecord | ContentError]]:
-        """Consecutive records that share passes. Where a pack ends depends on the records alone.
+        """Consecutive records that share passes. Where a pack ends depends on the records alone; records that judge
+        messages of one conversation are in one.
 
         Args:
             contents: what to encode. Where reading them fails, those before come out first, and then the exception.
-            max_tokens: as in :class:`ScoreOptions`.
-            on_overflow: the same; None, for callers that have no windows, is ``error`` without a word of them.
+            options: ``max_tokens`` and ``on_role``.
+            on_overflow: as in ``options``; None, for callers that have no windows, is ``error`` without a word of them.
         """
         pack: list[EncodedRecord | ContentError] = []
-        tokens = 0
+        tokens, before = 0, None
         try:
             for content in contents:
-                record = self.encode(content, max_tokens, on_overflow)
-                size = 0 if isinstance(record, ContentError) else self._new_tokens(record)
-                if pack and (tokens + size > self._engine.pack_tokens or len(pack) == self._engine.pack_contents):
+                record = self.encode(content, options, on_overflow)
+                conversation = content.content if isinstance(content, Record) and content.index is not None else None
+                size = 0 if isinstance(record, ContentError) else self._new_tokens(record, pack)
+                full = tokens + size > self._engine.pack_tokens or len(pack) >= self._engine.pack_contents
+                if pack and full and (conversation is None or conversation is not before):
                     yield pack
                     pack, tokens = [], 0
                 pack.append(record)
                 tokens += size
+                before = conversation
         except Exception:  # of the caller's own iterator, or mapping; an interrupt does not wait for a pack
             if pack:
                 yield pack
@@ -223,12 +194,17 @@ class Pipeline:
         if pack:
             yield pack
 
-    def _new_tokens(self, record: EncodedRecord) -> int:
+    def _new_tokens(self, record: EncodedRecord, pack: GenericSequence[EncodedRecord | ContentError]) -> int:
         """Prompt tokens of a record that passes must carry: those after the prefix, and after what prompts share."""
+        for each in reversed(pack[-2:]):  # of a user and an assistant in turn
+            if record.conversation is None or isinstance(each, ContentError) or each.role != record.role:
+                continue
+            if each.conversation is record.conversation:
+                return sum(branch_tokens(each.windows[0][0], prompt) for prompt in record.windows[0])
         count = 0
         for trunk, *others in record.windows:
             count += len(trunk.token_ids) - self._prefixes[trunk.role].shared(trunk.token_ids)
-            count += sum(len(p.token_ids) - shared_tokens(trunk.token_ids, p.token_ids) for p in others)
+            count += sum(branch_tokens(trunk, other) for other in others)
         return count
 
     def run(
@@ -243,39 +219,43 @@ class Pipeline:
         Yields:
             each record with its searches; or its error.
         """
-        sequences: dict[int, list[list[Sequence[Any]]]] = {}  # place in the pack -> of each window
+        sequences, units = branched(pack, search)
         by_role: dict[Role, list[list[Sequence[Any]]]] = {}
-        for i, record in enumerate(pack):
-            if isinstance(record, EncodedRecord):
-                sequences[i] = [_branches(prompts, search) for prompts in record.windows]
-                by_role.setdefault(record.role, []).extend(sequences[i])
+        for role, unit in units:
+            by_role.setdefault(role, []).append(unit)
         for role, of_role in by_role.items():
-            for group in _groups(of_role):
-                self._engine.run(self._prefixes[role], group)
+            for together in run_together(of_role):
+                self._engine.run([SequenceGroup(unit, self._prefixes[role]) for unit in together])
         for i, record in enumerate(pack):
-            if isinstance(record, ContentError):
-                yield record
-            elif errors := [each.error for each in itertools.chain(*sequences[i]) if each.error is not None]:
-                errors[0].id = record.id
-                yield errors[0]
-            else:
-                yield record, [[each.search for each in window] for window in sequences[i]]
+            yield record if isinstance(record, ContentError) else searched(record, sequences[i])
 
 
-def _branches(prompts: GenericSequence[Prompt], search: Callable[[Prompt], Any]) -> list[Sequence[Any]]:
-    """One sequence for each prompt of a content; the later ones branch off the first."""
-    sequences: list[Sequence[Any]] = []
-    for prompt in prompts:
-        trunk = sequences[0] if sequences else None
-        sequences.append(Sequence(prompt.token_ids, search(prompt), trunk=trunk))
-    return sequences
+def searched(record: EncodedRecord, branches: Branches) -> tuple[EncodedRecord, Searches] | ContentError:
+    """A record with its searches, once the engine has run its sequences; or its error."""
+    for sequence in itertools.chain.from_iterable(branches):
+        if sequence.error is not None:
+            sequence.error.id, sequence.error.index = record.id, record.index
+            sequence.error.role = None if record.index is None else record.role
+            return sequence.error
+    return record, [[each.search for each in window] for window in branches]
 
 
-def _groups(windows: GenericSequence[GenericSequence[Sequence[Any]]]) -> Iterator[list[Sequence[Any]]]:
-    """Sequences that run together. Windows of one long content run one by one: together they would not fit the memory
-    of a pass."""
-    for long, group in itertools.groupby(windows, lambda window: len(window[0].token_ids) > 2 * PACK_TOKENS):
-        if long:
-            yield from (list(window) for window in group)
-        else:
-            yield list(itertools.chain(*group))
+def outcomes_of(
+    packs: Iterator[list[Result | MethodResult | ContentError]], raising: bool
+) -> Iterator[Result | MethodResult | ContentError]:
+    """The outcomes of packs, one by one; with ``raising``, errors are raised."""
+    for pack in packs:
+        for outcome in pack:
+            if raising and isinstance(outcome, ContentError):
+                raise outcome
+            yield outcome
+
+
+def freeing_memory(packs: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    """The packs; after the last one free memory goes back to the system."""
+    count = 0
+    for pack in packs:
+        count += len(pack)
+        yield pack
+    if count > 1:  # one content leaves little behind, and the next one takes that
+        release_free_memory()

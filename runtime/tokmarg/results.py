@@ -150,15 +150,20 @@ class Result:
     events: Mapping[str, Marginal | None] = field(default_factory=dict)
     suspicious: tuple[str, ...] = ()
     raw: Raw | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    index: int | None = None
+    role: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any,
-        ``suspicious`` only where there is something to say, and ``raw`` only with a calibration."""
+        ``suspicious`` and ``skipped`` only where there is something to say, ``raw`` only with a calibration, ``index``
+        and ``role`` only where not the last message was asked for."""
         others = {**self.labels, **self.events}
         events = {k: None if m is None else m.probability for k, m in self.events.items()}
         return {
             "schema_version": 1,
             "id": self.id,
+            **({} if self.index is None else {"index": self.index, "role": self.role}),
             "flagged": self.flagged,
             "unsafe": self.unsafe.probability,
             "labels": {k: None if m is None else m.probability for k, m in self.labels.items()},
@@ -174,6 +179,7 @@ class Result:
             "truncated": self.truncated,
             "calibrated": self.calibrated,
             **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
+            **({"skipped": dict(self.skipped)} if self.skipped else {}),
             **({} if self.raw is None else {"raw": self.raw.to_dict()}),
         }
 
@@ -195,7 +201,7 @@ class MethodResult:
         verdict: the generated text, of the methods that generate one.
         uncertainty: of the methods that have one; NaN where the formula has no value.
         evaluated_nodes: token paths at which the model was evaluated.
-        suspicious: as in :class:`Result`.
+        suspicious, skipped, index, role: as in :class:`Result`.
     """
 
     id: object
@@ -209,6 +215,9 @@ class MethodResult:
     uncertainty: float | None = None
     evaluated_nodes: int = 0
     suspicious: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    index: int | None = None
+    role: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row: the fields of :meth:`Result.to_dict`, null where the method has none, and its own."""
@@ -216,6 +225,7 @@ class MethodResult:
         return {
             "schema_version": 1,
             "id": self.id,
+            **({} if self.index is None else {"index": self.index, "role": self.role}),
             "flagged": self.flagged,
             "unsafe": None,
             "labels": None,
@@ -230,4 +240,5 @@ class MethodResult:
             "verdict": self.verdict,
             "uncertainty": self.uncertainty if uncertain else None,
             **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
+            **({"skipped": dict(self.skipped)} if self.skipped else {}),
         }

@@ -14,6 +14,7 @@ words, or whose normalizer makes ``<|im_end|>`` of ``＜｜im_end｜＞``, must 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -22,6 +23,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
+from tokenizers import __version__ as tokenizers_version
 
 from .documents import unique_json
 from .errors import BundleError
@@ -58,6 +60,7 @@ class Encoder:
         where: name for messages.
 
     Attributes:
+        fingerprint: sha256 of what the token ids depend on, the version of the library included.
         special_ids: name -> id of every added token that is not white space.
         vocabulary_text: every entry of the vocabulary in its own spelling, with NUL between.
         marked: names of those that the tokenizer marks as special; the others (Gemma's ``<b>``) may be everyday text.
@@ -68,6 +71,7 @@ class Encoder:
 
     def __init__(self, tokenizer_json: str, where: str = "tokenizer.json") -> None:
         self._where = where
+        self.fingerprint = hashlib.sha256(f"{tokenizers_version} {tokenizer_json}".encode()).hexdigest()
         secret = secrets.token_hex(16)
 
         def load() -> Tokenizer:
@@ -150,6 +154,18 @@ class Encoder:
     def count(self, text: str) -> int:
         """How many tokens plain text has; cheaper than :meth:`encode`."""
         return len(self._encoded(text))
+
+    def word_ends(self, text: str) -> list[int]:
+        """Where the pieces of a text end that are encoded each by itself (words, mostly), as numbers of characters.
+
+        No token holds parts of two of them. Where the tokenizer has no such pieces, or they cannot be told since it
+        changes the text's length before, all of the text is one.
+        """
+        normalizer, cut = self._plain.normalizer, self._plain.pre_tokenizer
+        normal = text if normalizer is None else normalizer.normalize_str(text)
+        if cut is None or len(normal) != len(text):
+            return [len(text)]
+        return [end for _, (_, end) in cut.pre_tokenize_str(normal)]
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text in the middle of a prompt; special tokens are not recognised."""

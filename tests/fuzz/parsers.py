@@ -20,6 +20,7 @@ from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.bundle.onnx_reader import read_references
 from tokmarg.bundle.prefix_file import read_prefixes
+from tokmarg.cache_folder import is_whole
 from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.thresholds_file import read_thresholds
 from tokmarg.cli.resume.journal import Journal, encode_line, mismatch
@@ -27,14 +28,22 @@ from tokmarg.cli.resume.run import restore_tally
 from tokmarg.documents import Fields
 from tokmarg.engine.prefix_cache import load_prefixes, read_cached
 from tokmarg.engine.roofline import read_products
-from tokmarg.errors import BundleError, TokmargError
+from tokmarg.errors import BundleError, ContentError, TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
+from tokmarg.openai_format import read_openai_table
 from tokmarg.prompt.injection import InjectionDetector
-from tokmarg.prompt.messages import Message, Record, messages_of
+from tokmarg.prompt.judging import to_judge
+from tokmarg.prompt.labels import ROLES
+from tokmarg.prompt.messages import Message, Record, read_conversation
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.records import FORMATS, Format, read_records
 from tokmarg.results import Thresholds
+from tokmarg.service.access import Access
+from tokmarg.service.exchange import json_object
+from tokmarg.service.litellm_guardrail import judged_records
+from tokmarg.service.moderations import moderated_texts
+from tokmarg.service.problems import RequestError
 from tokmarg.tokenizer import Encoder, Piece
 
 __all__ = ["PARSERS", "Parser"]
@@ -48,27 +57,42 @@ ROWS = [
     {"id": 1, "text": "hello", "labels": ["A"], "unsafe": True, "known": ["A", "B"]},
     {"id": "b", "messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "gun"}], "labels": []},
     {"text": 'é\u2028\n"quoted", and more'},
+    {
+        "messages": [
+            {"role": "system", "content": "x"},
+            {"role": "user", "content": [{"type": "text", "text": "gun"}, {"type": "image_url", "image_url": {}}]},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}], "refusal": "no"},
+        ],
+        "labels": [],
+    },
 ]
 LABELLED_CSV = (
     b'id,text,labels,known,unsafe\n1,hello,A;B,A;B;C,true\n2,"quoted, ""text""\nover lines",,,false\n,last,,A,\n'
 )
 CALIBRATED = {"ece": [0.2, 0.1], "brier": None}
+DATA_FILES = [{"sha256": "a" * 64, "records": 60, "share": 0.9}, {"sha256": "b" * 64, "records": 40, "share": 0.1}]
 CALIBRATION = {
     "schema_version": 1,
     "tokmarg_version": "0.1.0",
     "method": "isotonic",
     "bundle": {"model_id": "tests/words", "model": "a" * 64, "spec": "b" * 64, "policy": "c" * 64},
-    "data": {"sha256": "d" * 64, "records": 100, "scored": 99, "label_map": None},
+    "data": {"sha256": "d" * 64, "records": 100, "scored": 99, "label_map": None, "files": DATA_FILES},
     "search": {"tolerance": 0.001, "max_nodes": 256, "on_overflow": "error"},
     "target": "fpr<=0.01",
     "guarantee": {"risk": "fnr", "level": 0.1, "confidence": 0.95, "simultaneous": False},
     "unsafe": {
-        "calibrator": {"kind": "isotonic", "x": [0.1, 0.5, 0.9], "y": [0.0, 0.25, 1.0]},
+        "calibrator": {
+            "kind": "shifted",
+            "factor": 3.0,
+            "of": {"kind": "isotonic", "x": [0.1, 0.5, 0.9], "y": [0.0, 0.25, 1.0]},
+        },
         "fitted_on": "own",
         "positives": 50,
         "negatives": 49,
-        "threshold": {"raw": 0.5, "calibrated": 0.25, "certificate": {"cases": 49, "errors": 1, "bound": 0.09}},
+        "threshold": {"raw": 0.5, "calibrated": 0.5, "certificate": {"cases": 49, "errors": 1, "bound": 0.09}},
         "figures": {**CALIBRATED, "recall": 0.9, "false_positive_rate": 0.01, "precision": None},
+        "share": 0.5,
+        "unsafe_share": 0.5,
     },
     "labels": {
         "A": {
@@ -78,6 +102,8 @@ CALIBRATION = {
             "negatives": 96,
             "threshold": {"raw": None, "calibrated": None, "certificate": None},
             "figures": CALIBRATED,
+            "share": 0.01,
+            "unsafe_share": 0.5,
         },
         "B": {
             "calibrator": {"kind": "identity"},
@@ -86,6 +112,8 @@ CALIBRATION = {
             "negatives": 99,
             "threshold": None,
             "figures": CALIBRATED,
+            "share": None,
+            "unsafe_share": None,
         },
     },
     "figures": {**CALIBRATED, "recall": 1, "false_positive_rate": None, "precision": 0.5},
@@ -106,7 +134,21 @@ TOML = {
     "policy": b'exclude = ["A"]\n[[labels]]\nid = "A"\nname = "N"\ndefinition = """\nlong"""\n'
     b'[[labels]]\nid = "B"\nname = "M"\n',
     "thresholds": b"unsafe = 0.5\n[labels]\nA = 0.3\nB = 1\n",
+    "categories": b'A = ["violence", "illicit/violent"]\nB = []\n',
     "label-map": b'[map]\nweapons = "A"\ninsults = ["B", "C"]\nother = []\n',
+}
+
+
+TOKENS = b"# shop\n0123456789abcdef\n\n0123456789abcdef-two\n"
+MODERATION = {"model": "words", "input": [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {}}]}
+GUARDRAIL = {
+    "input_type": "response",
+    "texts": ["hello", "gun"],
+    "structured_messages": [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "hello"}, {"type": "image_url"}]},
+        {"role": "assistant", "content": None, "tool_calls": []},
+    ],
 }
 
 
@@ -173,13 +215,33 @@ def _policy(path: Path) -> None:
 
 
 def _records(format: Format, path: Path) -> None:
-    for record in read_records(io.BytesIO(path.read_bytes()), format):
+    data = path.read_bytes()
+    for record in read_records(io.BytesIO(data), format, encoding=("cp1252", None, "utf-16")[len(data) % 3]):
         if isinstance(record, Record):
-            messages_of(record.content, record.role)
+            for row in to_judge(record, "each", ROLES):
+                if isinstance(row, Record):
+                    _messages(row)
+
+
+def _messages(record: Record) -> None:
+    try:
+        found = read_conversation(record.content, record.role, index=record.index)
+    except ContentError:
+        return
+    json.dumps(found.skipped)
 
 
 def _jsonl(rng: random.Random) -> bytes:
     return b"\n".join(dumped(rng, document(rng, row)) for row in ROWS)
+
+
+def _json(rng: random.Random) -> bytes:
+    text = b"[" + b",\n".join(dumped(rng, document(rng, row)) for row in ROWS) + b"]"
+    return damaged(rng, text) if rng.random() < 0.5 else text
+
+
+def _utf16(rng: random.Random) -> bytes:
+    return damaged(rng, CSV.decode().replace(",", "\t").encode("utf-16"))
 
 
 def _calibration(path: Path) -> None:
@@ -232,7 +294,20 @@ def _cached(path: Path) -> None:
     ids = {role: prefix.token_ids for role, prefix in load_prefixes(bundle() / path.name, spec().roles, graph).items()}
     named = path.with_name(f"prefix-key-{hashlib.sha256(whole).hexdigest()}.safetensors")
     path.replace(named)
-    assert (read_cached(named, ids, graph) is None) == (named.read_bytes() != whole)
+    used = is_whole(named) and read_cached(named, ids, graph) is not None
+    assert used == (named.read_bytes() == whole)
+
+
+def _asked(read: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    """Reads the body of a request; what the client is told is as good as any error."""
+
+    def read_body(path: Path) -> None:
+        try:
+            read(json_object(path.read_bytes()))
+        except RequestError as error:
+            raise TokmargError(str(error)) from None
+
+    return read_body
 
 
 def _toml_or_json(name: str, valid: Any) -> Callable[[random.Random], bytes]:
@@ -253,6 +328,12 @@ PARSERS: dict[str, Parser] = {
     "thresholds-toml": Parser(
         "t.toml", lambda rng: damaged(rng, TOML["thresholds"]), lambda path: read_thresholds(path, LABELS)
     ),
+    "categories": Parser(
+        "c.toml", lambda rng: damaged(rng, TOML["categories"]), lambda path: read_openai_table(str(path), LABELS)
+    ),
+    "tokens": Parser("tokens", lambda rng: damaged(rng, TOKENS), Access),
+    "moderation": Parser("m.json", lambda rng: dumped(rng, document(rng, MODERATION)), _asked(moderated_texts)),
+    "guardrail": Parser("g.json", lambda rng: dumped(rng, document(rng, GUARDRAIL)), _asked(judged_records)),
     "label-map": Parser(
         "m.toml", lambda rng: damaged(rng, TOML["label-map"]), lambda path: read_label_map(path, LABELS)
     ),
@@ -262,6 +343,8 @@ PARSERS: dict[str, Parser] = {
     "labelled-csv": Parser("d.csv", lambda rng: damaged(rng, LABELLED_CSV), lambda path: read_labelled(path, LABELS)),
     "labelled": Parser("d.jsonl", _jsonl, lambda path: read_labelled(path, LABELS)),
     "jsonl": Parser("r.jsonl", _jsonl, functools.partial(_records, "jsonl")),
+    "json": Parser("r.json", _json, functools.partial(_records, "json")),
+    "tsv": Parser("r.tsv", _utf16, functools.partial(_records, "tsv")),
     "csv": Parser("r.csv", lambda rng: damaged(rng, CSV), functools.partial(_records, "csv")),
     "lines": Parser("r.txt", lambda rng: damaged(rng, CSV), functools.partial(_records, "lines")),
     "graph": Parser("model.onnx", lambda rng: damaged(rng, contents("model.onnx")), read_references),

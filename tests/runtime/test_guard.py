@@ -146,7 +146,7 @@ def test_forgetting_tokens_that_no_node_sees_changes_nothing(
     results = {}
     for threshold in (1, 10**9):
         lengths[threshold] = []
-        monkeypatch.setattr("tokmarg.engine.packed._MIN_UNSEEN", threshold)
+        monkeypatch.setattr("tokmarg.engine.prefix_batch._MIN_UNSEEN", threshold)
         results[threshold] = list(tiny_guard.score_many(TEXTS, max_nodes=200, tolerance=1e-9))
     assert sum(lengths[1]) < 0.9 * sum(lengths[10**9])
     for a, b in zip(results[1], results[10**9], strict=True):

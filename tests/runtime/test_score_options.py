@@ -21,6 +21,7 @@ from tokmarg.score_options import MAX_NODES
         *(("max_nodes", value) for value in (0, -1, 2.5, math.nan, MAX_NODES + 1, "2", None, True)),
         *(("top_p", value) for value in (0, 1.01, math.nan, "x")),
         *(("eps", value) for value in (-0.1, 1.1, math.nan, "x")),
+        *(("prior", value) for value in (0, 1, -0.1, 1.5, math.nan, "0.1", True)),
         *(("max_depth", value) for value in (0, 65, 1.0, "x")),
         *(("method", value) for value in ("best", "", None, 1)),
         *(("on_overflow", value) for value in ("windows", None, True)),
@@ -37,7 +38,7 @@ def test_a_wrong_value_names_its_option(name: str, value: object) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"tolerance": 1, "max_nodes": MAX_NODES, "top_p": 1, "eps": 0, "max_depth": 64},
+        {"prior": 1e-9, "tolerance": 1, "max_nodes": MAX_NODES, "top_p": 1, "eps": 0, "max_depth": 64},
         {"tolerance": np.float32(0.1), "max_nodes": np.int64(5), "thresholds": Thresholds(0.3)},
     ],
 )

@@ -75,8 +75,12 @@ class Browser:
 
     def open(self, url: str) -> None:
         """Opens a page and waits until its script has drawn."""
+        self.start(url, "return document.querySelectorAll('svg, .charts .note').length >= 4")
+
+    def start(self, url: str, ready: str) -> None:
+        """Opens a page and waits for a script to return something true."""
         self._send("POST", "/url", {"url": url})
-        self.until("return document.querySelectorAll('svg, .charts .note').length >= 4")
+        self.until(ready)
 
     def run(self, script: str, *arguments: object) -> Any:
         """What a script returns; it finds the arguments in ``arguments``."""

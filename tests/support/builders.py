@@ -28,7 +28,7 @@ def resolved(name: str) -> dict[str, Any]:
     """A spec of the repository, resolved as the exporter does it."""
     from transformers import PreTrainedTokenizerFast
 
-    from tokmarg_export.model.huggingface import LoadedModel
+    from tokmarg_export.model.loaded_model import LoadedModel
     from tokmarg_export.spec_library import choose_spec, resolve_spec
 
     smollm2 = str(tokenizer_file("smollm2"))

@@ -31,7 +31,7 @@ class FakeGuard:
     calibration = None
     path = Path("fake")
     manifest = SimpleNamespace(model_id="tests/fake", precision="fp32")
-    spec = SimpleNamespace(labels=(SimpleNamespace(id="A", title="Weapons"),))
+    spec = SimpleNamespace(labels=(SimpleNamespace(id="A", name="Weapons", title="Weapons"),))
 
     def __init__(
         self, scores: dict[str, float], raw: dict[str, float] | None = None, coverage: float | None = 1.0

@@ -31,6 +31,7 @@ FULL: dict[str, Any] = {
                 {
                     "id": "A",
                     "name": "Weapons",
+                    "code": "arms",
                     "title": "Weapons",
                     "definition": "Guns.",
                     "roles": ["user", "assistant"],
@@ -38,7 +39,22 @@ FULL: dict[str, Any] = {
                 {"id": "B", "name": "Insults"},
             ]
         },
-        "verdict": {**SPEC["verdict"], "leads": ["", "\n"]},
+        "verdict": {
+            "terminators": ["<|end|>"],
+            "leads": ["", "\n"],
+            "grammar": [
+                {
+                    "choice": [
+                        {"text": "safe"},
+                        {
+                            "text": "unsafe",
+                            "event": "unsafe",
+                            "then": ["\n", {"labels": "id", "separators": [","], "order": "policy"}],
+                        },
+                    ]
+                }
+            ],
+        },
     },
     "graph": {
         "layers": 1,

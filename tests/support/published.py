@@ -5,6 +5,7 @@ A label is wherever the text ends with it; so where a tokenizer splits digits, S
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -40,33 +41,34 @@ class Published:
             found.append((path, p))
         return found
 
-    def named(self, max_depth: int) -> list[tuple[str, float]]:
-        """Labels on the greedy path, each with the probability of its own tokens together: of one in the paper, whose
-        labels are one token; of all that spell what follows the S that all labels share, or all of ``unsafe``."""
+    def named(self, max_depth: int) -> list[tuple[str, dict[int, float]]]:
+        """Labels on the greedy path, each with the probabilities of its own tokens by their places: of one in the
+        paper, whose labels are one token; of all that spell what follows the S that all labels share, or all of
+        ``unsafe``."""
         steps = self.greedy(max_depth)
         named = []
         for i, (path, p) in enumerate(steps):
             label = next((label for label in self.labels if self.decode(path).endswith(label)), None)
             if label is not None:
+                own = {i: p}
                 start = len(self.decode(path)) - len(label.removeprefix("S"))
-                for before, p_before in reversed(steps[:i]):
+                for j in reversed(range(i)):
+                    before, p_before = steps[j]
                     if len(self.decode(before)) <= start:
                         break
-                    p *= p_before
-                named.append((label, p))
+                    own[j] = p_before
+                named.append((label, own))
         return named
 
     def token(self, max_depth: int) -> dict[str, float]:
-        scores = {}
-        for label, p in self.named(max_depth):
-            scores[label] = p
-        return scores
+        return {label: math.prod(own.values()) for label, own in self.named(max_depth)}
 
     def fixed_place(self, max_depth: int) -> dict[str, float]:
-        scores, running = {}, 1.0
-        for label, p in self.named(max_depth):
-            running *= p
-            scores[label] = running
+        """Running products, in which each token is a factor once."""
+        scores, factors = {}, dict[int, float]()
+        for label, own in self.named(max_depth):
+            factors |= own
+            scores[label] = math.prod(factors.values())
         return scores
 
     def any_place(self, top_p: float, eps: float, max_depth: int) -> dict[str, float]:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.command_line import Run
@@ -39,7 +41,33 @@ def lines(folder: Path) -> Path:
     return path
 
 
-INPUTS = {"jsonl": jsonl, "csv": csv, "lines": lines}
+def tsv(folder: Path) -> Path:
+    """UTF-16, with characters of which a byte looks like a newline's."""
+    rows = [f'"{text}\u0a0a\u0a00\n{n}"\t{n}' for n, text in enumerate(TEXTS)]
+    rows[60:60] = ["too\tmany\tfields", "", '"a" b\t2']
+    path = folder / "in.tsv"
+    path.write_bytes(("text\tid\r\n" + "\r\n".join(rows)).encode("utf-16"))
+    return path
+
+
+def json_array(folder: Path) -> Path:
+    elements = [json.dumps({"text": text, "id": f"ü{n}"}, indent=2) for n, text in enumerate(TEXTS)]
+    elements[40:40] = ["", '{"text": "a",}', "7", json.dumps({"text": "boom boom"})]
+    path = folder / "in.json"
+    path.write_text("[" + ",\n".join(elements), encoding="utf-8")  # never closed
+    return path
+
+
+def parquet(folder: Path) -> Path:
+    """Row groups of other sizes than packs, texts and conversations, and rows without either."""
+    texts = [None if n % 7 == 3 else text for n, text in enumerate(TEXTS)]
+    talks = [[{"role": "user", "content": text}] if n % 14 == 3 else None for n, text in enumerate(TEXTS)]
+    rows = pa.table({"id": [f"ü{n}" if n % 3 else None for n in range(len(TEXTS))], "text": texts, "messages": talks})
+    pq.write_table(rows, folder / "in.parquet", row_group_size=23)
+    return folder / "in.parquet"
+
+
+INPUTS = {"jsonl": jsonl, "csv": csv, "lines": lines, "tsv": tsv, "json": json_array, "parquet": parquet}
 
 
 def left(output: Path) -> list[str]:

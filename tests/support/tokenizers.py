@@ -16,7 +16,7 @@ from tokmarg.prompt.builder import PromptBuilder
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
-from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
 
 TOKENIZERS = [*FAMILIES, "mistral", "llama2"]
@@ -39,9 +39,11 @@ TAIL = {
 }
 #: The tokenizer that a family has, or the nearest one at hand.
 NATIVE = {
+    "ga-guard-1b": "ga",
     "granite-guardian-3.0": "granite",
     "granite-guardian-3.2": "granite",
     "granite-guardian-3.3": "granite",
+    "granite-guardian-4.1": "granite",
     "instruct": "smollm2",
     "kanana-safeguard": "kanana",
     "kanana-safeguard-prompt": "kanana",
@@ -52,6 +54,7 @@ NATIVE = {
     "llama-guard-3-8b": "llama3",
     "llama-guard-4": "llama4",
     "md-judge-0.1": "mistral",
+    "nemotron-reasoning-4b": "gemma3",
     "nemotron-safety-guard": "llama3",
     "polyguard": "qwen3",
     "qwen3guard-gen": "qwen3",
@@ -60,8 +63,19 @@ NATIVE = {
     "wildguard": "mistral",
     "yufeng-xguard": "qwen3",
 }
+#: GA Guard's categories, in the order of its model card.
+GA = (
+    "illicit_activities",
+    "hate_and_abuse",
+    "pii_and_ip",
+    "prompt_security",
+    "sexual_content",
+    "misinformation",
+    "violence_and_self_harm",
+)
 #: Stand-ins: Llama 3's tokenizer with the special tokens of a tokenizer that is not at hand.
 ADDED = {
+    "ga": [f"<{category}{verdict}_violation>" for category in GA for verdict in ("", "_not")],
     "granite": ["<|start_of_role|>", "<|end_of_role|>"],  # its end of text is spelt as in Llama 3's tokenizer
     "kanana": ["<SAFE>", *(f"<UNSAFE-{x}{i}>" for x, n in (("S", 7), ("I", 4), ("A", 2)) for i in range(1, n + 1))],
     "llama4": ["<|header_start|>", "<|header_end|>", "<|eot|>"],
@@ -115,7 +129,7 @@ def _llama2() -> str:
 def resolved(name: str) -> dict[str, Any]:
     """A spec of the repository, resolved as the exporter does it for a model with the native tokenizer."""
     native = NATIVE[name]
-    chat = LLAMA3_CHAT if native in ("llama3", "kanana", "llama4") else CHAT
+    chat = LLAMA3_CHAT if native in ("llama3", "kanana", "llama4", "ga") else CHAT
 
     class Tokenizer:
         def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> str:

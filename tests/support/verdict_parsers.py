@@ -77,6 +77,18 @@ def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
     if name.startswith(("shieldgemma", "granite")):  # on the one policy that the prompt asks for
         first = matched("yes|no", text.lower())[0]
         return {"unsafe"} if first == "yes" else set()
+    if name == "nemotron-reasoning-4b":
+        harms = [x.strip() for x in re.findall(r"harm\s*:\s*(\w+)", text, re.IGNORECASE)]
+        assert len(harms) == 1 + answer
+        events = {
+            event
+            for event, harm in zip(("harmful_request", "harmful_response"), harms, strict=False)
+            if harm == "harmful"
+        }
+        return events | ({"unsafe"} if harms[-1] == "harmful" else set())
+    if name == "ga-guard-1b":
+        violated = set(re.findall(r"<(\w+)_violation>", text)) - set(re.findall(r"<(\w+_not)_violation>", text))
+        return violated | ({"unsafe"} if violated else set())
     if name == "wildguard":
         if not answer:
             return {"unsafe", "harmful_request"} if matched(r"\A.*:(.*)\Z", text)[1].strip() == "yes" else set()

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokmarg.documents import read_document
 from tokmarg.errors import BundleError, BundleNotFoundError
+from tokmarg.system_calls import by_system, file_status
 
 from .manifest import MANIFEST, Manifest
 
@@ -41,7 +43,7 @@ class Bundle:
         """
         folder = Path(path)
         manifest = folder / MANIFEST
-        if not os.path.isfile(manifest):
+        if (status := file_status(manifest)) is None or not stat.S_ISREG(status.st_mode):
             raise BundleNotFoundError(f"{folder}: no bundle here ({MANIFEST} is missing)")
         if _points_outside(manifest, folder):
             raise BundleError(f"{manifest}: is a link that leaves the bundle")
@@ -57,15 +59,15 @@ class Bundle:
         path = self.path / name
         if name not in self.manifest.files:
             raise BundleError(f"{self.path / MANIFEST}: files.{name}: is missing")
-        if not path.is_file():
-            if path.exists():
-                raise BundleError(f"{path}: is no file, but a folder or a device")
+        if (status := file_status(path)) is None:
             raise BundleError(f"{path}: is missing; export the bundle again or copy it whole")
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path}: is no file, but a folder or a device")
         if _points_outside(path, self.path):
             raise BundleError(f"{path}: is a link that leaves the bundle")
         size = self.manifest.files[name][1]
-        if path.stat().st_size != size:
-            raise BundleError(f"{path}: is {path.stat().st_size:,} bytes, the manifest says {size:,}; copy it again")
+        if status.st_size != size:
+            raise BundleError(f"{path}: is {status.st_size:,} bytes, the manifest says {size:,}; copy it again")
         return path
 
     def verify(self) -> None:
@@ -84,6 +86,8 @@ class Bundle:
             with path.open("rb") as stream:
                 sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
+            if not by_system(error):
+                raise
             raise BundleError(f"{path}: cannot be read: {error.strerror}") from None
         if sha256 != self.manifest.files[name][0]:
             raise BundleError(f"{path}: sha256 differs from the manifest; copy or export the bundle again")
@@ -92,6 +96,8 @@ class Bundle:
 def _points_outside(path: Path, folder: Path) -> bool:
     """Whether a file is a link to a place outside the folder."""
     try:
-        return path.resolve().parent != folder.resolve()
-    except (OSError, RuntimeError):  # links that lead to each other
+        return os.path.dirname(os.path.realpath(path, strict=True)) != os.path.realpath(folder, strict=True)
+    except OSError as error:  # links that lead to each other
+        if not by_system(error):
+            raise
         return True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
 from tokmarg.errors import BundleNotFoundError
+from tokmarg.system_calls import file_status
 
 __all__ = ["DEFAULT_BUNDLE", "ENTRY_POINTS", "find_bundle", "installed_bundles"]
 
@@ -44,9 +46,11 @@ def find_bundle(name: str | os.PathLike[str] | None) -> Path:
     Raises:
         BundleNotFoundError: says how to get one.
     """
-    installed = installed_bundles()
     if name is None:
         name = os.environ.get("TOKMARG_BUNDLE") or None
+    if name is not None and (status := file_status(name)) is not None and stat.S_ISDIR(status.st_mode):
+        return Path(name)
+    installed = installed_bundles()
     if name is None:
         if DEFAULT_BUNDLE in installed:
             return installed[DEFAULT_BUNDLE]
@@ -54,8 +58,6 @@ def find_bundle(name: str | os.PathLike[str] | None) -> Path:
             f"no bundle: give one (--bundle DIR, or $TOKMARG_BUNDLE), or install {DEFAULT_BUNDLE!r}; "
             "tokmarg-export makes a bundle from any instruction-tuned model"
         )
-    if os.path.isdir(name):
-        return Path(name)
     if str(name) in installed:
         return installed[str(name)]
     known = f"; installed bundles: {', '.join(sorted(installed))}" if installed else ""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokmarg.errors import BundleError
+from tokmarg.system_calls import by_system
 
 __all__ = ["References", "fields", "read_references"]
 
@@ -59,6 +60,8 @@ def read_references(path: Path) -> References:
             # A graph that holds its own weights may have 2 GB; an empty file cannot be mapped.
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
+        if not by_system(error):
+            raise
         raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from None
     data = memoryview(mapped)
     references = References()

@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from tokmarg.errors import BundleError
 from tokmarg.native import PanicError, first_line, raised_by, without_panic
 
 from .graph_contract import GraphContract
 
-__all__ = ["StoredPrefix", "read_prefixes", "write_prefixes"]
+__all__ = ["StoredPrefix", "prefix_bytes", "read_prefixes", "write_prefixes"]
 
 Array = npt.NDArray[Any]
 #: What names a role mode: ``user`` or ``assistant``.
@@ -50,14 +50,23 @@ def write_prefixes(path: Path, prefixes: Mapping[R, StoredPrefix], *, half: bool
     Raises:
         OSError, safetensors.SafetensorError: it cannot be written.
     """
-    tensors = {}
+    save_file(_tensors(prefixes, half), path)
+
+
+def prefix_bytes(prefixes: Mapping[R, StoredPrefix]) -> bytes:
+    """A prefix file as bytes."""
+    return bytes(save(_tensors(prefixes, False)))
+
+
+def _tensors(prefixes: Mapping[R, StoredPrefix], half: bool) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
     for role, prefix in prefixes.items():
         tensors[f"{role}.token_ids"] = np.asarray(prefix.token_ids, dtype=np.int64)
         for i, tensor in enumerate(prefix.tensors):
             tensors[f"{role}.{i // 2}.{'value' if i % 2 else 'key'}"] = np.ascontiguousarray(
                 tensor, np.float16 if half else None
             )
-    save_file(tensors, path)
+    return tensors
 
 
 def read_prefixes(

@@ -19,11 +19,12 @@ from typing import Literal, cast
 from tokmarg.arguments import check_path
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.manifest import Manifest
-from tokmarg.documents import Fields, naming, read_document
+from tokmarg.documents import Fields, read_document
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.prompt.spec import Spec
 from tokmarg.results import CALIBRATIONS, CalibrationMethod, Marginal, Raw, Result, Thresholds, any_flagged
+from tokmarg.whole_file import write_whole
 
 from .calibrators import Calibrator, inverse
 from .label_calibration import LabelCalibration, parse_figures, unit
@@ -199,18 +200,11 @@ class Calibration:
         """Writes a file; one that is there is replaced, whole or not at all.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written; names it.
+            OptionError: ``path`` is no path.
         """
-        path = Path(path)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with naming(path), scratch.open("w", encoding="utf-8", newline="\n") as stream:
-                stream.write(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())  # on the disk before it has its name
-            scratch.replace(path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        check_path("path", path)
+        write_whole(path, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
 
 
 def find_calibration(

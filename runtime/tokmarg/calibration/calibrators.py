@@ -3,6 +3,7 @@
     identity   p
     sigmoid    1 / (1 + exp(-(a ln p - b ln(1 - p) + c))), a, b >= 0, not both 0
     isotonic   straight lines between knots (x, y), constant beyond the first and the last
+    shifted    another calibrator's image p with its odds p / (1 - p) multiplied by a factor
 
 Platt scaling (Platt 1999, on the logit of p) has a = b, temperature scaling (Guo et al. 2017) a = b and c = 0, beta
 calibration (Kull et al. 2017) has all three free. A sigmoid is strictly increasing as far as doubles can tell; of an
@@ -27,10 +28,12 @@ from tokmarg.documents import Fields
 
 __all__ = [
     "IDENTITY",
+    "MOST_FACTOR",
     "STEEPEST",
     "Calibrator",
     "Identity",
     "Isotonic",
+    "Shifted",
     "Sigmoid",
     "inverse",
     "logs",
@@ -41,6 +44,8 @@ __all__ = [
 _LEAST, _MOST = 5e-324, 1 - 2.0**-53
 #: Largest weight of a sigmoid: far beyond what a sensible fit gives, and safe from overflow.
 STEEPEST = 1e6
+#: Largest factor of odds: more than any two base rates that doubles can tell from 0 and 1 differ by.
+MOST_FACTOR = 1e300
 _ONE_BITS = int(np.float64(1.0).view(np.int64))
 
 
@@ -108,7 +113,25 @@ class Isotonic:
         return {"kind": "isotonic", "x": list(self.x), "y": list(self.y)}
 
 
-Calibrator = Identity | Sigmoid | Isotonic
+@dataclass(frozen=True, slots=True)
+class Shifted:
+    """Another calibrator, the odds of whose image are multiplied by ``factor`` (:mod:`.prior_shift`); 0 and 1 stay."""
+
+    of: Identity | Sigmoid | Isotonic
+    factor: float
+
+    def __call__(self, p: npt.ArrayLike) -> Floats:
+        """Calibrated probabilities, float64 of the same shape."""
+        mapped = self.of(p)
+        with np.errstate(divide="ignore", over="ignore"):  # every step is monotone in doubles
+            return np.asarray(1 / (1 + (1 - mapped) / (mapped * self.factor)))
+
+    def to_dict(self) -> dict[str, object]:
+        """The JSON form."""
+        return {"kind": "shifted", "factor": self.factor, "of": self.of.to_dict()}
+
+
+Calibrator = Identity | Sigmoid | Isotonic | Shifted
 
 
 def inverse(calibrator: Calibrator, value: float) -> float:
@@ -152,7 +175,16 @@ def parse_calibrator(f: Fields) -> Calibrator:
         if any(y[i] > y[i + 1] for i in range(len(y) - 1)):
             raise f.fail("y", "must not decrease")
         return Isotonic(x, y)
-    raise f.fail("kind", f"must be identity, sigmoid or isotonic, not {kind!r:.60}")
+    if kind == "shifted":
+        f.only(["kind", "factor", "of"])
+        of = parse_calibrator(f.table("of"))
+        if isinstance(of, Shifted):
+            raise f.fail("of.kind", "is shifted, too")
+        factor = f.get("factor", float)
+        if not 1 / MOST_FACTOR <= factor <= MOST_FACTOR:  # false for NaN too
+            raise f.fail("factor", f"must lie between {1 / MOST_FACTOR:g} and {MOST_FACTOR:g}, not {factor!r}")
+        return Shifted(of, factor)
+    raise f.fail("kind", f"must be identity, sigmoid, isotonic or shifted, not {kind!r:.60}")
 
 
 def _within(f: Fields, key: str, low: float) -> float:

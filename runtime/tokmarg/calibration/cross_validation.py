@@ -9,7 +9,7 @@ which were not fitted to the data, so that calibrators fitted on the same data d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,15 +17,18 @@ import numpy as np
 from tokmarg.arrays import Bools, Floats, Ints
 from tokmarg.errors import TokmargError
 from tokmarg.grammar.grammar import UNSAFE
-from tokmarg.metrics import ConfusionCounts, expected_calibration_error
 from tokmarg.results import CalibrationMethod
 
 from .calibrators import IDENTITY, Calibrator
+from .figures import compared, share_of, weighted_rates
 from .fitting import fit_calibrator
 from .label_calibration import Certificate, FittedOn, LabelCalibration, Threshold
 from .observations import Observations
 from .operating_point import Target
 from .risk_control import Guarantee, least_cases, upper_bound
+
+#: Scores, truths and weights of cases, each float64 [cases].
+Cases = tuple[Floats, Floats, Floats]
 
 __all__ = ["FOLDS", "LEAST", "CrossValidation", "cross_validate"]
 
@@ -62,7 +65,7 @@ def cross_validate(
     """Fits calibrators and thresholds.
 
     Args:
-        observed: truths and raw scores.
+        observed: truths and raw scores. Weights count in everything but a guarantee, with which there are none.
         method: of the calibrators.
         target: what thresholds reach on the data.
         guarantee: of certified thresholds.
@@ -84,6 +87,7 @@ class _Fit:
         self.observed, self.method, self.folds = observed, method, folds
         self.rng = np.random.default_rng(seed)
         self.known = observed.known
+        self.weight = np.broadcast_to(observed.weights[:, None], observed.truth.shape)
         self.warnings: list[str] = []
         self.row_fold = self._folds(np.nan_to_num(observed.truth[:, -1], nan=2.0))
 
@@ -93,12 +97,11 @@ class _Fit:
         thresholds = self._certified(guarantee, certify)
         calibrations: dict[str, LabelCalibration] = {}
         after = observed.score.copy()  # out of fold
+        columns = (observed.truth, observed.score, after, self.weight)  # [records, names] each
         for k, name in enumerate(observed.names):
             calibrator, fitted_on = self._calibrator(k)
             after[:, k] = self._out_of_fold(k, fitted_on)
-            figures: dict[str, object] = _compare(
-                observed.truth[:, k], observed.score[:, k], after[:, k], self.known[:, k]
-            )
+            figures: dict[str, object] = compared(*(a[:, k] for a in columns))
             self._note_worse(name, figures)
             threshold = thresholds.get(name)
             if threshold is not None:
@@ -107,16 +110,13 @@ class _Fit:
                 threshold, decided = self._targeted(k, fitted_on, target)
                 figures |= {} if decided is None else self._rates(k, decided)
             truth = observed.truth[self.known[:, k], k]
-            positives = int(truth.sum())
-            calibrations[name] = LabelCalibration(
-                calibrator, fitted_on, positives, len(truth) - positives, threshold, figures
-            )
+            counts, shares = (int(truth.sum()), int((1 - truth).sum())), self._shares(k, fitted_on)
+            calibrations[name] = LabelCalibration(calibrator, fitted_on, *counts, threshold, figures, *shares)
         if all(each.fitted_on == "none" for each in calibrations.values()):
             raise TokmargError(f"too few records: a calibrator takes {LEAST} positives and {LEAST} negatives")
         overall: dict[str, object] = {"ece": None, "brier": None}
         if len(observed.labels):
-            truth, before, mapped = (a[:, :-1].ravel() for a in (observed.truth, observed.score, after))
-            overall = _compare(truth, before, mapped, self.known[:, :-1].ravel())
+            overall = compared(*(a[:, :-1].ravel() for a in columns))
         return CrossValidation(calibrations, overall | self._flagged(calibrations), self.warnings)
 
     def _check_classes(self) -> None:
@@ -134,20 +134,30 @@ class _Fit:
             state += ", and no label applies to some records and not to others"
         raise TokmargError(f"one class only: {state}; calibration needs both")
 
-    def _pool(self, rows: Bools) -> tuple[Floats, Floats]:
-        """Scores and truths of all labels in some records."""
+    def _pool(self, rows: Bools) -> Cases:
+        """The cases of all labels in some records."""
         known = self.known[:, :-1] & rows[:, None]
-        return self.observed.score[:, :-1][known], self.observed.truth[:, :-1][known]
+        return self.observed.score[:, :-1][known], self.observed.truth[:, :-1][known], self.weight[:, :-1][known]
 
-    def _own(self, k: int, rows: Bools) -> tuple[Floats, Floats]:
+    def _own(self, k: int, rows: Bools) -> Cases:
         known = self.known[:, k] & rows
-        return self.observed.score[known, k], self.observed.truth[known, k]
+        return self.observed.score[known, k], self.observed.truth[known, k], self.weight[known, k]
+
+    def _shares(self, k: int, fitted_on: FittedOn) -> tuple[float | None, float | None]:
+        """Shares of positives and of unsafe records among the cases that a calibrator was fitted on."""
+        if fitted_on == "none":
+            return None, None
+        columns = slice(None, -1) if fitted_on == "pooled" else slice(k, k + 1)
+        known, weight, truth = self.known[:, columns], self.weight[:, columns], self.observed.truth
+        unsafe = np.broadcast_to(truth[:, -1:], known.shape)
+        judged = known & ~np.isnan(unsafe)
+        return share_of(truth[:, columns][known], weight[known]), share_of(unsafe[judged], weight[judged])
 
     def _calibrator(self, k: int) -> tuple[Calibrator, FittedOn]:
         name, every = self.observed.names[k], np.ones(len(self.observed.truth), dtype=bool)
-        score, truth = self._own(k, every)
+        score, truth, weight = self._own(k, every)
         if enough := _enough(truth):
-            calibrator = fit_calibrator(self.method, score, truth)
+            calibrator = fit_calibrator(self.method, score, truth, weight)
             if calibrator is not None:
                 return calibrator, "own"
             why = "higher scores do not go with more positives, so no calibrator fits"
@@ -157,8 +167,8 @@ class _Fit:
             counted = f"{_many(int(truth.sum()), 'positive')} and {_many(int((1 - truth).sum()), 'negative')}"
             why = f"{counted} are too few for a calibrator of its own ({LEAST} of each)"
         if name != UNSAFE:
-            score, truth = self._pool(every)
-            calibrator = fit_calibrator(self.method, score, truth) if _enough(truth) else None
+            score, truth, weight = self._pool(every)
+            calibrator = fit_calibrator(self.method, score, truth, weight) if _enough(truth) else None
             if calibrator is not None:
                 self.warnings.append(f"{name}: {why}; it gets the one pooled over all labels")
                 return calibrator, "pooled"
@@ -182,8 +192,8 @@ class _Fit:
         fold[order] = np.arange(len(strata)) % self.folds
         return fold
 
-    def _splits(self, k: int, fitted_on: FittedOn) -> list[tuple[Bools, Bools, tuple[Floats, Floats]]]:
-        """(records to fit on, records left out, scores and truths to fit on) of each fold."""
+    def _splits(self, k: int, fitted_on: FittedOn) -> list[tuple[Bools, Bools, Cases]]:
+        """(records to fit on, records left out, cases to fit on) of each fold."""
         fold = (
             self.row_fold if fitted_on == "pooled" else self._folds(np.nan_to_num(self.observed.truth[:, k], nan=2.0))
         )
@@ -194,9 +204,9 @@ class _Fit:
         mapped = self.observed.score[:, k].copy()
         if fitted_on == "none":
             return mapped
-        for _, out, (score, truth) in self._splits(k, fitted_on):
+        for _, out, (score, truth, weight) in self._splits(k, fitted_on):
             out = out & self.known[:, k]
-            calibrator = fit_calibrator(self.method, score, truth) if len(np.unique(truth)) == 2 else None
+            calibrator = fit_calibrator(self.method, score, truth, weight) if len(np.unique(truth)) == 2 else None
             mapped[out] = (calibrator or IDENTITY)(mapped[out])
         return mapped
 
@@ -214,8 +224,8 @@ class _Fit:
         if math.isinf(threshold):
             self.warnings.append(f"{name}: nothing reaches {target} but a threshold that flags nothing; it gets that")
         decided = np.zeros(len(self.observed.truth), dtype=bool)
-        for _, out, (score, truth) in self._splits(k, fitted_on):
-            limit = target.threshold(score, truth)
+        for _, out, cases in self._splits(k, fitted_on):
+            limit = target.threshold(*cases)
             decided |= out & (self.observed.score[:, k] >= (math.inf if limit is None else limit))
         return Threshold(threshold), decided
 
@@ -258,7 +268,7 @@ class _Fit:
 
     def _rates(self, k: int, decided: Bools) -> dict[str, object]:
         known = self.known[:, k]
-        return dict(ConfusionCounts.of(decided[known], self.observed.truth[known, k]).rates())
+        return weighted_rates(decided[known], self.observed.truth[known, k], self.weight[known, k])
 
     def _flagged(self, calibrations: dict[str, LabelCalibration]) -> dict[str, object]:
         """Rates of the flag (any threshold reached) against the truth of ``unsafe``, on the data themselves."""
@@ -267,7 +277,7 @@ class _Fit:
         if not limits or not known.any():
             return {}
         flagged = np.any([self.observed.score[:, k] >= raw for k, raw in limits], axis=0)
-        return dict(ConfusionCounts.of(flagged[known], self.observed.truth[known, -1]).rates())
+        return weighted_rates(flagged[known], self.observed.truth[known, -1], self.weight[known, -1])
 
     def _note_worse(self, name: str, figures: dict[str, object]) -> None:
         pair = figures["brier"]
@@ -284,15 +294,3 @@ def _enough(truth: Floats) -> bool:
 
 def _many(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _compare(truth: Floats, before: Floats, after: Floats, known: Bools) -> dict[str, object]:
-    """``ece`` and ``brier`` of known cases, each [before, after]."""
-    truth, before, after = truth[known], before[known], after[known]
-    if not len(truth):
-        return {"ece": None, "brier": None}
-    measures: dict[str, Callable[[Floats], float | None]] = {
-        "ece": lambda p: expected_calibration_error(truth, p),
-        "brier": lambda p: float(np.mean((truth - p) ** 2)),
-    }
-    return {name: [measure(before), measure(after)] for name, measure in measures.items()}

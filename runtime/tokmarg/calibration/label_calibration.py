@@ -76,6 +76,8 @@ class LabelCalibration:
         threshold: None where there is none (``unsafe`` is then flagged from a calibrated 0.5).
         figures: ``ece`` and ``brier``, each [raw, calibrated out of fold] or None; with a threshold ``recall``,
             ``false_positive_rate`` and ``precision``, out of fold but for certified thresholds.
+        share: of positives among the cases that the calibrator was fitted on, by their weights; None where unknown.
+        unsafe_share: of unsafe records among these cases; None where unknown.
     """
 
     calibrator: Calibrator
@@ -84,6 +86,8 @@ class LabelCalibration:
     negatives: int
     threshold: Threshold | None
     figures: Mapping[str, object]
+    share: float | None = None
+    unsafe_share: float | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form."""
@@ -94,12 +98,14 @@ class LabelCalibration:
             "negatives": self.negatives,
             "threshold": None if self.threshold is None else self.threshold.to_dict(self.calibrator),
             "figures": dict(self.figures),
+            "share": self.share,
+            "unsafe_share": self.unsafe_share,
         }
 
     @classmethod
     def parse(cls, f: Fields) -> LabelCalibration:
         """Reads the JSON form."""
-        f.only(["calibrator", "fitted_on", "positives", "negatives", "threshold", "figures"])
+        f.only(cls.__slots__)
         calibrator = parse_calibrator(f.table("calibrator"))
         fitted_on = f.get("fitted_on", str)
         if fitted_on not in get_args(FittedOn):
@@ -107,13 +113,21 @@ class LabelCalibration:
         threshold = None
         if f.get("threshold", dict, None) is not None:
             threshold = Threshold.parse(f.table("threshold"), calibrator)
+        positives, negatives = count(f, "positives"), count(f, "negatives")
+        share, unsafe_share = (maybe_unit(f, key) if key in f.data else None for key in ("share", "unsafe_share"))
+        if "share" not in f.data and fitted_on == "own" and positives + negatives:
+            share = positives / (
+                positives + negatives
+            )  # of a file that was written before shares were, without weights
         return cls(
             calibrator,
             cast(FittedOn, fitted_on),
-            count(f, "positives"),
-            count(f, "negatives"),
+            positives,
+            negatives,
             threshold,
             parse_figures(f),
+            share,
+            unsafe_share,
         )
 
 

@@ -20,6 +20,7 @@ class Observations:
         truth: 1, 0, or NaN where unknown, float64 [records, names].
         score, lower, upper: raw probabilities and their bounds; NaN where a record could not be scored or has no such
             label.
+        weight: how often each record counts, float64 [records], positive; None: once each.
     """
 
     names: tuple[str, ...]
@@ -27,6 +28,12 @@ class Observations:
     score: Floats
     lower: Floats
     upper: Floats
+    weight: Floats | None = None
+
+    @property
+    def weights(self) -> Floats:
+        """How often each record counts, float64 [records]."""
+        return np.ones(len(self.truth)) if self.weight is None else self.weight
 
     @property
     def known(self) -> Bools:

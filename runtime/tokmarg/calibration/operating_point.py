@@ -72,24 +72,27 @@ class Target:
             return "max-f1"
         return f"{self.quantity}{'<=' if self.quantity == 'fpr' else '>='}{self.level!r}"
 
-    def threshold(self, score: Floats, truth: Floats) -> float | None:
+    def threshold(self, score: Floats, truth: Floats, weight: Floats | None = None) -> float | None:
         """The threshold that reaches the target.
 
         Args:
             score: float64 [cases].
             truth: 1 or 0, float64 [cases].
+            weight: how often each case counts, float64 [cases]; None: once.
 
         Returns:
             an observed score; infinity where only flagging nothing keeps the false-positive rate; None where no
             threshold reaches the target, or the data lack the class that it is about.
         """
         order = np.argsort(-score, kind="stable")
-        descending, positive = score[order], truth[order]
+        descending, counted = score[order], (np.ones_like(truth) if weight is None else weight)[order]
+        positive = truth[order] * counted
         last = np.append(descending[1:] != descending[:-1], True) if len(score) else np.zeros(0, bool)
         # At each distinct score, from the highest down: what a threshold there flags. [distinct]
         values, true_positives = descending[last], np.cumsum(positive)[last]
-        flagged = np.flatnonzero(last) + 1.0
-        positives, negatives = float(truth.sum()), float(len(truth) - truth.sum())
+        flagged = np.cumsum(counted)[last]
+        positives = float(positive.sum())
+        negatives = float(counted.sum()) - positives
         if (negatives if self.quantity == "fpr" else positives) == 0:
             return None
         if self.quantity == "max-f1":

@@ -16,7 +16,7 @@ from tokmarg.score_options import OnOverflow, ScoreOptions
 
 from .label_calibration import count, unit
 
-__all__ = ["CALIBRATION", "BundleProvenance", "DataProvenance", "SearchSettings"]
+__all__ = ["CALIBRATION", "BundleProvenance", "DataFile", "DataProvenance", "SearchSettings"]
 
 #: The calibration's name in a bundle.
 CALIBRATION = "calibration.json"
@@ -31,8 +31,9 @@ class BundleProvenance:
     Attributes:
         model_id: the manifest's, for people.
         model: sha256 over the lines "NAME SHA256" of the bundle's files but the calibration, in the order of names.
-        spec: sha256 of the manifest's spec as JSON with sorted keys and no spaces, in ASCII.
-        policy: the same of the labels as they are scored, each with id, name, definition and roles.
+        spec: sha256 of the manifest's spec, without ``openai``, which changes no score, as JSON with sorted keys and no
+            spaces, in ASCII.
+        policy: the same of the labels as they are scored, each with id, name, definition, roles and code (if any).
     """
 
     model_id: str
@@ -50,13 +51,16 @@ class BundleProvenance:
                 "name": label.name,
                 "definition": dict(label.definition) if isinstance(label.definition, Mapping) else label.definition,
                 "roles": list(label.roles),
+                **({} if label.code is None else {"code": label.code}),
             }
             for label in spec.labels
         ]
+        spec_data = manifest.data["spec"]
+        assert isinstance(spec_data, dict)
         return cls(
             manifest.model_id,
             hashlib.sha256("".join(files).encode()).hexdigest(),
-            _digest(manifest.data["spec"]),
+            _digest({key: value for key, value in spec_data.items() if key != "openai"}),
             _digest(labels),
         )
 
@@ -72,31 +76,50 @@ class BundleProvenance:
 
 
 @dataclass(frozen=True, slots=True)
+class DataFile:
+    """One of several files: its sha256, its records, and the share of the mix that it stands for."""
+
+    sha256: str
+    records: int
+    share: float
+
+    @classmethod
+    def parse(cls, f: Fields) -> DataFile:
+        """Reads the JSON form."""
+        f.only(cls.__slots__)
+        return cls(_sha256(f, "sha256"), count(f, "records"), unit(f, "share"))
+
+
+@dataclass(frozen=True, slots=True)
 class DataProvenance:
     """The labelled data that a calibration was fitted on.
 
     Attributes:
-        sha256: of the file.
+        sha256: of the file; of several, of their bytes one file after the other.
         records: how many it has.
         scored: how many could be scored.
         label_map: sha256 of the label map's file; None without one.
+        files: where there are several.
     """
 
     sha256: str
     records: int
     scored: int
     label_map: str | None = None
+    files: tuple[DataFile, ...] = ()
 
     def to_dict(self) -> dict[str, object]:
         """The JSON form."""
-        return asdict(self)
+        document = {key: getattr(self, key) for key in ("sha256", "records", "scored", "label_map")}
+        return document | ({"files": [asdict(file) for file in self.files]} if self.files else {})
 
     @classmethod
     def parse(cls, f: Fields) -> DataProvenance:
         """Reads the JSON form."""
         f.only(cls.__slots__)
         label_map = None if f.data.get("label_map") is None else _sha256(f, "label_map")
-        return cls(_sha256(f, "sha256"), count(f, "records"), count(f, "scored"), label_map)
+        files = tuple(DataFile.parse(file) for file in f.tables("files")) if "files" in f.data else ()
+        return cls(_sha256(f, "sha256"), count(f, "records"), count(f, "scored"), label_map, files)
 
 
 @dataclass(frozen=True, slots=True)

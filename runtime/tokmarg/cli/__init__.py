@@ -15,6 +15,7 @@ from tokmarg.cli.commands.evaluate import evaluate
 from tokmarg.cli.commands.explain import explain
 from tokmarg.cli.commands.inspect import inspect
 from tokmarg.cli.commands.score import score
+from tokmarg.cli.commands.serve import serve
 from tokmarg.cli.commands.verify import verify
 from tokmarg.cli.process.command_line import CommandLine
 from tokmarg.version import VERSION
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for command in (score, explain, evaluate, calibrate, bench, bundles, inspect, verify):
+for command in (score, serve, explain, evaluate, calibrate, bench, bundles, inspect, verify):
     main.add_command(command)

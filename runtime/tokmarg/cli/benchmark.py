@@ -161,7 +161,7 @@ def _matrix(
     from tokmarg.engine.roofline import matrix_peak, read_products
 
     peak = matrix_peak(bundle.manifest.precision, guard.device, threads, seconds)
-    packed = read_products(bundle.path / "model.onnx").operations(*counts) / taken
+    packed = read_products(bundle.path / "model.onnx").operations(*counts[:3]) / taken
     return {
         "operator": peak.operator,
         "peak_operations_per_second": peak.per_second,

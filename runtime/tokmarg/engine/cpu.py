@@ -1,8 +1,7 @@
-"""CPU and system properties that the engine depends on: core count, 8-bit products, denormals, free heap memory.
+"""CPU and system properties that the engine depends on: 8-bit products, denormals, free heap memory.
 
-Four facts that onnxruntime does not handle by itself:
+Three facts that onnxruntime does not handle by itself:
 
-- **Cores.** Two hardware threads of one core share its multipliers, so one worker per physical core is fastest.
 - **8-bit products.** AVX2 without VNNI sums pairs of uint8 x int8 products in 16 bits and saturates. Sessions of int8
   graphs take another kernel there.
 - **Denormals.** Softmax gives masked columns about 4e-39, and arithmetic below 1.2e-38 is slow: attention over 200
@@ -15,19 +14,19 @@ Four facts that onnxruntime does not handle by itself:
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from tokmarg.native import raised_by
+
 from .onnx_builder import FLOAT, INT8, UINT8, one_operator
 from .ort import ort, session_options
 
-__all__ = ["denormals_as_zero", "int8_products_saturate", "physical_cores", "release_free_memory"]
+__all__ = ["denormals_as_zero", "int8_products_saturate", "release_free_memory"]
 
 T = TypeVar("T")
 
@@ -35,20 +34,6 @@ T = TypeVar("T")
 _FENV_SIZE, _MXCSR = 32, 28
 #: Bits of MXCSR: flush results to zero (FTZ) and treat denormal operands as zero (DAZ).
 _FTZ_DAZ = 0x8040
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, hardware threads of one core counted once.
-
-    Linux tells which threads are of one core. Elsewhere x86 processors are taken to have two each, and others one.
-    """
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    try:
-        return max(1, len({Path(topology.format(cpu)).read_text() for cpu in usable}))
-    except OSError:
-        paired = platform.machine().lower() in ("amd64", "x86_64") and platform.system() != "Linux"
-        return max(1, len(usable) // (2 if paired else 1))
 
 
 @cache
@@ -109,5 +94,7 @@ def release_free_memory() -> None:
 def _malloc_trim() -> Any:
     try:
         return getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except (OSError, TypeError):  # Windows has no library of no name
+    except (OSError, TypeError) as error:  # Windows has no library of no name
+        if not raised_by(error, "ctypes"):
+            raise
         return None

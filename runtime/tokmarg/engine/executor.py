@@ -47,8 +47,9 @@ class PassExecutor(Generic[T]):
         self._session = session
         self._idle = list(range(session.workers))
         self._waiting: deque[tuple[Forward, T]] = deque()
-        #: None where a worker has become idle.
-        self._done: SimpleQueue[tuple[T, Outputs | BaseException] | None] = SimpleQueue()
+        #: None where a worker has become idle, and () where somebody called :meth:`wake`.
+        self._done: SimpleQueue[tuple[T, Outputs | BaseException] | tuple[()] | None] = SimpleQueue()
+        self._woken = False  # there is a () in it
         #: Passes that were started and not waited for.
         self.running = 0
 
@@ -89,15 +90,31 @@ class PassExecutor(Generic[T]):
         """
         done = None
         while done is None:
-            try:
-                done = self._done.get(timeout=_LOOK_AGAIN)
-            except Empty:
-                self._see_to_it()
-        self.running -= 1
+            done = self.wait_or_wake()
         tag, outcome = done
         if isinstance(outcome, BaseException):
             raise outcome
         return tag, outcome
+
+    def wait_or_wake(self) -> tuple[T, Outputs | BaseException] | None:
+        """The next pass that is done, or the exception that ended it; None where :meth:`wake` was called before."""
+        done: tuple[T, Outputs | BaseException] | tuple[()] | None = None
+        while done is None:
+            try:
+                done = self._done.get(timeout=_LOOK_AGAIN)
+            except Empty:
+                self._see_to_it()
+        if not done:
+            self._woken = False  # before the caller looks what it was woken for
+            return None
+        self.running -= 1
+        return done
+
+    def wake(self) -> None:
+        """Ends a :meth:`wait_or_wake`, this one or the next; from any thread."""
+        if not self._woken:
+            self._woken = True
+            self._done.put(())
 
     def _launch(self, thread: threading.Thread) -> None:
         try:

@@ -6,6 +6,8 @@ import ctypes
 import sys
 from typing import Any
 
+from tokmarg.native import raised_by
+
 __all__ = ["gpu_memory_used", "gpu_name"]
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -39,6 +41,8 @@ def gpu_memory_used() -> int | None:
 def _driver() -> Any:
     try:
         driver = ctypes.CDLL(_LIBRARY)
-    except OSError:
+    except OSError as error:
+        if not raised_by(error, "ctypes"):
+            raise
         return None
     return driver if driver.cuInit(0) == 0 else None

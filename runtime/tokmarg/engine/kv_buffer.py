@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg.system_calls import by_system
 
 __all__ = ["KVBuffer", "KVBufferPool"]
 
@@ -32,7 +33,7 @@ def _allocate(graph: GraphContract, tokens: int) -> npt.NDArray[Any]:
         try:
             memory.madvise(mmap.MADV_HUGEPAGE)
         except OSError as error:
-            if error.errno is None:  # a caller's own, such as the TimeoutError of a signal handler
+            if not by_system(error):
                 raise  # else the kernel has none
     return np.frombuffer(memory, dtype=graph.kv_dtype)[: math.prod(shape)].reshape(shape)
 
@@ -47,6 +48,11 @@ class KVBuffer:
     def __init__(self, graph: GraphContract) -> None:
         self._graph, self._rows = graph, _allocate(graph, 0)
         self._count = 0
+
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return self._count
 
     @property
     def all(self) -> npt.NDArray[Any]:

@@ -10,48 +10,29 @@ Guards with one prompt per label have a prompt for each, which branch off after 
 
     [ policy prefix (cached) ][ content + label 1 ][ label 2 ] ... [ trie nodes ]
 
-Later passes reuse the keys and values of all passes before. Graphs with ``by_content`` attention are run by
-:mod:`tokmarg.engine.batch_invariant`.
+Later passes reuse the keys and values of all passes before. Contents join between passes and leave when they are done
+(:mod:`tokmarg.engine.waiting_line`); :mod:`tokmarg.engine.prefix_batch` lays the passes out. Graphs with ``by_content``
+attention are run by :mod:`tokmarg.engine.batch_invariant`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence as GenericSequence
-from typing import Any
 
-import numpy as np
+from tokmarg.errors import DeviceError
 
-from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
-from .forward import Forward
-from .kv_cache import KVCache
-from .nodes_per_pass import packed_first, packed_later
-from .prefix import Prefix
-from .sequence import Sequence
+from .batch import PACK_TOKENS, LogitsRouter
+from .prefix_batch import PrefixBatch
+from .prompt_cache import StorePromptCache
 from .session import Session
+from .waiting_line import BatchLine, InFlightLimit, SequenceGroup, WaitingLine
 
 __all__ = ["PACK_CONTENTS", "PackedEngine"]
 
 #: Contents that share passes at most.
 PACK_CONTENTS = 32
-#: Cached tokens that no new one sees are dropped before a pass where they are this many: copying costs something, too.
-_MIN_UNSEEN = 24
-
-
-class _GrowingCache:
-    """A cache that grows pass by pass; its parts are joined only when another pass needs them."""
-
-    def __init__(self, prefix: KVCache) -> None:
-        self._parts = [prefix]
-        self.length = prefix.length
-
-    def append(self, new: KVCache) -> None:
-        self._parts.append(new)
-        self.length += new.length
-
-    def joined(self) -> KVCache:
-        if len(self._parts) > 1:
-            self._parts = [KVCache.joined(self._parts)]
-        return self._parts[0]
+#: What may be in flight: a pack, and long contents that take turns.
+_LIMIT = InFlightLimit(PACK_CONTENTS, 4 * PACK_TOKENS, PACK_TOKENS)
 
 
 class PackedEngine:
@@ -60,46 +41,52 @@ class PackedEngine:
     Args:
         session: the graph.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
+        cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.store_prompt_cache`), or None.
     """
 
     #: Contents, and new tokens of theirs, that may share passes.
     pack_contents, pack_tokens = PACK_CONTENTS, PACK_TOKENS
 
-    def __init__(self, session: Session, own_verdicts: bool = True) -> None:
-        self._session = session
+    def __init__(self, session: Session, own_verdicts: bool = True, cache: StorePromptCache | None = None) -> None:
+        self._session, self._cache = session, cache
         self._router = LogitsRouter(session.graph, own_verdicts)
 
-    def run(self, prefix: Prefix, sequences: GenericSequence[Sequence[Any]]) -> None:
-        """Runs the searches of ``sequences``, whose prompts begin with ``prefix``, to their end; sets ``error`` where
-        one fails. A prefix that lies elsewhere than the session's ``store`` is copied there."""
-        cache = _GrowingCache(prefix.cache.moved(self._session.store))
-        batch = TreeBatch(cache.length)
-        for sequence in sequences:
-            sequence.begin(prefix)
-            while not batch.add_prompt(sequence, PACK_TOKENS):
-                self._run_pass(batch, cache)
-                batch = TreeBatch(cache.length)
-            batch.add_nodes(sequence, packed_first(len(sequences)))
-        active = list(sequences)
-        while batch.tokens:
-            self._run_pass(batch, cache)
-            batch = TreeBatch(cache.length)
-            active = [sequence for sequence in active if sequence.error is None]
-            limit = packed_later(len(active))
-            for sequence in active:
-                if len(batch.tokens) < PACK_TOKENS:
-                    batch.add_nodes(sequence, limit)
+    def run(self, groups: GenericSequence[SequenceGroup]) -> None:
+        """Runs the searches of contents to their end; sets the ``error`` of a sequence where one fails."""
+        self.serve(BatchLine(groups))
 
-    def _run_pass(self, batch: TreeBatch, cache: _GrowingCache) -> None:
-        """Runs a pass, feeds the searches, and adds the new tokens to the cache."""
-        positions = np.asarray(batch.positions, dtype=np.int64)  # [S]
-        full, verdict = self._router.split(batch.requests)
-        logit_rows, verdict_rows = self._router.rows(full, verdict)
-        mask, past = batch.mask(), cache.joined()  # [S, P+S], P tokens
-        seen = np.flatnonzero(mask[:, : past.length].any(axis=0))  # [P'], cache slots
-        if past.length - len(seen) >= _MIN_UNSEEN:  # nodes without open descendants, contents that are done
-            mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)  # [S, P'+S]
-            past = past.take(seen)
-        outputs = self._session.run(Forward(batch.tokens, positions, mask, past, logit_rows, verdict_rows))
-        self._router.feed(full, verdict, outputs)
-        cache.append(outputs.new)
+    def serve(self, line: WaitingLine) -> None:
+        """Runs the searches of contents from a line, until none will come.
+
+        Raises:
+            DeviceError: a pass failed, and the line of its contents does not take that.
+        """
+        batches: dict[int, PrefixBatch] = {}
+
+        def fits(group: SequenceGroup) -> bool:
+            return _LIMIT.fits(group.size, [each.size for batch in batches.values() for each in batch.groups])
+
+        while batches or line.wait():
+            for batch in batches.values():
+                batch.remove([group for group in batch.groups if line.cancelled(group)])
+            while (group := line.take(fits)) is not None:
+                key = id(group.prefix)
+                if key not in batches:
+                    batches[key] = PrefixBatch(self._session, self._router, group.prefix, self._cache)
+                batches[key].add(group)
+            for batch in batches.values():
+                self._run_pass(batch, line)
+            batches = {key: batch for key, batch in batches.items() if batch.groups}
+
+    @staticmethod
+    def _run_pass(batch: PrefixBatch, line: WaitingLine) -> None:
+        try:
+            done = batch.run_pass()
+        except DeviceError as error:
+            lost = list(batch.groups)
+            batch.remove(lost)
+            for group in lost:
+                line.done(group, error)
+            return
+        for group in done:
+            line.done(group)

@@ -19,6 +19,7 @@ import numpy as np
 
 from tokmarg.bundle.onnx_reader import fields
 from tokmarg.errors import BundleError
+from tokmarg.system_calls import by_system
 
 from .cuda import CPU, CUDA, CUDA_OPTIONS
 from .onnx_builder import FLOAT, FLOAT16, INT8, UINT8, one_operator
@@ -80,6 +81,8 @@ def read_products(path: Path) -> Products:
             data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         nodes, weights = _read_graph(data)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and not by_system(error):
+            raise
         raise BundleError(f"{path}: cannot be read as an ONNX graph: {error}") from None
     # Nodes stand in the order in which they can run.
     gathered = set(_GATHERS)

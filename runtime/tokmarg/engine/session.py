@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,13 +20,15 @@ from tokmarg.errors import BundleError, DeviceError
 from tokmarg.native import first_line, raised_by
 
 from .block_layout import BlockLayout
-from .cpu import denormals_as_zero, int8_products_saturate, physical_cores
+from .cores import default_threads
+from .cpu import denormals_as_zero, int8_products_saturate
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
 from .device_kv import DeviceKVStore
 from .forward import Forward, Outputs, token_distances
 from .graph_signature import check_signature
 from .kv_cache import HOST, KVCache, KVStore
 from .ort import ort, session_options
+from .row_padding import without_padding, without_single_rows
 
 __all__ = ["Device", "Session"]
 
@@ -34,20 +37,36 @@ Device = Literal["auto", "cpu", "cuda"]
 _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
 
 
+#: onnxruntime's sessions of this process.
+_alive: list[weakref.ref[ort.InferenceSession]] = []
+
+
+def _keep_sessions() -> None:
+    """Keeps the parent's sessions in a forked child for good: onnxruntime's destructor waits for threads, which a child
+    does not have, and could never end."""
+    for each in _alive:
+        if (session := each()) is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_sessions)
+
+
 class Session:
     """The graph of a bundle on one device. Safe to call from several threads of the process that made it.
 
     Args:
         bundle: whose ``model.onnx`` to load.
         device: ``auto`` takes CUDA where it works; ``cuda`` fails where it does not.
-        threads: that compute (None: one per core).
+        threads: that compute (None: one per core, within the CPU quota).
 
     Attributes:
         graph: the bundle's graph contract.
         device: where the graph runs.
         workers: passes that :meth:`run_alone` computes at the same time.
         store: where keys and values lie, those of passes and those that :meth:`run` is given.
-        counts: int64 [3], new tokens, rows of logits, and rows of verdict logits of all passes so far.
+        counts: int64 [4], new tokens, rows of logits, and rows of verdict logits of all passes so far, and the passes.
 
     Raises:
         DeviceError: CUDA was asked for and is not active, or cannot run all of the graph.
@@ -68,7 +87,7 @@ class Session:
             raise DeviceError("int8 bundles run on the CPU: export the guard with --precision fp16 for CUDA")
         if device == "cuda" and not has_cuda:
             raise DeviceError('CUDA was asked for, but this onnxruntime has no CUDA: pip install "tokmarg[gpu]"')
-        self.workers = threads or physical_cores()
+        self.workers = threads or default_threads()
         options = _options(self.graph, self.workers)
         self.device: Literal["cpu", "cuda"] = "cpu"
         if device != "cpu" and has_cuda and not self.graph.by_content:
@@ -80,8 +99,11 @@ class Session:
                     raise
         if self.device == "cpu":
             self._session = _on_cpu(path, options)
+        self._pads = self.device == "cpu" and bundle.manifest.precision == "int4" and not self.graph.by_content
+        # No __del__ does it: an exception that a caller raises there is lost.
+        _alive[:] = [*(each for each in _alive if each() is not None), weakref.ref(self._session)]
         self._names = check_signature(self._session, self.graph, str(path))
-        self.counts = np.zeros(3, dtype=np.int64)
+        self.counts = np.zeros(4, dtype=np.int64)
         self.store: KVStore = HOST
         if self.device == "cuda":
             self.store = DeviceKVStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
@@ -93,6 +115,9 @@ class Session:
             DeviceError: onnxruntime cannot run the pass, or this is another process.
         """
         self.check_process()
+        asked = forward
+        if self._pads:
+            forward = without_single_rows(forward)
         blocks = forward.blocks
         # One content's heads are too few to share out among threads when they are stacked.
         feeds = self._feeds(forward, stack=self.workers == 1 or (blocks is not None and len(blocks.rows) > 1))
@@ -105,7 +130,8 @@ class Session:
             if not raised_by(error, "onnxruntime"):
                 raise
             raise self._failed(forward, first_line(error)) from error
-        return self._outputs(forward, heads, tensors)
+        outputs = self._outputs(forward, heads, tensors)
+        return without_padding(outputs, asked) if self._pads else outputs
 
     def run_alone(self, forward: Forward, *, pooled: bool) -> Outputs:
         """Runs a forward pass on the host that one thread computes. Called by as many threads as there are workers.
@@ -152,7 +178,8 @@ class Session:
         [B, 1, S, K] (see :class:`tokmarg.engine.block_layout.BlockLayout`).
         """
         mask = forward.mask
-        self.counts += [len(rows) for rows in (forward.input_ids, forward.logit_rows, forward.verdict_rows)]
+        rows = (forward.input_ids, forward.logit_rows, forward.verdict_rows)
+        self.counts += [*map(len, rows), 1]
         feeds: dict[str, Any] = {
             "input_ids": np.asarray(forward.input_ids, dtype=np.int64)[None],
             "position_ids": forward.positions[None],
@@ -191,12 +218,6 @@ class Session:
                 "it: onnxruntime's threads exist in the parent only; call Guard.load in the child, or start it with "
                 "the spawn method"
             )
-
-    def __del__(self) -> None:
-        # onnxruntime's destructor waits for its threads, which a forked child does not have: the child could never end.
-        # There the session stays where it is, for good.
-        if os.getpid() != getattr(self, "_process", os.getpid()) and hasattr(self, "_session"):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
 
     def empty(self) -> KVCache:
         """A cache of no tokens."""

@@ -1,4 +1,4 @@
-"""Dataset: reads labelled records from JSONL or CSV, and label maps from another taxonomy to the bundle's labels.
+"""Dataset: reads labelled records of any format with fields, and label maps from another taxonomy to the bundle's.
 
 A row says what it knows:
 
@@ -6,7 +6,7 @@ A row says what it knows:
     known    the labels that were judged, where not all were; of the others nothing is known
     unsafe   true or false; without it, a row with labels is unsafe, one with none of all labels is not
 
-In JSONL these are lists and a boolean. In CSV they are columns: ids joined by ``;``, and true or false. An empty cell
+In JSON these are lists and a boolean. In tables they are columns: ids joined by ``;``, and true or false. An empty cell
 of ``known`` or ``unsafe`` says nothing; one of ``labels`` says that none applies, unless ``unsafe`` is true.
 
 A *label map* joins another taxonomy to the bundle's. It is a TOML file with one table, ``[map]``, whose keys are the
@@ -16,11 +16,10 @@ alone). A bundle's label is true if any label mapped to it is, and false if all 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,17 @@ from tokmarg.documents import Fields
 from tokmarg.errors import ContentError, SpecError, TokmargError
 from tokmarg.prompt.labels import ROLES, Role
 from tokmarg.prompt.messages import Record
-from tokmarg.records import FORMATS, Format, csv_rows, format_of, read_records
+from tokmarg.records import (
+    FORMATS,
+    Format,
+    ReadOptions,
+    Row,
+    check_text,
+    format_of,
+    formats_shown,
+    read_rows,
+)
+from tokmarg.system_calls import by_system
 
 __all__ = ["Example", "read_label_map", "read_labelled"]
 
@@ -67,6 +76,8 @@ def read_label_map(path: str | os.PathLike[str], labels: Sequence[str]) -> dict[
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if not by_system(error):
+            raise
         raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # wrong UTF-8 and TOML alike, and tables without end
         raise SpecError(f"{path}: not valid TOML: {error}") from None
@@ -93,16 +104,22 @@ def read_labelled(
     role: Role | None = None,
     text_field: str = "text",
     format: Format | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    notice: Callable[[str], object] | None = None,
 ) -> list[Example]:
-    """Reads a JSONL or CSV file of labelled records.
+    """Reads a file of labelled records: JSONL, JSON, CSV or TSV.
 
     Args:
         path: the file.
         labels: the bundle's.
         label_map: label of the data -> labels of the bundle; None where they are the same.
         role: role of bare texts.
-        text_field: JSONL field or CSV column with the text.
-        format: ``jsonl`` or ``csv``; None takes what the extension says.
+        text_field: JSON field or column with the text.
+        format: ``jsonl``, ``json``, ``csv`` or ``tsv``; None takes what the extension says.
+        delimiter: of a table; None looks for it in the header.
+        encoding: of a file without byte order mark; None is UTF-8.
+        notice: called with one line about a delimiter or encoding that was found and not asked for.
 
     Raises:
         TokmargError: the file cannot be read, is empty, holds a record that cannot be read, a label that nobody knows,
@@ -112,30 +129,26 @@ def read_labelled(
     _check(path, labels, role, text_field, format)
     path, format = Path(path), _labelled_format(path, format)
     sources = {label: (label,) for label in labels} if label_map is None else label_map
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
     examples: list[Example] = []
     first_used: dict[str, int] = {}  # id -> number of its record
     place = "line" if format == "jsonl" else "record"
-    try:
-        records = read_records(io.BytesIO(raw), format, role=role, text_field=text_field)
-        rows = _json_rows(raw) if format == "jsonl" else _csv_rows(raw)
-    except TokmargError as error:  # a CSV file without the text column, or with a column twice
-        raise TokmargError(f"{path}: {error}") from None
-    for number, record in enumerate(records, 1):
+    options = ReadOptions(
+        role, text_field, delimiter, encoding, ("labels", "known", "unsafe"), notice or (lambda message: None)
+    )
+    for number, row in enumerate(_rows(path, format, options), 1):
         where = f"{path}, {place} {number}"
-        if isinstance(record, ContentError):
-            raise TokmargError(f"{where}: {record}")
-        row = next(rows)
-        if "id" in row:
+        if isinstance(row, ContentError):
+            raise TokmargError(f"{where}: {row}")
+        record, fields = row
+        if format in ("csv", "tsv"):
+            fields = _cells(fields)
+        if "id" in fields:
             key = json.dumps(record.id)
             if key in first_used:
                 raise TokmargError(f"{where}: id {key:.60} was used in {place} {first_used[key]} already")
             first_used[key] = number
         try:
-            examples.append(_example(record, row, sources, labels))
+            examples.append(_example(record, fields, sources, labels))
         except TokmargError as error:
             raise TokmargError(f"{where}: {error}") from None
     if not examples:
@@ -148,7 +161,7 @@ def read_labelled(
 def _labelled_format(path: str | os.PathLike[str], given: Format | None) -> Format:
     format = given or format_of(os.fspath(path))
     if format is None:
-        raise TokmargError(f"{path}: its extension names no format (.jsonl .ndjson .csv); add --input-format")
+        raise TokmargError(f"{path}: its extension names no format ({formats_shown()}); add --input-format")
     if format == "lines":
         raise TokmargError(f"{path}: plain lines carry no labels; JSONL or CSV do")
     return format
@@ -164,20 +177,19 @@ def _check(path: object, labels: object, role: object, text_field: object, forma
         check_choice("role", role, ROLES)
 
 
-def _json_rows(raw: bytes) -> Iterator[dict[str, Any]]:
-    """The objects of lines that :func:`read_records` could read."""
-    for line in raw.split(b"\n"):
-        yield json.loads(line.decode("utf-8-sig"))
-
-
-def _csv_rows(raw: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV file as the objects that JSONL would hold."""
-    rows = csv_rows(io.BytesIO(raw))
-    header = next(rows, [])
-    for name in ("labels", "known", "unsafe"):
-        if header.count(name) > 1:
-            raise TokmargError(f"the CSV input has {header.count(name)} columns {name!r}")
-    return (_cells(dict(zip(header, row, strict=True))) for row in rows)
+def _rows(path: Path, format: Format, options: ReadOptions) -> Iterator[Row | ContentError]:
+    """The rows of a file, with errors that name it."""
+    try:
+        with path.open("rb") as stream:
+            check_text(stream.read(16))
+            stream.seek(0)
+            yield from read_rows(stream, format, options)
+    except OSError as error:
+        if not by_system(error):
+            raise
+        raise TokmargError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except TokmargError as error:  # a table without the text column, or with a column twice
+        raise TokmargError(f"{path}: {error}") from None
 
 
 def _cells(cells: Mapping[str, str]) -> dict[str, Any]:

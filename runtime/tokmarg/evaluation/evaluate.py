@@ -29,6 +29,7 @@ from tokmarg.arguments import (
     number,
     shown,
 )
+from tokmarg.calibration.prior_shift import with_prior
 from tokmarg.errors import OptionError, TokmargError
 from tokmarg.guard import Guard
 from tokmarg.results import Method
@@ -37,6 +38,7 @@ from tokmarg.score_options import OptionChanges, ScoreOptions
 from .bootstrap import bootstrap, difference
 from .dataset import Example
 from .evaluation import Evaluation, Run, ScoringRun
+from .label_names import label_titles
 from .measures import measure
 from .scoring_run import score_examples
 from .threshold_decisions import threshold_decisions
@@ -90,11 +92,12 @@ def evaluate(
     guards = {guard.path.name: guard} if isinstance(guard, Guard) else dict(guard)
     methods = tuple(dict.fromkeys(methods))
     check_methods(guards, methods)
+    _check_prior(guards, methods, options.prior)
     total = len(guards) * len(methods) * len(examples)
     runs: list[Run] = []
     for name, each in guards.items():
         for method in methods:
-            of_run = replace(options, method=method)
+            of_run = replace(options, method=method, prior=options.prior if method == "exact" else None)
             reference = None if not runs else len(runs) % len(methods) if len(runs) >= len(methods) else 0
             runs.append(
                 _run(
@@ -113,8 +116,7 @@ def evaluate(
                     None if reference is None else runs[reference],
                 )
             )
-    names = {label.id: label.title for each in guards.values() for label in each.spec.labels}
-    return Evaluation(os.fspath(data), tuple(examples), threshold, samples, names, tuple(runs))
+    return Evaluation(os.fspath(data), tuple(examples), threshold, samples, label_titles(guards), tuple(runs))
 
 
 def _check(guard: object, examples: object, methods: object, threshold: object, samples: object, data: object) -> None:
@@ -125,6 +127,12 @@ def _check(guard: object, examples: object, methods: object, threshold: object, 
     check_number("threshold", threshold, 0 <= number(threshold) <= 1, "[0, 1]")
     check_integer("samples", samples, MAX_SAMPLES, least=0)
     check_path("data", data, " or another name")
+
+
+def _check_prior(guards: Mapping[str, Guard], methods: Sequence[Method], prior: float | None) -> None:
+    """Refuses a prior that some guard's probabilities cannot be shifted to, before the work."""
+    for guard in guards.values() if "exact" in methods else ():
+        with_prior(guard.calibration, prior)
 
 
 def _counting(progress: Callable[[int, int], object] | None, before: int, total: int) -> Callable[[int, int], object]:
@@ -146,7 +154,8 @@ def _run(
     cases = scored.cases
     decisions = None
     if guard.calibration is not None and options.method == "exact" and options.thresholds is None:
-        decisions = threshold_decisions(guard.calibration, cases, scored.results) or None
+        shifted = with_prior(guard.calibration, options.prior) or guard.calibration
+        decisions = threshold_decisions(shifted, cases, scored.results) or None
     return Run(
         bundle=name,
         model=guard.manifest.model_id,

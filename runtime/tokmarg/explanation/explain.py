@@ -21,10 +21,12 @@ from collections.abc import Mapping
 from typing import Unpack
 
 from tokmarg.arguments import MAX_LEVELS, MAX_SEGMENTS, check_integer, check_number, check_type, number
+from tokmarg.calibration.calibration import Calibration
+from tokmarg.calibration.prior_shift import with_prior
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.guard import Guard
 from tokmarg.prompt.labels import Role
-from tokmarg.prompt.messages import Content, messages_of
+from tokmarg.prompt.messages import Content
 from tokmarg.results import Marginal
 from tokmarg.score_options import OptionChanges, ScoreOptions
 from tokmarg.scoring.exact import Bounds, Marginals
@@ -53,7 +55,8 @@ def explain(
 
     Args:
         guard: the guard.
-        content: a text, or messages; the last one is judged, and its parts are left out in turn.
+        content: a text, or messages; the last one of the user or the assistant is judged, and its parts are left out in
+            turn.
         id: passed through.
         role: role of a bare text (default ``user``).
         options, changes: how the content and every variant are scored, see :class:`tokmarg.ScoreOptions`; explanations
@@ -72,8 +75,10 @@ def explain(
     check_integer("most_segments", most_segments, MAX_SEGMENTS)
     check_number("least", least, 0 <= number(least) < 1, "[0, 1)")
     check_type("by_words", by_words, bool, "True or False")
-    messages = messages_of(content, role)
-    occluder = Occluder(guard, messages, most_segments, options=options, **changes)
+    options = ScoreOptions.of(options, **changes)
+    calibration = with_prior(guard.calibration, options.prior)
+    messages = guard.read(content, role=role, on_role=options.on_role).messages
+    occluder = Occluder(guard, messages, most_segments, options=options)
     unit, parts = first_cut(messages[-1].content, by_words)
     searches, occlusion = occluder.occlude(unit, parts, depth)
     marginals = joined(searches)
@@ -82,7 +87,7 @@ def explain(
         model=guard.manifest.model_id,
         messages=messages,
         probabilities=occluder.full,
-        calibrated=_calibrated(guard, occluder.full),
+        calibrated=None if calibration is None else _calibrated(calibration, occluder.full),
         titles={label.id: label.title for label in guard.spec.labels},
         coverage=marginals.coverage,
         converged=marginals.converged,
@@ -110,9 +115,7 @@ def _trees(searches: Searches, marginals: Marginals, least: float) -> tuple[Verd
     return tuple(trees)
 
 
-def _calibrated(guard: Guard, raw: Mapping[str, Bounds]) -> dict[str, Marginal] | None:
-    if (calibration := guard.calibration) is None:
-        return None
+def _calibrated(calibration: Calibration, raw: Mapping[str, Bounds]) -> dict[str, Marginal]:
     names = [name for name in raw if name == UNSAFE or name in calibration.labels]
     return {
         name: calibration.calibrated(name, Marginal(raw[name].middle, raw[name].lower, raw[name].upper))

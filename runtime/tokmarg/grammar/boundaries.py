@@ -3,8 +3,9 @@
 A label list of 400 labels has 160,000 pairs of a label and the next one. Whether a text's tokens depend on the text
 before it is decided at the border: where no entry of the vocabulary holds the last character before it beside the first
 one after it, no token can cross it, and the tokenizer's pattern sees kinds of characters. So texts that end in the same
-kinds of characters (their *shape*) have the same tokens after them. Where an entry does hold both (``),``), nothing is
-shared.
+kinds of characters (their *shape*) have the same tokens after them. Where an entry does hold both (``),``), only the
+*tail* of the text counts besides, from the last place that no token can cross: the pattern cuts there, or no entry of
+the vocabulary holds both sides. That is ``)`` for all labels like ``Sexual (minor)``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class Boundaries:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._known: dict[tuple[str, str], bool] = {}
+        self._words: dict[str, list[int]] = {}
 
     def closed(self, before: str, after: str) -> bool:
         """Whether no token can hold both the last character of ``before`` and the first one of ``after``."""
@@ -36,10 +38,27 @@ class Boundaries:
             self._known[pair] = self._closed(*pair)
         return self._known[pair]
 
-    def reach(self, text: str) -> tuple[str, ...]:
-        """What a token from before a text may reach into, and the kinds of characters after that."""
-        end = next((i for i in range(1, len(text)) if self.closed(text[:i], text[i:])), len(text))
-        return (text[:end], *head_shape(text[end:])[1:])
+    def tail(self, before: str, after: str) -> str:
+        """The end of ``before`` that may share a token with the beginning of ``after``; empty where nothing can."""
+        if self.closed(before, after):
+            return ""
+        border = len(before)
+        cut = max((end for end in self._ends(before + after) if end <= border), default=0)
+        return before[next((i for i in range(border - 1, cut, -1) if self.closed(before[:i], before[i:])), cut) :]
+
+    def reach(self, before: str, after: str) -> tuple[str, ...]:
+        """The beginning of ``after`` that may share a token with the end of ``before``, and the kinds of characters
+        after that."""
+        border = len(before)
+        cut = min((end - border for end in self._ends(before + after) if end > border), default=len(after))
+        end = next((i for i in range(1, cut) if self.closed(after[:i], after[i:])), cut)
+        return (after[:end], *head_shape(after[end:])[1:])
+
+    def _ends(self, text: str) -> list[int]:
+        ends = self._words.get(text)
+        if ends is None:
+            ends = self._words[text] = self._encoder.word_ends(text)
+        return ends
 
     def _closed(self, left: str, right: str) -> bool:
         if not (right.isascii() or unicodedata.category(right)[0] in "PSZ"):

@@ -34,17 +34,19 @@ class GrammarCompiler:
 
     Attributes:
         compiled: moves that have been compiled, of all contexts together.
+        sharing: whether contexts that are alike share them.
     """
 
     def __init__(self, grammar: Grammar, encoder: Encoder) -> None:
         self._grammar, self._encoder = grammar, encoder
-        self._boundaries, self._sharing = Boundaries(encoder), True
+        self._boundaries, self.sharing = Boundaries(encoder), True
         self.compiled = 0
         #: Texts of the moves from a state, by the shape of their beginnings.
         self._heads: dict[tuple[Part, ...], dict[tuple[str, ...], list[str]]] = {}
-        self._same: dict[tuple[tuple[Part, ...], str, tuple[str, ...]], TokenContext] = {}
+        self._same: dict[tuple[Hashable, ...], TokenContext] = {}
+        self._shared: dict[tuple[tuple[Part, ...], TokenContext], TokenContext] = {}
         self._moves: dict[tuple[tuple[Part, ...], TokenContext], list[CompiledMove]] = {}
-        self._merging_texts: dict[tuple[str, tuple[Part, ...]], tuple[str, ...]] = {}
+        self._merging_texts: dict[tuple[Hashable, ...], tuple[str, ...]] = {}
         self._encoded: dict[str, tuple[int, ...]] = {}
 
     def lead(self, tail: str, text: str) -> tuple[tuple[int, ...], TokenContext]:
@@ -68,10 +70,10 @@ class GrammarCompiler:
             for move in self._grammar.moves(State(parts, 0)):
                 used, parts_after = (move.state.used, move.state.parts) if move.state else (0, None)
                 tokens, after = self._settled(context, move.text, move.state)
-                compiled.append(CompiledMove(tokens, move.events, used, parts_after, after, move.text))
+                compiled.append(CompiledMove(tokens, move.events, move.label, used, parts_after, after, move.text))
                 whole = TokenContext(context.pending + move.text or context.encoded)
                 for tokens in self._alternatives(context, move):
-                    compiled.append(CompiledMove(tokens, move.events, used, parts_after, whole, move.text, True))
+                    compiled.append(compiled[-1]._replace(tokens=tokens, context=whole, alternative=True))
             self._moves[parts, context] = compiled
             self.compiled += len(compiled)
         return compiled
@@ -81,17 +83,23 @@ class GrammarCompiler:
         other labels of its list, used or not; those of a choice's option its other options."""
         return shared_length(
             move.tokens,
-            ((m.used or m.text, m.tokens) for m in self.moves(parts, context) if bool(m.used) == bool(move.used)),
+            ((m.label or m.text, m.tokens) for m in self.moves(parts, context) if bool(m.label) == bool(move.label)),
         )
 
     def shared_context(self, parts: tuple[Part, ...], context: TokenContext) -> TokenContext:
         """The context whose compiled moves stand for those of ``context``: the first one that was alike, or itself."""
-        if not self._sharing:
+        if not self.sharing:
             return context
-        firsts = [context.pending] if context.pending else [head[0] for head in self._beginnings(parts)]
-        if not all(self._boundaries.closed(context.encoded, first) for first in firsts):
-            return context
-        return self._same.setdefault((parts, context.pending, tail_shape(context.encoded)), context)
+        shared = self._shared.get((parts, context))
+        if shared is None:
+            alike = (parts, context.pending, *self._ending(context.encoded, parts, context.pending))
+            shared = self._shared[parts, context] = self._same.setdefault(alike, context)
+        return shared
+
+    def _ending(self, encoded: str, parts: tuple[Part, ...], pending: str = "") -> tuple[Hashable, ...]:
+        """What the tokens of a move from ``parts`` depend on in the text before it, of which ``pending`` is no part."""
+        firsts = [pending] if pending else [alike[0] for alike in self._beginnings(parts).values()]
+        return (tail_shape(encoded), *(self._boundaries.tail(encoded, first) for first in firsts))
 
     def verify(self, parts: tuple[Part, ...], context: TokenContext, rng: random.Random) -> bool:
         """Whether a random move after a context, and one after that, have the tokens that the whole text has there.
@@ -109,10 +117,14 @@ class GrammarCompiler:
         path = (*base, *tokens)
         if (whole[: len(path)] if last.context.pending else whole) == path or first.alternative or last.alternative:
             return True
-        self._sharing = False
+        self.stop_sharing()
+        return False
+
+    def stop_sharing(self) -> None:
+        """Has every context compiled by itself from now on."""
+        self.sharing = False
         self._moves.clear()
         self._merging_texts.clear()
-        return False
 
     def terminator(self, text: str) -> tuple[int, ...]:
         """Tokens that end a verdict.
@@ -151,20 +163,21 @@ class GrammarCompiler:
 
     def _merging(self, encoded: str, parts: tuple[Part, ...]) -> tuple[str, ...]:
         """Texts of moves from ``parts`` that change the tokens of ``encoded`` before them; one of those alike."""
-        texts = self._merging_texts.get((encoded, parts))
+        key = (parts, *self._ending(encoded, parts)) if self.sharing else (parts, encoded)
+        texts = self._merging_texts.get(key)
         if texts is None:
             base = self._encode(encoded)
             merging: list[str] = []
             alike: Collection[str]
             for alike in self._beginnings(parts).values():
                 first = next(iter(alike))
-                closed = self._sharing and self._boundaries.closed(encoded, first)
+                closed = self.sharing and not self._boundaries.tail(encoded, first)
                 if closed and self._encode(encoded + first)[: len(base)] == base:
                     continue
-                if self._sharing:  # one for all that are the same as far as a token can reach
-                    alike = {self._boundaries.reach(text): text for text in reversed(alike)}.values()
+                if self.sharing:  # one for all that are the same as far as a token can reach
+                    alike = {self._boundaries.reach(encoded, text): text for text in reversed(alike)}.values()
                 merging += [text for text in alike if self._encode(encoded + text)[: len(base)] != base]
-            texts = self._merging_texts[encoded, parts] = tuple(merging)
+            texts = self._merging_texts[key] = tuple(merging)
         return texts
 
     def _beginnings(self, parts: tuple[Part, ...]) -> dict[tuple[str, ...], list[str]]:

@@ -94,7 +94,8 @@ class CompiledMove(NamedTuple):
     Attributes:
         tokens: its token path.
         events: bit set of events that it brings.
-        used: bit set of the labels that it uses up.
+        label: bit of the label that it is; 0 where it is none of a list.
+        used: bit set of the labels that may not come any more after it, because of it.
         parts: grammar parts after it; None when only a terminator may follow.
         context: text that the tokens after it depend on.
         text: text of the move.
@@ -103,6 +104,7 @@ class CompiledMove(NamedTuple):
 
     tokens: tuple[int, ...]
     events: int
+    label: int
     used: int
     parts: tuple[Part, ...] | None
     context: TokenContext

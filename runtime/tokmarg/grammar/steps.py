@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from .ambiguity import END, Step
 from .node import CompiledMove, TokenContext
@@ -32,6 +32,7 @@ class GrammarSteps:
         compiler: of the grammar.
         starts: tokens of each lead, and parts and context after it.
         terminators: their tokens.
+        ordered: bit set of the labels of lists in the policy's order (:attr:`.grammar.Grammar.ordered`).
     """
 
     def __init__(
@@ -39,25 +40,33 @@ class GrammarSteps:
         compiler: CompiledMoves,
         starts: Sequence[tuple[tuple[int, ...], tuple[Part, ...], TokenContext]],
         terminators: Sequence[tuple[int, ...]],
+        ordered: int,
     ) -> None:
-        self._compiler, self._starts, self._terminators = compiler, starts, terminators
+        self._compiler, self._starts, self._terminators, self._ordered = compiler, starts, terminators, ordered
 
     def __call__(self, place: Any) -> list[Step]:
         """The steps from a place."""
         if place is BEFORE:
-            return [step for start in self._starts for step in self._to(start[0], 0, start[1], start[2])]
+            return [
+                step for tokens, parts, context in self._starts for step in self._to(Step(tokens, 0, (parts, context)))
+            ]
         parts, context = place
         if parts is None:
             return [Step(ids, 0, END) for ids in self._terminators]
-        moves = self._compiler.moves(parts, context)
-        return [step for move in moves for step in self._to(move.tokens, move.events, move.parts, move.context)]
+        return [step for move in self._compiler.moves(parts, context) for step in self._to(self._step(move))]
 
-    def _to(
-        self, tokens: tuple[int, ...], events: int, parts: tuple[Part, ...] | None, context: TokenContext
-    ) -> Iterator[Step]:
-        """One step; where it has no tokens, the steps after it."""
+    def _step(self, move: CompiledMove) -> Step:
+        label, used = move.label & self._ordered, move.used & self._ordered
+        return Step(move.tokens, move.events, (move.parts, move.context), label, used)
+
+    def _to(self, step: Step) -> Iterator[Step]:
+        """The step to a place that is shared; where it has no tokens, the steps after it with its events and labels."""
+        parts, context = cast("tuple[tuple[Part, ...] | None, TokenContext]", step.to)
         place = (parts, None if parts is None else self._compiler.shared_context(parts, context))
-        if tokens:
-            yield Step(tokens, events, place)
+        if step.tokens:
+            yield step._replace(to=place)
         else:
-            yield from (Step(step.tokens, step.events | events, step.to) for step in self(place))
+            for after in self(place):
+                if not after.label & step.used:
+                    label, used = after.label | step.label, after.used | step.used
+                    yield after._replace(events=after.events | step.events, label=label, used=used)

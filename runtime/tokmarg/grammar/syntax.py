@@ -2,17 +2,20 @@
 
     "text"                                  the text itself
     {choice = [option, ...]}                one of the options
-    {labels = "id", separators = [","]}     one or more labels of the policy, each at most once, in any order
+    {labels = "id", separators = [","]}     one or more labels of the policy, each at most once
 
     option = {text = "unsafe", event = "unsafe", then = [part, ...], alternatives = [["un", "safe"]]}
 
 All of an option but ``text`` may be left out; ``events = [...]`` stands for several at once. ``alternatives`` are
 other token paths of the same text, as entries of the tokenizer's vocabulary: their mass is added to the option's.
 
-``labels`` says how a label is written: ``id``, ``name``, or a text with {{id}} or {{name}} in it. ``max`` limits how
-many there are (with ``max = 1`` no separator is needed). A label that is named happens as an event; a list with a
-``namespace`` brings events of its own instead, called ``namespace:id``, so that two lists over the same labels (what
-the request violates, what the response violates) can stand in one verdict.
+``labels`` says how a label is written: ``id``, ``name``, ``code``, or a text with {{id}}, {{name}} or {{code}} in it.
+``max`` limits how many there are (with ``max = 1`` no separator is needed). With ``order = "policy"`` they come in the
+policy's order, each later than the one before; else (``"any"``) in any. A separator may be empty.
+
+A label that is named happens as an event; a list with a ``namespace`` brings events of its own instead, called
+``namespace:id``, so that two lists over the same labels (what the request violates, what the response violates) can
+stand in one verdict.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from tokmarg.documents import Fields, has_surrogate
 from tokmarg.errors import SpecError
@@ -29,8 +32,10 @@ __all__ = [
     "Alternative",
     "Choice",
     "LabelList",
+    "LabelTexts",
     "Move",
     "Option",
+    "Order",
     "Part",
     "State",
     "label_lists",
@@ -38,6 +43,7 @@ __all__ = [
     "substitute",
 ]
 
+Order = Literal["any", "policy"]
 PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 #: Choices inside choices, at most: parsing and walking a grammar recurse.
 _MAX_DEPTH = 32
@@ -46,6 +52,14 @@ _MAX_DEPTH = 32
 _MAX_PARTS, _MAX_MOVES = 128, 2000
 #: Characters of one literal, and separators of one label list, at most.
 _MAX_TEXT, _MAX_SEPARATORS = 2000, 16
+
+
+class LabelTexts(NamedTuple):
+    """What a guard may write for a label; ``code`` is None where the label has none."""
+
+    id: str
+    name: str
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +88,33 @@ class LabelList:
     namespace: str | None = None
     left: int | None = None
     started: bool = False
+    order: Order = "any"
 
     def event(self, label_id: str) -> str:
         """The event that the label brings."""
         return label_id if self.namespace is None else f"{self.namespace}:{label_id}"
 
-    def spell(self, label_id: str, name: str) -> str:
-        """The label as the guard writes it."""
-        text = f"{{{{{self.spelling}}}}}" if self.spelling in ("id", "name") else self.spelling
-        return substitute(text, {"id": label_id, "name": name})
+    @property
+    def fields(self) -> frozenset[str]:
+        """What of a label the guard writes: ``id``, ``name``, ``code``."""
+        return frozenset(PLACEHOLDER.findall(self._text))
+
+    def spell(self, label: LabelTexts) -> str:
+        """The label as the guard writes it; one without a code where the guard writes codes is a ValueError."""
+        if label.code is None and "code" in self.fields:
+            raise ValueError(f"the label {label.id!r} has no code")
+        return substitute(self._text, {"id": label.id, "name": label.name, "code": label.code or ""})
+
+    @property
+    def _text(self) -> str:
+        return f"{{{{{self.spelling}}}}}" if self.spelling in LabelTexts._fields else self.spelling
 
 
 Part = str | Choice | LabelList
 
 
 class State(NamedTuple):
-    """Parts still to be matched, and the labels (a bit set of events) that are used up."""
+    """Parts still to be matched, and the labels (a bit set of events) that may not come any more."""
 
     parts: tuple[Part, ...]
     used: int
@@ -105,13 +130,15 @@ class Alternative(NamedTuple):
 class Move(NamedTuple):
     """One piece of verdict text from a decision to the next.
 
-    ``state`` is None when the verdict is complete after ``text`` and only a terminator may follow.
+    ``state`` is None when the verdict is complete after ``text`` and only a terminator may follow. ``label`` is the bit
+    of the label that the move is, 0 where it is none of a list.
     """
 
     text: str
     events: int
     state: State | None
     alternatives: tuple[Alternative, ...] = ()
+    label: int = 0
 
 
 def substitute(text: str, values: Mapping[str, str]) -> str:
@@ -242,20 +269,23 @@ def _parse_option(option: Fields, depth: int) -> Option:
 
 
 def _parse_label_list(fields: Fields) -> LabelList:
-    fields.only(["labels", "separators", "max", "namespace"])
-    spelling = fields.get("labels", str)
+    fields.only(["labels", "separators", "max", "namespace", "order"])
+    spelling, known = fields.get("labels", str), LabelTexts._fields
     used = PLACEHOLDER.findall(spelling)
-    if spelling not in ("id", "name") and (not used or set(used) - {"id", "name"}):
-        wanted = 'must be "id" or "name", or a text with {{id}} or {{name}}'
+    if spelling not in known and (not used or set(used) - set(known)):
+        wanted = 'must be "id", "name" or "code", or a text with {{id}}, {{name}} or {{code}}'
         raise fields.fail("labels", f"{wanted}, not {spelling!r:.60}")
+    order = fields.get("order", str, "any")
+    if order not in get_args(Order):
+        raise fields.fail("order", f'must be "any" or "policy", not {order!r:.60}')
     most, namespace = fields.get("max", int, None), fields.get("namespace", str, None)
     if most is not None and most < 1:
         raise fields.fail("max", f"must be positive, not {most}")
     if namespace is not None and not namespace.strip():
         raise fields.fail("namespace", "is blank")
     separators = fields.strings("separators", *([[]] if most == 1 else []))
-    if not all(separators) or (not separators and most != 1):
-        raise fields.fail("separators", "needs at least one text, none of them empty")
+    if not separators and most != 1:
+        raise fields.fail("separators", 'needs at least one text ("" where labels follow each other directly)')
     if len(separators) > _MAX_SEPARATORS or max(map(len, separators), default=0) > _MAX_TEXT:
         raise fields.fail("separators", f"must be {_MAX_SEPARATORS} at most, each of {_MAX_TEXT:,} characters at most")
-    return LabelList(spelling, separators, namespace, most)
+    return LabelList(spelling, separators, namespace, most, order=cast(Order, order))

@@ -211,6 +211,23 @@ class Trie:
             pending += [children[token] for token in sorted(passes)]
         return nodes
 
+    def identity(self) -> tuple[object, ...]:
+        """What the trie follows from, for a hash: its representation is the same in every process."""
+        grammar = self.grammar
+        return grammar.start, grammar.labels, self._tail, self._leads, self._terminators, self._encoder.fingerprint
+
+    @property
+    def shares(self) -> bool:
+        """Whether contexts that look alike share their compiled moves, as far as is known by now."""
+        return self._compiler.sharing
+
+    def take_as_checked(self, vocabulary: tuple[int, ...], shares: bool) -> None:
+        """Takes what a check of a trie of the same identity found."""
+        if not shares:
+            self._compiler.stop_sharing()
+            self._begin()
+        self._vocabulary = vocabulary
+
     def vocabulary(self) -> tuple[int, ...]:
         """Every token that some verdict uses, ascending. Compiles every move of the grammar in every context.
 
@@ -258,7 +275,8 @@ class Trie:
         self.vocabulary()
         starts = [(tokens, self.grammar.start.parts, context) for tokens, context in self._starts]
         for path in itertools.islice(
-            suspicious_paths(GrammarSteps(self._compiler, starts, self._terminators), BEFORE), _MAX_SUSPICIONS
+            suspicious_paths(GrammarSteps(self._compiler, starts, self._terminators, self.grammar.ordered), BEFORE),
+            _MAX_SUSPICIONS,
         ):
             self._walk(path)
         rng = random.Random(0)
@@ -311,7 +329,7 @@ class Trie:
             else:
                 used = move.state.used
                 for following in self._compiler.moves(move.state.parts, move.context):
-                    if not following.used & used:
+                    if not following.label & used:
                         state = None if following.parts is None else State(following.parts, used | following.used)
                         events, path = move.events | following.events, (*move.moves, following)
                         after = PartialMove(events, following.tokens, state, following.context, moves=path)

@@ -61,28 +61,40 @@ class PromptBuilder:
 
     def check(self, messages: Sequence[Message]) -> Role:
         """The role mode of a conversation, or ContentError where the template cannot hold it."""
-        role = messages[-1].role
-        template = self.spec.template
-        if role not in template.roles:
-            raise ContentError("unsupported_conversation", f"{self.spec.name} cannot judge {role} messages")
+        role = self._judged_role(messages)
+        template, turn = self.spec.template, 0
         for i, message in enumerate(messages):
             if message.role not in template.messages:
                 raise ContentError(
                     "unsupported_conversation", f"{self.spec.name} has no place for {message.role} messages"
                 )
-            if template.turns != "any" and message.role != ROLES[i % 2]:
+            if message.role not in ROLES:
+                continue
+            if template.turns != "any" and message.role != ROLES[turn % 2]:
                 raise ContentError(
                     "unsupported_conversation",
                     f"{self.spec.name} needs turns user, assistant, user, ...: "
-                    f"message {i + 1} is {message.role}, not {ROLES[i % 2]}",
+                    f"message {i + 1} is {message.role}, not {ROLES[turn % 2]}",
                 )
-        if template.turns == "pair" and len(messages) > 2:
+            turn += 1
+        if template.turns == "pair" and turn > 2:
             raise ContentError(
                 "unsupported_conversation",
                 f"{self.spec.name} judges one user message and at most one assistant message after it, "
-                f"not {len(messages)} messages",
+                f"not {turn} messages",
             )
         return role
+
+    def _judged_role(self, messages: Sequence[Message]) -> Role:
+        """The role of the last message, which is judged.
+
+        Raises:
+            ContentError: the guard cannot judge it.
+        """
+        for role in self.spec.roles:
+            if role == messages[-1].role:
+                return role
+        raise ContentError("unsupported_conversation", f"{self.spec.name} cannot judge {messages[-1].role} messages")
 
     def prompt_labels(self, role: Role) -> tuple[str | None, ...]:
         """The label of each prompt of a content, one prompt per label; (None,) = all labels in one prompt."""

@@ -22,7 +22,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from tokmarg.grammar.syntax import Choice, Part, parse_parts
+from tokmarg.grammar.syntax import Choice, LabelTexts, Part, parse_parts
 
 from .confusables import CONFUSABLES
 from .spec import Spec
@@ -121,7 +121,7 @@ def delimiters_of(spec: Spec) -> Delimiters:
                     openings.add(bare[: bare.index(":") + 1])
         raw = spec.verdict.grammar
         parts = parse_parts(raw if isinstance(raw, tuple) else raw[role], "spec", "verdict.grammar")
-        for text in _verdict_texts(parts, [(label.id, label.name) for label in spec.labels_of(role)]):
+        for text in _verdict_texts(parts, spec.label_texts(role)):
             tags |= set(_tags(text))
             openings |= {line for line in text.split("\n") if ":" in line}
         if isinstance(parts[0], Choice):
@@ -157,7 +157,7 @@ def _openings(line: str) -> Iterator[str]:
             yield f"{last}:"
 
 
-def _verdict_texts(parts: Iterable[Part], labels: list[tuple[str, str]], before: str = "") -> Iterator[str]:
+def _verdict_texts(parts: Iterable[Part], labels: list[LabelTexts], before: str = "") -> Iterator[str]:
     """Pieces of verdicts, each with the text that leads to it: ``Safety:`` on its own is an everyday word."""
     for part in parts:
         if isinstance(part, str):
@@ -168,7 +168,7 @@ def _verdict_texts(parts: Iterable[Part], labels: list[tuple[str, str]], before:
                 yield from _verdict_texts((option.text, *option.then), labels, before)
         else:
             for label in labels:
-                yield before + part.spell(*label)
+                yield before + part.spell(label)
         before = ""
     if before:
         yield before

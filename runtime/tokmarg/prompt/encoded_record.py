@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .builder import Prompt
 from .labels import Role
@@ -19,12 +20,19 @@ class EncodedRecord:
         windows: for each window of the content its prompts: one for all labels, or one per label.
         truncated: the content is longer than one window.
         suspicious: signs of prompt injection, see :data:`tokmarg.prompt.injection.SUSPICIONS`.
+        skipped: what was left out of the content, see :class:`tokmarg.prompt.messages.Conversation`.
+        index: which message is judged; None for the last one.
+        conversation: what consecutive records have in common (the same object) whose messages are judged one by one;
+            they share passes. None: shared with no other record.
     """
 
     id: object
     windows: tuple[tuple[Prompt, ...], ...]
     truncated: bool
     suspicious: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    index: int | None = None
+    conversation: object = None
 
     @property
     def role(self) -> Role:

@@ -37,9 +37,9 @@ def read_policy(policy: Policy) -> tuple[Mapping[str, object], str]:
 def apply_policy(spec: Spec, policy: Policy) -> Spec:
     """The spec with the labels of a user policy.
 
-    The document has ``labels``, tables with ``id``, ``name`` and, if wanted, ``title``, ``definition`` and ``roles``,
-    which replace the spec's; or ``exclude``, ids of labels to leave out; or both. Ids stay as they are: nothing is
-    renumbered.
+    The document has ``labels``, which replace the spec's: tables with ``id``, ``name`` and, if wanted, ``title``,
+    ``definition``, ``roles`` and ``code``, which a label needs where the guard writes codes; or ``exclude``, ids of
+    labels to leave out; or both. Ids stay as they are: nothing is renumbered.
 
     Raises:
         SpecError: the document is malformed, excludes a label that does not exist, or leaves none; or the spec's policy
@@ -63,7 +63,14 @@ def apply_policy(spec: Spec, policy: Policy) -> Spec:
         if name not in {label.id for label in labels}:
             known = ", ".join(label.id for label in labels)
             raise f.fail("exclude", f"{name!r:.60} is no label (labels: {known:.300})")
+    kept = tuple(label for label in labels if label.id not in exclude)
+    # A label of the user's may mean something else than the guard's of the same id.
+    openai = (
+        None
+        if spec.openai is None or "labels" in f.data
+        else {x: c for x, c in spec.openai.items() if x not in exclude}
+    )
     # The guard's own threshold was chosen for its own policy.
-    changed = replace(spec, labels=tuple(label for label in labels if label.id not in exclude), threshold=0.5)
+    changed = replace(spec, labels=kept, threshold=0.5, openai=openai)
     changed.check(where)
     return changed

@@ -16,7 +16,8 @@ from typing import Literal, TypeVar
 from tokmarg.documents import Fields
 from tokmarg.errors import SpecError
 from tokmarg.grammar.grammar import UNSAFE, Grammar
-from tokmarg.grammar.syntax import label_lists, parse_parts, substitute
+from tokmarg.grammar.syntax import LabelTexts, label_lists, parse_parts, substitute
+from tokmarg.openai_format import OpenAITable, parse_openai
 
 from .labels import ROLES, Label, Role, read_labels
 from .template import Template, parse_template
@@ -44,6 +45,7 @@ class Spec:
         aggregate: ``verdict`` = one verdict covers all labels; ``max`` = each label has a prompt and a verdict of its
             own, whose event ``unsafe`` is the label, and P(unsafe) of the content is that of its highest label.
         threshold: P(unsafe) from which a content is flagged where neither caller nor calibration says otherwise.
+        openai: label id -> those of OpenAI's categories that it counts for; None where the spec does not say.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Spec:
     fixed: bool = False
     aggregate: Aggregate = "verdict"
     threshold: float = 0.5
+    openai: OpenAITable | None = None
 
     @classmethod
     def parse(cls, data: object, where: str) -> Spec:
@@ -67,7 +70,7 @@ class Spec:
             SpecError: a field is missing, unknown or malformed; names the file and the field.
         """
         f = Fields(data, where, SpecError, "spec")
-        f.only(["name", "title", "template", "policy", "verdict", "sources"])
+        f.only(["name", "title", "template", "policy", "verdict", "sources", "openai"])
         _check_sources(f.table("sources", {}))
         policy = f.table("policy")
         policy.only(["labels", "fixed", "aggregate", "threshold"])
@@ -86,12 +89,16 @@ class Spec:
             fixed=policy.get("fixed", bool, False),
             aggregate=aggregate,
             threshold=threshold,
+            openai=parse_openai(f.table("openai")) if "openai" in f.data else None,
         )
         spec.check(where)
+        if spec.openai is not None:
+            f.table("openai").only(label.id for label in spec.labels)
         return spec
 
     def check(self, where: str) -> None:
-        """Raises SpecError where the grammar is malformed, or lists labels in a role mode that has none."""
+        """Raises SpecError where the grammar is malformed, lists labels in a role mode that has none, or writes codes
+        that labels lack."""
         grammars = self.verdict.grammar if isinstance(self.verdict.grammar, Mapping) else dict.fromkeys(self.roles)
         for role in self.roles:
             if role not in grammars:
@@ -103,6 +110,7 @@ class Spec:
                 none = f"none is for {role} messages, which template.roles says can be judged"
                 empty = "is empty, but the verdict grammar lists labels"
                 raise SpecError(f"{where}: spec.policy.labels: {none if self.labels else empty}")
+            self._check_codes(role, any("code" in part.fields for part in label_lists(parts)), where)
             if role in self.roles:
                 self._check_size(role, where)
             if self.aggregate == "max":
@@ -110,12 +118,23 @@ class Spec:
             else:
                 self.grammar(role, where)
 
+    def _check_codes(self, role: Role, in_verdict: bool, where: str) -> None:
+        """Refuses a label without a code where verdict or template writes codes."""
+        used_by = "verdict.grammar" if in_verdict else "template.policy_item"
+        if in_verdict or "{{code}}" in self.template.policy_item:
+            for label in self.labels_of(role):
+                if label.code is None:
+                    raise SpecError(
+                        f"{where}: spec.policy.labels: {label.id!r:.60} has no code, but this guard knows labels by "
+                        f"their codes (spec.{used_by}): give each label one of its own"
+                    )
+
     def _check_size(self, role: Role, where: str) -> None:
         """Refuses a scaffold that is too large; its size is computed before it is built."""
         item = self.template.policy_item
-        ids, names, texts = (item.count(f"{{{{{key}}}}}") for key in ("id", "name", "definition"))
+        counts = {key: item.count(f"{{{{{key}}}}}") for key in ("id", "name", "code", "definition")}
         size = sum(
-            len(item) + ids * len(x.id) + names * len(x.name) + texts * len(_of_role(x.definition, role))
+            len(item) + sum(counts[key] * len(text) for key, text in _item_texts(x, role).items())
             for x in self.labels_of(role)
         )
         text, name = _of_role(self.template.text, role), self.template.roles[role]
@@ -155,9 +174,13 @@ class Spec:
         """The labels that exist when ``role`` is judged, in the policy's order."""
         return tuple(label for label in self.labels if role in label.roles)
 
+    def label_texts(self, role: Role) -> list[LabelTexts]:
+        """What a guard may write for the labels of ``role``."""
+        return [LabelTexts(label.id, label.name, label.code) for label in self.labels_of(role)]
+
     def grammar(self, role: Role, where: str = "spec") -> Grammar:
         """The verdict grammar over the labels of ``role``; over none where each label has a verdict of its own."""
-        labels = [(label.id, label.name) for label in self.labels_of(role) if self.aggregate == "verdict"]
+        labels = self.label_texts(role) if self.aggregate == "verdict" else []
         return Grammar.parse(_of_role(self.verdict.grammar, role), labels, where)
 
     def policies(self, role: Role) -> tuple[tuple[Label, ...], ...]:
@@ -173,9 +196,7 @@ class Spec:
             policy: one of :meth:`policies`; None for the first.
         """
         items = [
-            substitute(
-                self.template.policy_item, {"id": x.id, "name": x.name, "definition": _of_role(x.definition, role)}
-            )
+            substitute(self.template.policy_item, _item_texts(x, role))
             for x in (self.policies(role)[0] if policy is None else policy)
         ]
         values = {"policy": "".join(items), "role": self.template.roles[role]}
@@ -186,6 +207,12 @@ class Spec:
 def _of_role(value: T | Mapping[Role, T], role: Role) -> T:
     """Value of a field for a role mode: one value for all, or one per role."""
     return value[role] if isinstance(value, Mapping) else value
+
+
+def _item_texts(label: Label, role: Role) -> dict[str, str]:
+    """What ``template.policy_item`` may say of a label."""
+    definition = _of_role(label.definition, role)
+    return {"id": label.id, "name": label.name, "code": label.code or "", "definition": definition}
 
 
 def _check_sources(f: Fields) -> None:

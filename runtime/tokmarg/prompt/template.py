@@ -3,8 +3,8 @@
 The template is plain text with three placeholders and nothing that can loop, call or branch, so a hostile spec has
 nothing to run:
 
-    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{definition}}.
-                       With ``policy.aggregate = "max"`` that of one label: each label has a prompt of its own
+    {{policy}}         one ``policy_item`` per label of the role mode; it may use {{id}}, {{name}}, {{code}} and
+                       {{definition}}. With ``policy.aggregate = "max"`` that of one label: each has a prompt of its own
     {{conversation}}   the messages, each through ``messages.<role>``, where {{content}} stands for its text
     {{role}}           the display name (``roles``) of the role that is judged, the last message's
 """
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from tokmarg.documents import Fields
 from tokmarg.grammar.syntax import PLACEHOLDER
 
-from .labels import ROLES, Role
+from .labels import CONTEXT_ROLES, ROLES, ContextRole, Role
 
 __all__ = ["Template", "Turns", "parse_template"]
 
@@ -35,16 +35,17 @@ class Template:
             each.
         policy_item: text of one label.
         roles: role -> display name; a role that is absent cannot be judged.
-        messages: role -> text around a message.
+        messages: role -> text around a message; ``system`` and ``tool`` where the template has a place for such turns.
         strip: messages lose surrounding white space, as in the author's template.
         turns: ``alternating`` = user first, then in turn (as Llama Guard's template demands); ``pair`` = one user
-            message and at most one assistant message after it; ``any`` = any order.
+            message and at most one assistant message after it; ``any`` = any order. Turns of the system and of tools do
+            not count.
     """
 
     text: str | Mapping[Role, str]
     policy_item: str
     roles: Mapping[Role, str]
-    messages: Mapping[Role, str]
+    messages: Mapping[Role | ContextRole, str]
     strip: bool
     turns: Turns
 
@@ -60,7 +61,7 @@ def parse_template(f: Fields) -> Template:
         text=f.get("text", str) if texts is None else cast("dict[Role, str]", texts),
         policy_item=f.get("policy_item", str),
         roles=cast("dict[Role, str]", f.text_table("roles")),
-        messages=cast("dict[Role, str]", f.text_table("messages")),
+        messages=cast("dict[Role | ContextRole, str]", f.text_table("messages")),
         strip=f.get("strip", bool, False),
         turns=turns,
     )
@@ -71,13 +72,17 @@ def parse_template(f: Fields) -> Template:
         if key not in ROLES:
             raise f.fail(f"text.{key}", f"is not a role (roles: {', '.join(ROLES)})")
         _check_placeholders(f, f"text.{key}", text, known, needed)
-    _check_placeholders(f, "policy_item", template.policy_item, {"id", "name", "definition"}, set())
+    _check_placeholders(f, "policy_item", template.policy_item, {"id", "name", "code", "definition"}, set())
     if not template.roles:
         raise f.fail("roles", "names no role that can be judged")
-    for table, values in (("roles", template.roles), ("messages", template.messages)):
+    tables: tuple[tuple[str, Mapping[Any, str], tuple[str, ...]], ...] = (
+        ("roles", template.roles, ROLES),
+        ("messages", template.messages, (*ROLES, *CONTEXT_ROLES)),
+    )
+    for table, values, known_roles in tables:
         for role, text in values.items():
-            if role not in ROLES:
-                raise f.fail(f"{table}.{role}", f"is not a role (roles: {', '.join(ROLES)})")
+            if role not in known_roles:
+                raise f.fail(f"{table}.{role}", f"is not a role (roles: {', '.join(known_roles)})")
             expected = {"content"} if table == "messages" else set()
             _check_placeholders(f, f"{table}.{role}", text, expected, expected)
     for role in template.roles:

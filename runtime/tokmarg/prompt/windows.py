@@ -67,7 +67,8 @@ def windows(prompt_builder: PromptBuilder, messages: Sequence[Message]) -> Itera
 def _recent(prompt_builder: PromptBuilder, messages: Sequence[Message]) -> Sequence[Message]:
     """The conversation without its oldest messages, if those leave the last one too few tokens."""
     # Where turns alternate, a conversation begins with the user, so that messages go in pairs.
-    starts = range(0, len(messages), 1 if prompt_builder.spec.template.turns == "any" else 2)
+    in_turn = prompt_builder.spec.template.turns != "any"
+    starts = [i for i, message in enumerate(messages) if i == 0 or not in_turn or message.role == "user"]
     shortest = messages[starts[-1] :]
     least = max(1, int(SHARE * _buffer(prompt_builder, [replace(message, content=".") for message in shortest])))
     first = bisect_left(starts, True, key=lambda start: _buffer(prompt_builder, messages[start:]) >= least)

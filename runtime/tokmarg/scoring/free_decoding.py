@@ -229,7 +229,7 @@ def _phrases(grammar: Grammar) -> tuple[dict[str, int], dict[str, int]]:
         moves = grammar.moves(State(parts, 0))
         for move in moves:
             events = move.events & reported  # an option may bring others, too
-            texts = [text for text in labels.get(events, ()) if move.text.endswith(text)]
+            texts = [text for text in labels.get(events, ()) if text and move.text.endswith(text)]
             phrase = max(texts, key=len, default=move.text.strip())
             by_text.setdefault(phrase, set()).add(events)
             own[phrase] = max(own.get(phrase, 1), min(len(phrase), len(move.text.rstrip()) - _shared(move, moves)))
@@ -242,10 +242,7 @@ def _phrases(grammar: Grammar) -> tuple[dict[str, int], dict[str, int]]:
 def _shared(move: Move, moves: list[Move]) -> int:
     """How many first characters of a move all options of its decision share; see :meth:`GrammarCompiler.shared`."""
 
-    def used(each: Move) -> int:
-        return each.state.used if each.state else 0
-
-    options = [(used(each) or each.text, each.text) for each in moves if bool(used(each)) == bool(used(move))]
+    options = [(each.label or each.text, each.text) for each in moves if bool(each.label) == bool(move.label)]
     return shared_length(move.text, options)
 
 

@@ -3,7 +3,8 @@
 ``greedy`` gives the labels that the generated verdict names. ``token`` and ``fixed-place`` are the paper's methods 1
 and 2: the probability of the token that completes an event (``unsafe``, a label), and the running product of those
 probabilities, ``unsafe`` being the first factor. A label that is named twice keeps its last score, and both times are
-factors.
+factors. The factors are tokens: one that completes two events, as ``<UNSAFE-S1>`` does, or that is of two events' own
+tokens, is a factor once, and what it completes has one product.
 
 Where the tokenizer spells an event with several tokens, its *own tokens* count as one: from the first that tells it
 from the other options of its decision to the one that completes it. Of ``S10`` they are what follows the ``S`` that all
@@ -17,6 +18,7 @@ labels share; of ``unsafe`` all, since ``safe`` begins otherwise:
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,7 @@ class GreedySearch:
         self.token_scores: dict[str, float] = {}
         self.fixed_place_scores: dict[str, float] = {}
         self._running = 1.0
+        self._factors: set[int] = set()  # depths of the tokens in it
         self._probabilities: list[float] = []  # of the path's tokens
         self._starts: dict[int, int] = {}  # bit of an open label -> depth at which its own tokens begin
 
@@ -78,28 +81,45 @@ class GreedySearch:
         self.path = self._reader.extend(path, token)
         self._probabilities.append(float(p[token]))
         settled = self.path.completed & path.open  # labels that were open, and turn out to be no longer label
+        last: dict[int, float] = {}  # bit of a completed event -> probability of what completes it
+        starts: dict[int, int] = {}
         if settled:
             completions, others = self._reader.completions(path)
-            for i, event in enumerate(self._reader.events):
-                bit = 1 << i
-                if settled & bit:
-                    listed = sum(p[t] for t, mask in completions.items() if mask & bit)
-                    unlisted = 1.0 - sum(p[t] for t in completions) if others & bit else 0.0
-                    own = math.prod(self._probabilities[self._starts[bit] : path.depth])
-                    self._score(event, own * float(listed + max(0.0, unlisted)))
-        for i, event in enumerate(self._reader.events):
-            bit = 1 << i
-            if self.path.completed & ~settled & bit:
-                self._score(event, math.prod(self._probabilities[self._own_start(bit) :]))
-            if self.path.open & bit and (settled | ~path.open) & bit:  # spelt by this token, perhaps once more
-                self._starts[bit] = self._own_start(bit)
+            for bit in _bits(settled):
+                listed = sum(p[t] for t, mask in completions.items() if mask & bit)
+                unlisted = 1.0 - sum(p[t] for t in completions) if others & bit else 0.0
+                last[bit], starts[bit] = float(listed + max(0.0, unlisted)), self._starts[bit]
+        for bit in _bits(self.path.completed & ~settled):
+            last[bit], starts[bit] = self._probabilities[-1], self._own_start(bit)
+        self._score(last, starts)
+        for bit in _bits(self.path.open & (settled | ~path.open)):  # spelt by this token, perhaps once more
+            self._starts[bit] = self._own_start(bit)
 
     def _own_start(self, bit: int) -> int:
         """Depth of the path before the own tokens of an event that stands at its end."""
         return self.path.depth - self._reader.own_tokens(self.path, bit)
 
-    def _score(self, event: str, probability: float) -> None:
-        """Sets both scores of an event that the path completes."""
-        self._running *= probability
-        self.token_scores[event] = probability
-        self.fixed_place_scores[event] = self._running
+    def _score(self, last: dict[int, float], starts: dict[int, int]) -> None:
+        """Sets both scores of the events that the last token completes.
+
+        Args:
+            last: bit of each event -> probability of its last token.
+            starts: bit -> depth at which its own tokens begin.
+        """
+        if not last:
+            return
+        own, end = self._probabilities, len(self._probabilities) - 1
+        new = [i for i in range(min(starts.values()), end) if i not in self._factors]
+        for bit, probability in last.items():
+            event = self._reader.events[bit.bit_length() - 1]
+            self.token_scores[event] = math.prod([*own[starts[bit] : end], probability])
+            self.fixed_place_scores[event] = self._running * math.prod([*(own[i] for i in new), probability])
+        self._running *= math.prod([*(own[i] for i in new), max(last.values())])
+        self._factors.update(new, [end])
+
+
+def _bits(mask: int) -> Iterator[int]:
+    """The bits of a bit set, from the lowest on."""
+    while mask:
+        yield mask & -mask
+        mask &= mask - 1

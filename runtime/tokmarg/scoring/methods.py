@@ -70,7 +70,7 @@ class ScoringMethod:
     def scores(self, search: MethodSearch) -> MethodScores:
         """The scores of a search that has ended."""
         method = self._options.method
-        labels = [label for label, _ in self._reader.trie.grammar.labels]
+        labels = [label.id for label in self._reader.trie.grammar.labels]
         if isinstance(search, FirstLabelSearch):
             z = search.logits()
             values = dict(zip(labels, softmax(z).tolist(), strict=True)) | {UNSAFE: search.unsafe()}

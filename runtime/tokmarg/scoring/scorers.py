@@ -121,6 +121,9 @@ class ExactScorer:
             evaluated_nodes=marginals.evaluated,
             events={k: _marginal(bounds[k], None) if k in bounds else None for k in self._guard.events},
             suspicious=record.suspicious,
+            skipped=record.skipped,
+            index=record.index,
+            role=None if record.index is None else record.role,
         )
 
 
@@ -179,4 +182,7 @@ class MethodScorer:
             uncertainty=scores.uncertainty,
             evaluated_nodes=scores.evaluated,
             suspicious=record.suspicious,
+            skipped=record.skipped,
+            index=record.index,
+            role=None if record.index is None else record.role,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.documents import Place, edited
+from tests.support.system_errors import raise_in_os
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import find_bundle, installed_bundles
 from tokmarg.errors import BundleError, BundleNotFoundError, SpecError
@@ -99,7 +100,7 @@ def test_manifest_that_is_too_big(copy: Path) -> None:
 
 def test_manifest_that_cannot_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+        raise_in_os(PermissionError(13, "Permission denied", str(path)))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read: Permission denied$"):
@@ -159,7 +160,7 @@ def test_file_that_cannot_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -
     bundle = Bundle.open(copy)
 
     def refuse(path: Path, mode: str) -> object:
-        raise PermissionError(13, "Permission denied", str(path))
+        raise_in_os(PermissionError(13, "Permission denied", str(path)))
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BundleError, match=r"model\.onnx: cannot be read: Permission denied$"):

@@ -23,7 +23,7 @@ from tokmarg import Result, Thresholds, TokmargError
 from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.calibrators import IDENTITY, Isotonic, Sigmoid
 from tokmarg.calibration.label_calibration import Certificate, LabelCalibration, Threshold
-from tokmarg.calibration.provenance import BundleProvenance, DataProvenance, SearchSettings
+from tokmarg.calibration.provenance import BundleProvenance, DataFile, DataProvenance, SearchSettings
 from tokmarg.calibration.risk_control import Guarantee
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
@@ -45,14 +45,16 @@ HALF, STEPS = Sigmoid(0.5, 0.5, 0.0), Isotonic((0.2, 0.4, 0.8), (0.1, 0.3, 0.3))
 CALIBRATION = Calibration(
     "platt",
     BundleProvenance("tests/words", "1" * 64, "2" * 64, "3" * 64),
-    DataProvenance("4" * 64, 100, 99, "5" * 64),
+    DataProvenance("4" * 64, 100, 99, "5" * 64, (DataFile("6" * 64, 60, 0.7), DataFile("7" * 64, 40, 0.3))),
     SearchSettings(1e-3, 256, "window"),
     "max-f1",
     Guarantee("fnr", 0.05, 0.95, True),
-    LabelCalibration(Sigmoid(1.0, 1.0, math.log(3)), "own", 20, 80, Threshold(0.25, Certificate(20, 1, 0.2)), FIGURES),
+    LabelCalibration(
+        Sigmoid(1.0, 1.0, math.log(3)), "own", 20, 80, Threshold(0.25, Certificate(20, 1, 0.2)), FIGURES, 0.2, 0.2
+    ),
     {
         "A": LabelCalibration(HALF, "own", 11, 80, Threshold(math.inf), {"ece": None, "brier": [0.1, 0.1]}),
-        "B": LabelCalibration(STEPS, "pooled", 1, 80, Threshold(0.6), {"ece": None, "brier": None}),
+        "B": LabelCalibration(STEPS, "pooled", 1, 80, Threshold(0.6), {"ece": None, "brier": None}, 0.1, 0.4),
         "C": LabelCalibration(IDENTITY, "none", 0, 0, None, {"ece": None, "brier": None}),
     },
     {"ece": [0.2, 0.1], "brier": [0.2, 0.1], "recall": 0.5, "false_positive_rate": 0.1, "precision": 1.0},

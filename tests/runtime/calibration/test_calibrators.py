@@ -94,7 +94,7 @@ def test_isotonic_by_hand() -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ({"kind": "step"}, "kind: must be identity, sigmoid or isotonic, not 'step'"),
+        ({"kind": "step"}, "kind: must be identity, sigmoid, isotonic or shifted, not 'step'"),
         ({}, "kind: is missing"),
         ({"kind": "identity", "a": 1}, "a: is not a known field"),
         ({"kind": "sigmoid", "a": 0, "b": 0, "c": 1}, "a: and b are both 0"),

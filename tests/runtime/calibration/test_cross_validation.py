@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -303,3 +304,37 @@ def test_data_that_cannot_certify_are_refused() -> None:
 def test_kinds() -> None:
     kinds = {m: type(cross_validate(observed(18), m).calibrations["A"].calibrator) for m in CALIBRATIONS}
     assert kinds == {"platt": Sigmoid, "temperature": Sigmoid, "beta": Sigmoid, "isotonic": Isotonic}
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+def test_a_record_of_weight_three_is_three_records(method: CalibrationMethod) -> None:
+    once = observed(20, 400, width=0.01)
+    weight = np.where(np.arange(400) < 150, 3.0, 1.0)
+    repeated = np.repeat(np.arange(400), weight.astype(int))
+    thrice = Observations(once.names, *(a[repeated] for a in (once.truth, once.score, once.lower, once.upper)))
+    target = Target.parse("fpr<=0.1")
+    weighted = cross_validate(replace(once, weight=weight), method, target=target).calibrations
+    for name, entry in cross_validate(thrice, method, target=target).calibrations.items():
+        p = np.linspace(0.001, 0.999, 50)
+        assert weighted[name].calibrator(p) == pytest.approx(entry.calibrator(p), abs=1e-7)
+        assert present(weighted[name].threshold).raw == present(entry.threshold).raw
+        assert weighted[name].share == pytest.approx(present(entry.share))
+        assert weighted[name].unsafe_share == pytest.approx(present(entry.unsafe_share))
+        for figure in ("ece", "brier"):  # the same but for the folds
+            assert weighted[name].figures[figure] == pytest.approx(entry.figures[figure], abs=0.03)
+        assert weighted[name].figures["recall"] == pytest.approx(entry.figures["recall"], abs=0.1)
+
+
+def test_weights_make_the_probabilities_those_of_the_mix() -> None:
+    """Two sources of which one is nearly all unsafe: calibrated on half of each, true on traffic with a tenth of it."""
+    rng = np.random.default_rng(4)
+    count, share = 20_000, np.repeat([0.05, 0.95], 10_000)
+    truth = (rng.random((count, 1)) < share[:, None]).astype(float)
+    z = rng.normal(1.5 * (2 * truth - 1), 1.5)
+    score = 1 / (1 + np.exp(-z))
+    weight = np.repeat([1.8, 0.2], 10_000)
+    fitted = cross_validate(Observations(("unsafe",), truth, score, score, score, weight)).calibrations["unsafe"]
+    base = 0.9 * 0.05 + 0.1 * 0.95
+    assert fitted.share == pytest.approx(base, abs=0.005)
+    true = 1 / (1 + np.exp(-(2 * 1.5 / 1.5**2 * z + np.log(base / (1 - base)))))
+    assert np.abs(fitted.calibrator(score) - true).mean() < 0.01

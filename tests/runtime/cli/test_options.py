@@ -9,16 +9,16 @@ from tests.support.command_line import Run
 from tokmarg.cli import main
 from tokmarg.score_options import MAX_NODES, ScoreOptions
 
-SHARED = ("tolerance", "max_nodes", "top_p", "eps", "max_depth", "max_tokens", "on_overflow")
+SHARED = ("prior", "tolerance", "max_nodes", "top_p", "eps", "max_depth", "max_tokens", "on_overflow")
 
 
 @pytest.mark.parametrize(
     ("command", "names"),
     [
         ("score", SHARED),
-        ("evaluate", ("tolerance", "max_nodes", "max_tokens", "on_overflow")),
+        ("evaluate", ("prior", "tolerance", "max_nodes", "max_tokens", "on_overflow")),
         ("calibrate", ("tolerance", "max_nodes", "max_tokens", "on_overflow")),
-        ("explain", ("tolerance", "max_nodes", "max_tokens")),
+        ("explain", ("prior", "tolerance", "max_nodes", "max_tokens")),
     ],
 )
 def test_defaults_are_those_of_score_options(command: str, names: tuple[str, ...]) -> None:

@@ -6,7 +6,9 @@ import copy
 import dataclasses
 import inspect
 import multiprocessing
+import os
 import pickle
+import shutil
 import types
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +23,7 @@ import tokmarg
 import tokmarg.calibration
 import tokmarg.evaluation
 import tokmarg.explanation
-from tokmarg import ContentError, Guard, ScoreOptions, Thresholds, TokmargError
+from tokmarg import AsyncGuard, ContentError, Guard, ScoreOptions, Thresholds, TokmargError
 from tokmarg.calibration import Guarantee, Target
 from tokmarg.evaluation import calibrate, evaluate, read_labelled
 from tokmarg.explanation import VerdictNode, explain
@@ -63,7 +65,8 @@ def samples(word_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     found = [
         *(cls("one line") for cls in PUBLIC.values() if issubclass(cls, TokmargError) and cls is not ContentError),
         *(error, guard.score("gun", id=1), guard.score("gun", method="any-place"), guard.score("gun").unsafe),
-        *(guard.prompt("gun"), tokmarg.Record("gun", 3, "user"), ScoreOptions(max_nodes=7)),
+        *(guard.prompt("gun"), guard.read("gun"), tokmarg.Record("gun", 3, "user"), ScoreOptions(max_nodes=7)),
+        next(iter(guard.moderate(["gun"]))),
         Thresholds(0.3, types.MappingProxyType({"A": 0.2})),
         *(evaluation, evaluation.runs[0], evaluation.examples[0]),
         *(calibrate(guard, data, method="isotonic", target="max-f1"), Target("recall", 0.9), Guarantee("fnr", 0.1)),
@@ -92,8 +95,8 @@ def parts(value: Any) -> Any:
 @pytest.mark.parametrize("name", PUBLIC)
 @pytest.mark.parametrize("how", range(len(COPIES)))
 def test_every_public_class_is_pickled_and_copied(samples: dict[type, Any], name: str, how: int) -> None:
-    if PUBLIC[name] is Guard:
-        pytest.skip("a guard is loaded anew in each process: test_embedding.py")
+    if PUBLIC[name] in (Guard, AsyncGuard):
+        pytest.skip("a guard is pickled as a recipe: tests/runtime/test_recipe.py")
     value = samples[PUBLIC[name]]  # a new public class needs a sample
     twin = COPIES[how](value)
     assert type(twin) is type(value)
@@ -159,7 +162,32 @@ def test_content_that_cannot_be_scored_in_a_worker_process(submit: Submit, word_
     assert error.type == "empty_text"
 
 
-def test_guard_handed_to_a_worker_process_is_refused(submit: Submit, word_bundle: Path) -> None:
-    guard = Guard.load(word_bundle, device="cpu", threads=1)
-    with pytest.raises(TokmargError, match=r"call Guard\.load in the other process"):
-        submit(len, guard)()
+def test_an_async_guard_is_not_pickled(word_bundle: Path) -> None:
+    shared = AsyncGuard(Guard.load(word_bundle, device="cpu", threads=1))
+    for twin in copy.copy, copy.deepcopy, pickle.dumps:
+        with pytest.raises(TokmargError, match="an AsyncGuard cannot be pickled or copied"):
+            twin(shared)
+
+
+def score(guard: Guard, text: str) -> object:
+    return guard.score(text), os.getpid()
+
+
+@pytest.fixture(scope="module")
+def guard(word_bundle: Path) -> Guard:
+    return Guard.load(word_bundle, device="cpu", threads=1)
+
+
+def test_guard_handed_to_a_worker_process_scores_there(submit: Submit, guard: Guard) -> None:
+    result, process = submit(score, guard, "gun")()
+    assert result == guard.score("gun")
+    assert process != os.getpid()
+
+
+def test_guard_whose_bundle_is_missing_there_says_so(submit: Submit, word_bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(word_bundle, tmp_path / "bundle")
+    guard = Guard.load(folder, device="cpu", threads=1)
+    shutil.rmtree(folder)
+    with pytest.raises(tokmarg.BundleNotFoundError, match="no such folder") as caught:
+        submit(score, guard, "gun")()
+    assert str(folder) in str(caught.value)

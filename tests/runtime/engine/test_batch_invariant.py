@@ -20,6 +20,7 @@ from tokmarg.engine.kv_cache import KVCache
 from tokmarg.engine.prefix import Prefix
 from tokmarg.engine.sequence import Search, Sequence
 from tokmarg.engine.session import Session
+from tokmarg.engine.waiting_line import SequenceGroup
 from tokmarg.scoring.exact import ExactSearch, Marginals
 
 CONTENTS: tuple[Any, ...] = (
@@ -84,7 +85,7 @@ def test_other_methods(guard: Guard, method: Any) -> None:
 def test_long_prompts_fed_in_several_passes(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr("tokmarg.engine.batch_invariant._PROMPT_TOKENS", 24)
+    monkeypatch.setattr("tokmarg.engine.content_state.PROMPT_TOKENS", 24)
     monkeypatch.setattr("tokmarg.engine.batch_invariant.PACK_TOKENS", 24)
     single = [guard.score(text, **SETTINGS) for text in TEXTS]
     assert max(tokens for tokens, _ in passes) < 24 + 24  # nodes come on top
@@ -131,7 +132,8 @@ def test_what_is_about_as_long_shares_a_pass() -> None:
     """Whatever it has cached; as many as are one part of them, and no more than a pass may carry."""
 
     def taken(*rows_and_own: tuple[int, int], parts: int = 1) -> tuple[list[int], list[int]]:
-        ready: list[Any] = [SimpleNamespace(rows=rows, seen=range(own)) for rows, own in rows_and_own]
+        group = SimpleNamespace(prefix=None)
+        ready: list[Any] = [SimpleNamespace(rows=rows, seen=range(own), group=group) for rows, own in rows_and_own]
         chosen = _together(ready, parts)
         return [content.rows for content in chosen], [content.rows for content in ready]
 
@@ -199,7 +201,7 @@ def test_one_that_fails_takes_none_with_it(guard: Guard) -> None:
         sequences = list(sequences_of(guard))
         if failing:
             sequences[1].search = Fails(sequences[1].search)
-        engine.run(guard._parts.prefixes["user"], sequences)
+        engine.run(groups(sequences, guard._parts.prefixes["user"]))
         assert [sequence.error is not None for sequence in sequences] == [False, failing, False]
         results[failing] = [result_of(sequence.search) for sequence in (sequences[0], sequences[2])]
     assert results[True] == results[False]
@@ -223,14 +225,19 @@ def test_prefix_tokens_that_no_prompt_shares_change_no_bit(guard: Guard) -> None
         positions = np.arange(prefix.cache.length + more, dtype=np.int64)
         longer = Prefix((*prefix.token_ids, *[-1] * more), KVCache(tensors, positions))
         sequences = list(sequences_of(guard))
-        guard._pipeline._engine.run(longer, sequences)
+        guard._pipeline._engine.run(groups(sequences, longer))
         results.append([result_of(sequence.search) for sequence in sequences])
     assert results[1] == results[2] == results[0]
 
 
+def groups(sequences: list[Sequence[Any]], prefix: Prefix) -> list[SequenceGroup]:
+    """Contents of one sequence each."""
+    return [SequenceGroup([sequence], prefix) for sequence in sequences]
+
+
 def sequences_of(guard: Guard) -> Iterator[Sequence[Any]]:
     """Sequences of three texts."""
-    way = guard._pipeline.scorer(ScoreOptions(max_nodes=40))
+    way = guard._pipeline.calls.of(ScoreOptions(max_nodes=40)).scorer
     for text in TEXTS[:3]:
         prompt = guard.prompt(text)
         yield Sequence(prompt.token_ids, way.search(prompt))

@@ -1,4 +1,4 @@
-"""Cores, 8-bit products, denormals of one thread, and free memory that goes back to the system."""
+"""8-bit products, denormals of one thread, and free memory that goes back to the system."""
 
 from __future__ import annotations
 
@@ -11,26 +11,8 @@ import onnxruntime
 import pytest
 
 from tokmarg import Guard
-from tokmarg.engine.cpu import denormals_as_zero, int8_products_saturate, physical_cores, release_free_memory
+from tokmarg.engine.cpu import denormals_as_zero, int8_products_saturate, release_free_memory
 from tokmarg.engine.onnx_builder import FLOAT, INT8, UINT8, one_operator
-
-
-def test_cores() -> None:
-    import os
-
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
-
-
-def test_cores_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    for system, machine, expected in (("Windows", "AMD64", 4), ("Linux", "x86_64", 8), ("Darwin", "arm64", 8)):
-        monkeypatch.setattr("platform.system", lambda system=system: system)
-        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
-        assert physical_cores() == expected
 
 
 def test_this_machine_multiplies_bytes_exactly_or_is_told_apart() -> None:
@@ -130,7 +112,7 @@ def test_it_does_nothing_where_the_c_library_is_another(monkeypatch: pytest.Monk
 
 def test_a_guard_gives_back_what_many_contents_took(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
-    monkeypatch.setattr("tokmarg.guard.release_free_memory", lambda: given.append(len(seen)))
+    monkeypatch.setattr("tokmarg.pipeline.release_free_memory", lambda: given.append(len(seen)))
     seen: list[object] = []
     tiny_guard.score("one", max_nodes=4)
     assert given == []

@@ -51,8 +51,5 @@ def test_no_gpu_has_no_memory(failing: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr("tokmarg.engine.gpu_info._LIBRARY", "libmissing.so.1")
     assert (gpu_name(), gpu_memory_used()) == (None, None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tokmarg import Guard, Thresholds, TokmargError
+from tests.support.optional import present
+from tokmarg import Guard, OptionError, Thresholds, TokmargError
 from tokmarg.bundle.bundle import Bundle
+from tokmarg.calibration import Guarantee, with_prior
 from tokmarg.calibration.calibrators import Sigmoid
 from tokmarg.calibration.provenance import SearchSettings
 from tokmarg.evaluation import calibrate
@@ -51,6 +54,51 @@ def test_a_guard_goes_by_its_calibration(word_bundle: Path, data: Path, tmp_path
         assert other == raw.score(text, method="token")  # does not apply
     again = calibrate(guard, data, target="max-f1")  # raw scores are what is fitted
     assert again == calibration
+
+
+def test_a_guard_takes_a_base_rate(word_bundle: Path, data: Path) -> None:
+    raw = Guard.load(word_bundle, device="cpu", threads=1)
+    calibration = calibrate(raw, data)
+    guard = Guard.load(word_bundle, device="cpu", threads=1, calibration=calibration)
+    shifted = present(with_prior(calibration, 0.02))
+    for text in ("gun", "hello", "idiot noise", "noise"):
+        found = guard.score(text, prior=0.02)
+        assert found == shifted.apply(raw.score(text, thresholds=shifted.thresholds()))
+        assert present(found.raw).unsafe.probability == raw.score(text).unsafe.probability
+        assert found.flagged == (found.unsafe.probability >= 0.5)  # the calibration has no thresholds of its own
+        limit = Thresholds(found.unsafe.probability)
+        assert guard.score(text, prior=0.02, thresholds=limit).flagged
+        assert found == guard.score(text, options=ScoreOptions(prior=0.02))
+    usual = present(calibration.unsafe.share)
+    assert guard.score("gun", prior=usual).unsafe.probability == pytest.approx(guard.score("gun").unsafe.probability)
+    assert calibrate(guard, data, prior=0.02) == calibration  # raw scores are what is fitted
+    for wrong, options in ((raw, ScoreOptions(prior=0.02)), (guard, ScoreOptions(prior=0.02, method="token"))):
+        with pytest.raises(TokmargError, match=r"^prior"):
+            wrong.score("gun", options=options)
+
+
+def test_weights_are_for_files(word_bundle: Path, data: Path) -> None:
+    guard = Guard.load(word_bundle, device="cpu", threads=1)
+    twice = calibrate(guard, [data, data], weights=[3, 1])
+    once = calibrate(guard, data)
+    assert twice.unsafe.share == pytest.approx(present(once.unsafe.share))
+    p = [0.001, 0.1, 0.5, 0.9, 0.999]
+    assert twice.labels["A"].calibrator(p) == pytest.approx(once.labels["A"].calibrator(p), abs=0.02)
+    assert [(file.records, file.share) for file in twice.data.files] == [(120, 0.75), (120, 0.25)]
+    assert (once.data.files, calibrate(guard, [data]).data) == ((), once.data)
+    for files, weights in (
+        ([data], [1, 2]),
+        ([data, data], [1, 0]),
+        ([data], 1),
+        ([data], ["1"]),
+        ([data], [math.inf]),
+    ):
+        with pytest.raises(OptionError, match=r"^weights"):
+            calibrate(guard, files, weights=weights)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"^guarantee .* weights"):
+        calibrate(guard, [data], weights=[1], guarantee=Guarantee("fnr", 0.2))
+    with pytest.raises(OptionError, match=r"^data must name at least one file"):
+        calibrate(guard, [])
 
 
 def test_options_are_stored(word_bundle: Path, data: Path) -> None:

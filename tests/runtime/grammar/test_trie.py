@@ -8,14 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES
+from tests.support.coded_guard import CODED_SPEC, CODES
 from tests.support.encoders import encoder_of
-from tests.support.grammars import LLAMA_GUARD, language
+from tests.support.grammars import language
+from tests.support.optional import present
+from tests.support.reference_guard import FOLDER
 from tests.support.tokenizers import tokenizer_json
 from tests.support.tries import EOT, S14, TAIL, build, complete_paths
 from tokmarg.errors import SpecError
 from tokmarg.grammar.compiler import GrammarCompiler
 from tokmarg.grammar.grammar import Grammar
 from tokmarg.grammar.trie import Trie
+from tokmarg.loading import build_tries
+from tokmarg.prompt.builder import PromptBuilder
+from tokmarg.prompt.messages import Message
+from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 
 
@@ -35,6 +42,58 @@ def test_paths_are_the_tokenizers_own(family_: str, data: st.DataObject) -> None
         assert whole[: len(base)] == base
         expected[(*whole[len(base) :], end)] = events
     assert complete_paths(trie) == expected
+
+
+@pytest.mark.parametrize("family_", FAMILIES)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_paths_in_the_policys_order(family_: str, data: st.DataObject) -> None:
+    """Subsets of the labels, each as one text: the tokenizer's own tokens of it, and no other path."""
+    labels = data.draw(st.lists(st.sampled_from([*S14, "hate", "crime"]), min_size=1, max_size=5, unique=True))
+    head, separator = data.draw(st.sampled_from([("\n", ","), (" ", " "), ("", " "), ("\n", ", ")]))
+    most = data.draw(st.sampled_from([None, 1, 2, 3]))
+    listed = {"labels": "id", "separators": [separator], "order": "policy", "max": most}
+    then = [head, listed] if head else [{**listed, "labels": " {{id}}", "separators": [""]}]  # codes that bring a space
+    choice = [{"text": " safe"}, {"text": " unsafe", "event": "unsafe", "then": then}]
+    trie = build(family_, labels, parts=[{"choice": choice}])
+    trie.check(10)
+    encoder = encoder_of(family_)
+    base = encoder.encode_text(TAIL[family_])
+    end = encoder.token_id(EOT[family_])
+    subsets = [itertools.combinations(labels, n) for n in range(len(labels) + 1)]
+    expected = {}
+    for named in itertools.chain(*subsets):
+        if most is None or len(named) <= most:
+            text = " unsafe" + (head or " ") + separator.join(named) if named else " safe"
+            whole = encoder.encode_text(TAIL[family_] + text)
+            assert whole[: len(base)] == base
+            events = sum(map(trie.grammar.mask, [*named, *(["unsafe"] if named else [])]))
+            expected[(*whole[len(base) :], end)] = events
+    assert complete_paths(trie) == expected
+
+
+def test_each_label_of_the_planned_reference_guard_is_one_node() -> None:
+    encoder = Encoder((FOLDER / "bundle" / "tokenizer.json").read_text(encoding="utf-8"))
+    builder = PromptBuilder(Spec.parse(CODED_SPEC, "coded"), encoder, 2048)
+    trie = build_tries(builder)["user", None]
+    trie.check(50)
+    end = present(encoder.token_id("<|im_end|>"))
+    safe, unsafe = (encoder.encode_text(f" {word}") for word in ("safe", "unsafe"))
+    codes = [encoder.encode_text(f" {code}") for code in CODES]
+    assert {len(tokens) for tokens in (safe, unsafe, *codes)} == {1}
+    tokens = [each[0] for each in codes]
+    assert len(trie.vocabulary()) == 14 + 3
+    assert set(trie.children(trie.root)) == {*safe, *unsafe}
+    node = trie.children(trie.root)[unsafe[0]]
+    assert set(trie.children(node)) == set(tokens)
+    for i in (1, 6, 13):
+        node = trie.children(node)[tokens[i]]
+        assert set(trie.children(node)) == {end, *tokens[i + 1 :]}
+    assert trie.grammar.names(node.certain) == ("S2", "S7", "S14", "unsafe")
+    assert trie.only_child(node) is trie.children(node)[end]
+    prompt = builder.prompts([Message("user", "Hi")])[0]  # the verdict follows the content at once
+    assert prompt.text.endswith("<|im_start|>user\nHi<|im_end|>\n")
+    assert "violence: Violent Crimes\ncrime: Non-Violent Crimes\n" in prompt.text
 
 
 def test_s1_is_certain_only_when_it_cannot_be_s10(family: str) -> None:
@@ -124,8 +183,12 @@ def test_tree_is_renewed_when_it_has_grown_large(monkeypatch: pytest.MonkeyPatch
     assert list(itertools.islice(trie.children(trie.root), 3)) == list(itertools.islice(trie.children(first), 3))
 
 
-@pytest.mark.parametrize("spelling", ["S{}", "Kind {} of harm", "Harm {} (minor)"])
-def test_work_grows_with_the_labels_and_not_with_their_pairs(spelling: str) -> None:
+@pytest.mark.parametrize("order", ["any", "policy"])
+@pytest.mark.parametrize("spelling", ["S{}", "Kind {} of harm", "Harm {} (minor)", " code{}"])
+def test_work_grows_with_the_labels_and_not_with_their_pairs(spelling: str, order: str) -> None:
+    listed = {"labels": "id", "separators": [""] if spelling[0] == " " else [","], "order": order}
+    choice = [{"text": "safe"}, {"text": "unsafe", "event": "unsafe", "then": [*["\n"][spelling[0] == " " :], listed]}]
+
     def work(count: int) -> tuple[int, int, int]:
         texts: list[str] = []
 
@@ -135,7 +198,7 @@ def test_work_grows_with_the_labels_and_not_with_their_pairs(spelling: str) -> N
                 return super().encode_verdict(text)
 
         labels = [spelling.format(i) for i in range(1, count + 1)]
-        grammar = Grammar.parse(LLAMA_GUARD, [(label, label) for label in labels])
+        grammar = Grammar.parse([{"choice": choice}], [(label, label) for label in labels])
         trie = Trie(grammar, Counting(tokenizer_json("smollm2")), TAIL["smollm2"], ("",), (EOT["smollm2"],))
         trie.check(5)
         return len(texts), trie._compiler.compiled, trie._readings
@@ -149,6 +212,9 @@ def test_contexts_that_share_their_moves_are_alike(family: str, separator: str) 
     names = [
         "Violent Crimes",
         "Sexual (minor)",
+        "Sexual (minors)",
+        "Drug(s)",
+        "Hate (others)",
         "Hate/Other",
         "S1",
         "S10",
@@ -164,7 +230,7 @@ def test_contexts_that_share_their_moves_are_alike(family: str, separator: str) 
     ]
     grammar = Grammar.parse(parts, [(name, name) for name in names])
     shared, alone = (GrammarCompiler(grammar, encoder_of(family)) for _ in range(2))
-    alone._sharing = False
+    alone.sharing = False
     places = [(grammar.start.parts, alone.lead(TAIL[family], "")[1])]
     for place in places:
         for mine, other in zip(shared.moves(*place), alone.moves(*place), strict=True):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.builders import ANSWER, CONVERSATION, QUESTION
 from tokmarg.errors import ContentError
-from tokmarg.prompt.messages import Message, messages_of
+from tokmarg.prompt.messages import Conversation, Message, messages_of, read_conversation
 
 
 @pytest.mark.parametrize(
@@ -30,15 +30,21 @@ from tokmarg.prompt.messages import Message, messages_of
         ),
         ("x", "system", "unknown_role", "role 'system' is not one of user, assistant"),
         ("x", "", "unknown_role", "role '' is not one of user, assistant"),
-        ([{"role": "tool", "content": "x"}], None, "unknown_role", r"messages\[0\]\.role 'tool' is not one of"),
+        ([{"role": "human", "content": "x"}], None, "unknown_role", r"messages\[0\]\.role 'human' is not one of"),
+        (
+            [{"role": "tool", "content": "x"}],
+            None,
+            "unsupported_conversation",
+            "the conversation has no user or assistant message to judge",
+        ),
         ([{"role": ["user"], "content": "x"}], None, "unknown_role", r"messages\[0\]\.role \['user'\] is not one of"),
         ([{"content": "x"}], None, "unknown_role", r"messages\[0\]\.role None is not one of user, assistant"),
         ([{"role": "user"}], None, "invalid_record", r"messages\[0\]\.content must be a text, not None"),
         (
-            [{"role": "user", "content": ["x"]}],
+            [{"role": "user", "content": [7]}],
             None,
             "invalid_record",
-            r"messages\[0\]\.content must be a text, not \[",
+            r"messages\[0\]\.content\[0\] must be a text or an object with a type, not 7",
         ),
         (["x"], None, "invalid_record", r"messages\[0\] must be an object with role and content"),
         ([], None, "invalid_record", "the conversation has no messages"),
@@ -62,22 +68,100 @@ def test_messages_of() -> None:
     assert messages_of(tuple(CONVERSATION)) == (Message("user", QUESTION), Message("assistant", ANSWER))
 
 
+LOG: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "What is"}, {"type": "text", "text": "this?"}]},
+    {"role": "assistant", "content": "Let me look.", "tool_calls": [{"id": "1"}, {"id": "2"}]},
+    {"role": "tool", "content": "a cat", "tool_call_id": "1"},
+    {"role": "function", "name": "f", "content": "a dog"},
+    {"role": "user", "content": " "},
+    {"role": "assistant", "content": "A cat and a dog."},
+    {"role": "developer", "content": "Be kind."},
+]
+
+
+def texts(read: Conversation) -> list[tuple[str, str]]:
+    return [(message.role, message.content) for message in read.messages]
+
+
+def test_what_a_template_has_no_place_for_is_left_out_and_counted() -> None:
+    read = read_conversation(LOG)
+    assert texts(read) == [
+        ("user", "What is\nthis?"),
+        ("assistant", "Let me look."),
+        ("assistant", "A cat and a dog."),
+    ]
+    assert read.skipped == {"system": 1, "tool_calls": 2, "tool": 1, "function": 1, "blank": 1, "developer": 1}
+    assert read_conversation("x").skipped == {}
+
+
+def test_a_template_may_have_places_for_them() -> None:
+    read = read_conversation(LOG, places=("user", "assistant", "system", "tool"))
+    assert [role for role, _ in texts(read)] == ["system", "user", "assistant", "tool", "tool", "assistant"]
+    assert read.skipped == {"tool_calls": 2, "blank": 1, "developer": 1}  # after the judged message nothing exists
+
+
+def test_messages_of_one_role_that_left_out_ones_separate_become_one_turn() -> None:
+    read = read_conversation(LOG, in_turn=True)
+    assert texts(read)[1:] == [("assistant", "Let me look.\n\nA cat and a dog.")]
+    two = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert texts(read_conversation(two, in_turn=True)) == [("user", "a"), ("user", "b")]  # the template refuses them
+
+
+def test_one_message_is_judged_in_the_light_of_those_before_it() -> None:
+    read = read_conversation(LOG, index=2)
+    assert texts(read)[-1] == ("assistant", "Let me look.")
+    assert read.skipped == {"system": 1, "tool_calls": 2}
+    for index in (0, 3, 8, -1):
+        with pytest.raises(ContentError, match=rf"messages\[{index}\] is no user or assistant message to judge"):
+            read_conversation(LOG, index=index)
+
+
+def test_a_blank_judged_message_is_an_error() -> None:
+    with pytest.raises(ContentError, match=r"messages\[5\]\.content is empty or blank$") as caught:
+        read_conversation(LOG, index=5)
+    assert caught.value.type == "empty_text"
+    called = [LOG[1], {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    with pytest.raises(ContentError, match=r"messages\[1\]\.content is empty or blank \(beside tool_calls\)$"):
+        read_conversation(called)
+
+
+def test_roles_without_a_place_may_be_errors() -> None:
+    with pytest.raises(ContentError, match=r"^messages\[0\]\.role 'system' is not one of user, assistant$") as caught:
+        read_conversation(LOG, on_role="error")
+    assert caught.value.type == "unknown_role"
+    with pytest.raises(ContentError, match=r"messages\[3\]\.role 'tool' is not"):
+        read_conversation(LOG, places=("user", "assistant", "system"), on_role="error")
+    assert read_conversation(LOG, places=("user", "assistant", "system", "tool"), on_role="error").messages
+
+
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.sampled_from(["user"])
-
-
+PARTS = st.dictionaries(st.sampled_from(["type", "text", "refusal"]), SCALARS | st.sampled_from(["text", "refusal"]))
 MESSAGES = (
-    st.dictionaries(st.sampled_from(["role", "content", "name"]), SCALARS | st.lists(SCALARS, max_size=2)) | SCALARS
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from(["user", "assistant", "system", "tool", "x"]) | SCALARS,
+            "content": SCALARS | st.lists(SCALARS | PARTS, max_size=3),
+            "name": SCALARS,
+            "tool_calls": SCALARS | st.lists(SCALARS, max_size=2),
+            "refusal": SCALARS,
+        },
+    )
+    | SCALARS
 )
 
 
-@given(SCALARS | st.lists(MESSAGES, max_size=3) | MESSAGES, st.none() | SCALARS)
+@given(SCALARS | st.lists(MESSAGES, max_size=4) | MESSAGES, st.none() | SCALARS)
 @example([{"role": "user", "content": "x" * 10**6 + "\ud800"}], None)
 def test_arbitrary_content_raises_nothing_else(content: Any, role: Any) -> None:
     try:
-        messages = messages_of(content, role)
+        read = read_conversation(content, role)
     except ContentError as error:
         message = error.to_dict()["error"]["message"]  # type: ignore[index]
         assert json.dumps(message)
-        assert len(message) < 200
+        assert len(message) < 300
     else:
-        assert all(m.content.strip() for m in messages)
+        assert all(m.content.strip() for m in read.messages)
+        assert read.messages[-1].role in ("user", "assistant")
+        assert json.dumps(read.skipped)

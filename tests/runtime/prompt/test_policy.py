@@ -58,7 +58,7 @@ def test_prefix_is_computed_once_and_changes_nothing(
     tiny_bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8)
-    (stored,) = cache.iterdir()
+    (stored,) = cache.glob("prefix-*")
     with monkeypatch.context() as patch:
         patch.setattr("tokmarg.engine.prefix_cache.compute_prefixes", lambda *a: pytest.fail("computed again"))
         assert_same(Guard.load(tiny_bundle, device="cpu", verify=False, policy=TWO).score("Hi", max_nodes=8), first, 0)

@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
+from tests.support.coded_guard import CODED_SPEC, CODES
 from tests.support.documents import REMOVED, Place, edited
+from tests.support.reference_guard import FOLDER
 from tests.support.word_guard import SPEC
 from tokmarg.errors import SpecError
 from tokmarg.grammar.syntax import Choice, LabelList, Option, substitute
+from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.labels import Label
 from tokmarg.prompt.policy import apply_policy
 from tokmarg.prompt.spec import Spec
 from tokmarg.prompt.template import Template
 from tokmarg.prompt.verdict import VerdictSpec
+from tokmarg.tokenizer import Encoder
 
 CHOICE: Place = ("verdict", "grammar", 0, "choice")
 LABELS: Place = (*CHOICE, 1, "then", 1)
@@ -50,11 +54,74 @@ def test_everything_is_read() -> None:
     )
 
 
+def test_labels_may_have_codes() -> None:
+    spec = Spec.parse(CODED_SPEC, "coded")
+    assert [label.code for label in spec.labels] == list(CODES)
+    assert spec.scaffold("user")[0].startswith(
+        "<|im_start|>system\nIs the last user message unsafe? Categories:\n"
+        "violence: Violent Crimes\ncrime: Non-Violent Crimes\nrape: Sex Crimes\n"
+    )
+    assert spec.grammar("user").events == (*(f"S{i}" for i in range(1, 15)), "unsafe")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("policy", "labels", 3, "code"), REMOVED, r"'S4' has no code, .*\(spec\.verdict\.grammar\)"),
+        (("policy", "labels", 3, "code"), "crime", r"spec\.policy\.labels\[3\]\.code: 'crime' is used twice"),
+        (("policy", "labels", 3, "code"), " \n", r"spec\.policy\.labels\[3\]\.code: is blank"),
+        (("policy", "labels", 3, "code"), 4, r"spec\.policy\.labels\[3\]\.code: must be a string"),
+        (("policy", "labels", 13, "code"), "violence crime", "verdicts with different events have the same tokens"),
+    ],
+)
+def test_codes_that_do_not_name_one_label(place: Place, value: object, message: str) -> None:
+    encoder = Encoder((FOLDER / "bundle" / "tokenizer.json").read_text(encoding="utf-8"))
+
+    def check() -> None:
+        spec = Spec.parse(edited(CODED_SPEC, place, value), "bundle/manifest.json")
+        Trie(spec.grammar("user"), encoder, "\n", ("",), ("<|im_end|>",)).check()
+
+    with pytest.raises(SpecError, match=message):
+        check()
+
+
+def test_codes_that_only_the_policy_shows() -> None:
+    data = edited(SPEC, ("template", "policy_item"), "{{code}};")
+    with pytest.raises(
+        SpecError, match=r"^x: spec\.policy\.labels: 'A' has no code, but .*\(spec\.template\.policy_item\)"
+    ):
+        Spec.parse(data, "x")
+    for i, label in enumerate(data["policy"]["labels"]):
+        data["policy"]["labels"][i] = {**label, "code": f"c{label['id']}"}
+    assert Spec.parse(data, "x").scaffold("assistant")[0] == "<|policy|>cA;cB;cC;<|talk|>"
+
+
+def test_another_policy_needs_codes_too() -> None:
+    spec = Spec.parse(CODED_SPEC, "coded")
+    fraud = {"id": "F", "name": "Fraud"}
+    with pytest.raises(SpecError, match=r"^policy: .*'F' has no code, but this guard knows labels by their codes"):
+        apply_policy(spec, {"labels": [fraud]})
+    assert apply_policy(spec, {"labels": [{**fraud, "code": "fraud"}]}).labels[0].code == "fraud"
+    assert [label.code for label in apply_policy(spec, {"exclude": ["S1", "S14"]}).labels] == list(CODES[1:13])
+
+
 def test_defaults() -> None:
     spec = Spec.parse(SPEC, "x")
     assert spec.verdict.leads == ("",)
     assert not spec.template.strip
     assert spec.template.turns == "any"
+
+
+def test_openai_categories() -> None:
+    assert Spec.parse(SPEC, "x").openai is None
+    spec = parse(("openai",), {"A": ["violence", "illicit/violent"], "C": []})
+    assert spec.openai == {"A": ("violence", "illicit/violent"), "C": ()}
+    assert apply_policy(spec, {"exclude": ["A"]}).openai == {"C": ()}
+    assert apply_policy(spec, {"labels": [{"id": "A", "name": "Else"}]}).openai is None  # it may mean something else
+    with pytest.raises(SpecError, match=r"spec\.openai: Q: is not a known field|spec\.openai\.Q: is not a known field"):
+        parse(("openai",), {"Q": ["violence"]})
+    with pytest.raises(SpecError, match=r"spec\.openai\.A: 'rude' is none of OpenAI's categories"):
+        parse(("openai",), {"A": ["rude"]})
 
 
 def test_labels_of_a_role_mode() -> None:
@@ -181,7 +248,9 @@ MALFORMED: list[tuple[Place, object, str]] = [
     (("template", "roles", "user"), "{{role}}", "spec.template.roles.user: unknown placeholder {{role}} (known: none)"),
     (("template", "roles"), {}, "spec.template.roles: names no role that can be judged"),
     (("template", "roles", "system"), "System", "spec.template.roles.system: is not a role (roles: user, assistant)"),
-    (("template", "messages", "tool"), "{{content}}", "spec.template.messages.tool: is not a role"),
+    (("template", "messages", "developer"), "{{content}}", "spec.template.messages.developer: is not a role"),
+    (("template", "messages", "tool"), "{{tool}}", "spec.template.messages.tool: unknown placeholder {{tool}}"),
+    (("template", "messages", "system"), "x", "spec.template.messages.system: must hold {{content}} exactly once"),
     (("template", "messages", "assistant"), REMOVED, "spec.template.messages.assistant: is missing, but the role can"),
     (("template", "turns"), "random", 'spec.template.turns: must be "alternating", "any" or "pair", not \'random\''),
     (("policy", "labels"), [], "spec.policy.labels: is empty"),
@@ -203,10 +272,10 @@ MALFORMED: list[tuple[Place, object, str]] = [
     (
         (*LABELS, "labels"),
         "title",
-        'then[1].labels: must be "id" or "name", or a text with {{id}} or {{name}}, not \'title\'',
+        'then[1].labels: must be "id", "name" or "code", or a text with {{id}}, {{name}} or {{code}}, not \'title\'',
     ),
     ((*LABELS, "separators"), [], "then[1].separators: needs at least one text"),
-    ((*LABELS, "separators"), [",", ""], "then[1].separators: needs at least one text, none of them empty"),
+    ((*LABELS, "order"), "id", 'then[1].order: must be "any" or "policy", not \'id\''),
     (("title",), "half \ud83d", "spec.title: holds a lone surrogate"),
     (("template", "messages", "user"), "\udc00{{content}}", "spec.template.messages.user: holds a lone surrogate"),
     (("verdict", "terminators"), ["\ud800"], "spec.verdict.terminators: holds a lone surrogate"),

@@ -1,5 +1,6 @@
 """Marginals equal brute-force enumeration; bounds always hold; the worked example by hand."""
 
+import itertools
 import math
 
 import numpy as np
@@ -82,6 +83,94 @@ def test_worked_example_by_hand() -> None:
     bounds = search.result().bounds
     expected = {"unsafe": 0.5, "A": 0.375, "B": 0.15, "C": 0.05}
     assert {event: round(b.middle, 6) for event, b in bounds.items()} == expected
+
+
+ORDERED = [
+    {
+        "choice": [
+            {"text": " safe"},
+            {
+                "text": " unsafe",
+                "event": "unsafe",
+                "then": [" ", {"labels": "id", "separators": [" "], "order": "policy"}],
+            },
+        ]
+    }
+]
+
+
+def test_worked_example_in_the_policys_order() -> None:
+    """Labels hate, crime and privacy in this order:
+
+    safe 0.5                hate 0.6 -> end 0.5 | crime 0.3 -> end 0.5 | privacy 0.5
+    unsafe 0.5 ->                                privacy 0.2 -> end
+                            crime 0.3 -> end 0.5 | privacy 0.5
+                            privacy 0.1 -> end
+
+    P(hate) = 0.5 * 0.6 = 0.3, P(crime) = 0.5 * (0.6 * 0.3 + 0.3) = 0.24,
+    P(privacy) = 0.5 * (0.6 * (0.3 * 0.5 + 0.2) + 0.3 * 0.5 + 0.1) = 0.23
+    """
+    trie = build("smollm2", ["hate", "crime", "privacy"], parts=ORDERED)
+    encoder = encoder_of("smollm2")
+    (safe,), (unsafe,), (hate,), (crime,), (privacy,) = (
+        encoder.encode_text(f" {word}") for word in ("safe", "unsafe", "hate", "crime", "privacy")
+    )
+    end = present(encoder.token_id("<|im_end|>"))
+    after: dict[int | None, dict[int, float]] = {
+        None: {safe: 0.5, unsafe: 0.5},
+        unsafe: {hate: 0.6, crime: 0.3, privacy: 0.1},
+        hate: {end: 0.5, crime: 0.3, privacy: 0.2},
+        crime: {end: 0.5, privacy: 0.5},
+    }
+    search = ExactSearch(trie, tolerance=1e-9, max_nodes=256, thresholds={})
+    while wanted := search.wanted(1):
+        for node in wanted:
+            logits = np.full(VOCABULARY, -np.inf, dtype=np.float32)
+            for token, p in after[node.path[-1] if node.path else None].items():
+                logits[token] = math.log(p)
+            search.feed(node, logits)
+    result = search.result()
+    assert result.evaluated == 5  # the root, unsafe, hate, crime after hate, crime; each label is one node
+    expected = {"hate": 0.3, "crime": 0.24, "privacy": 0.23, "unsafe": 0.5}
+    assert {event: round(b.middle, 6) for event, b in result.bounds.items()} == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    spread=st.floats(0.1, 8),
+    n=st.integers(1, 5),
+    between=st.sampled_from([",", ", ", ""]),
+    most=st.sampled_from([None, 2]),
+)
+def test_lists_in_the_policys_order_equal_a_sum_over_texts(
+    seed: int, spread: float, n: int, between: str, most: int | None
+) -> None:
+    """From the tokens of every subset of the labels as a text; a token is allowed where one of these goes on so."""
+    labels = ["S1", "S10", "S2", "S14", "S3"][:n] if between else ["hate", "crime", "privacy", "advice", "porn"][:n]
+    head, spelling = ("\n", "id") if between else ("", " {{id}}")
+    listed = {"labels": spelling, "separators": [between], "order": "policy", "max": most}
+    then = [head, listed] if head else [listed]
+    choice = [{"text": "safe"}, {"text": "unsafe", "event": "unsafe", "then": then}]
+    model = RandomModel(build("smollm2", labels, parts=[{"choice": choice}]), seed, spread)
+    encoder = encoder_of("smollm2")
+    base, end = len(encoder.encode_text("assistant\n")), present(encoder.token_id("<|im_end|>"))
+    named: dict[tuple[int, ...], tuple[str, ...]] = {}
+    for count in range((min(n, most) if most else n) + 1):
+        for chosen in itertools.combinations(labels, count):
+            spelt = between.join(label if between else f" {label}" for label in chosen)
+            text = f"unsafe{head}{spelt}" if chosen else "safe"
+            named[(*encoder.encode_text(f"assistant\n{text}")[base:], end)] = (*chosen, *(["unsafe"] if chosen else []))
+    expected = dict.fromkeys([*labels, "unsafe"], 0.0)
+    for path, events in named.items():
+        log = 0.0
+        for i, token in enumerate(path):
+            z = model.logits(path[:i]).astype(float)
+            log += z[token] - np.logaddexp.reduce([z[t] for t in {p[i] for p in named if p[:i] == path[:i]}])
+        for event in events:
+            expected[event] += math.exp(log)
+    bounds = model.run(tolerance=1e-9, max_nodes=10_000).bounds
+    assert {event: b.middle for event, b in bounds.items()} == pytest.approx(expected, abs=1e-8)
 
 
 def test_benign_content_needs_one_node() -> None:

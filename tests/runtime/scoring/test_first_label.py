@@ -20,6 +20,17 @@ class Model(RandomModel):
         return rng.normal(0, self.spread, 270_000).astype(np.float32)
 
 
+def test_labels_of_one_token_keep_their_logits() -> None:
+    listed = {"labels": "id", "separators": [" "], "order": "policy"}
+    choice = [{"text": " safe"}, {"text": " unsafe", "event": "unsafe", "then": [" ", listed]}]
+    words = ["violence", "hate", "privacy"]
+    model = Model(build("smollm2", words, parts=[{"choice": choice}]), 4, 2.0)
+    encoder = encoder_of("smollm2")
+    unsafe = encoder.encode_text(" unsafe")
+    expected = model.logits(tuple(unsafe))[[encoder.encode_text(f" {word}")[0] for word in words]]
+    assert run(model).logits() == pytest.approx(expected)
+
+
 def run(model: Model) -> FirstLabelSearch:
     search = FirstLabelSearch(model.trie)
     while wanted := search.wanted(1):

@@ -89,6 +89,48 @@ def test_names_that_begin_each_other(family: str) -> None:
     assert said(reader, family, "Well: Sex Crimes; Sex") == ["Sex Crimes", "Sex"]
 
 
+CODED = [
+    {
+        "choice": [
+            {"text": " safe"},
+            {
+                "text": " unsafe",
+                "event": "unsafe",
+                "then": [" ", {"labels": "id", "separators": [" "], "order": "policy"}],
+            },
+        ]
+    }
+]
+WORDS = ["violence", "hate", "privacy"]
+
+
+@pytest.mark.parametrize("family_", ["smollm2", "llama3"])
+def test_codes_in_the_policys_order(family_: str) -> None:
+    family, reader = family_, reader_of(family_, WORDS, parts=CODED)
+    assert said(reader, family, " unsafe violence privacy") == ["unsafe", "violence", "privacy"]
+    assert said(reader, family, " unsafe hate") == ["unsafe", "hate"]
+    assert said(reader, family, " safe") == []
+    # Off the grammar: another order, a comma, a label twice.
+    assert said(reader, family, " unsafe privacy violence") == ["unsafe", "privacy", "violence"]
+    assert said(reader, family, " unsafe hate,", " privacy") == ["unsafe", "hate", "privacy"]
+    assert said(reader, family, " unsafe hate hate") == ["unsafe", "hate", "hate"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_methods_on_codes_equal_the_published_ones(seed: int) -> None:
+    reader = reader_of("smollm2", WORDS, parts=CODED)
+    logits = RandomLogits("smollm2", seed, [" safe", " unsafe", *(f" {word}" for word in WORDS), ","])
+    texts = encoder_of("smollm2").texts
+    reference = Published(logits, lambda path: "".join(texts[i] for i in path), [*WORDS, "unsafe"], [logits.end])
+    nucleus = AnyPlaceSearch(reader, top_p=0.95, eps=0.01, max_depth=5)
+    run(nucleus, logits)
+    assert nucleus.scores() == pytest.approx(reference.any_place(0.95, 0.01, 5), rel=1e-9)
+    greedy = GreedySearch(reader, 12)
+    run(greedy, logits)
+    assert greedy.token_scores == pytest.approx(reference.token(12), rel=1e-6)
+    assert greedy.fixed_place_scores == pytest.approx(reference.fixed_place(12), rel=1e-6)
+
+
 def published(family: str, logits: RandomLogits, labels: list[str]) -> Published:
     texts = encoder_of(family).texts
     return Published(logits, lambda path: "".join(texts[i] for i in path), [*labels, "unsafe"], [logits.end])

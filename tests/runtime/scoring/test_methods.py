@@ -285,7 +285,7 @@ def test_windows_join_to_the_highest_scores(guard: Guard, method: Method) -> Non
 
 def test_verdict_head_has_no_free_decoding(guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        guard._pipeline, "_columns", {token: token for token in guard._parts.tries["user", None].vocabulary()}
+        guard._pipeline.calls, "_columns", {token: token for token in guard._parts.tries["user", None].vocabulary()}
     )
     for method in WHOLE_VOCABULARY:
         with pytest.raises(TokmargError, match=f"method {method} reads .* whole vocabulary.* --head full"):

@@ -10,9 +10,9 @@ import click
 from tokmarg.arguments import MAX_FOLDS, MAX_SEED
 from tokmarg.cli import options
 from tokmarg.cli.io.isatty import terminal_stderr
-from tokmarg.cli.io.output_checks import check_folder, check_output
+from tokmarg.cli.io.load_progress import guard_loading
+from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.progress import Progress
-from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.cli.render.terminal import echo, printable
 from tokmarg.errors import TokmargError
 from tokmarg.results import CALIBRATIONS
@@ -26,9 +26,23 @@ __all__ = ["calibrate"]
 
 
 @click.command(short_help="Fit calibrators and thresholds on labelled data.")
-@options.data
-@options.labelled_format
-@options.labelled_text_field
+@click.option(
+    "--data",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSONL, JSON, CSV or TSV with labels; may be given several times.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    type=options.Number(0, min_open=True),
+    metavar="X",
+    help="Of each --data, in the same order: its share in the mix. [default: each record weighs the same]",
+)
+@options.labelled_records
 @options.role
 @options.label_map
 @options.bundle
@@ -39,6 +53,7 @@ __all__ = ["calibrate"]
     metavar="DIR|FILE.json",
     help="A calibrated copy of the bundle, or the calibration alone. Without it nothing is written.",
 )
+@click.option("--force", is_flag=True, help="Replace a bundle that is at DIR.")
 @click.option("--method", type=click.Choice(CALIBRATIONS), default="platt", show_default=True)
 @click.option(
     "--target",
@@ -58,7 +73,7 @@ __all__ = ["calibrate"]
 )
 @click.option("--simultaneous", is_flag=True, help="The guarantee is about all thresholds at once, not about each.")
 @click.option("--certify", metavar="NAMES", help="Labels, or unsafe, that the guarantee is for. [default: all]")
-@options.score_options("tolerance", "max_nodes", "max_tokens", "on_overflow")
+@options.score_options("tolerance", "max_nodes", "max_tokens", "on_overflow", "on_role")
 @click.option(
     "--folds", type=click.IntRange(2, MAX_FOLDS), default=5, show_default=True, metavar="N", help="Behind figures."
 )
@@ -69,13 +84,14 @@ __all__ = ["calibrate"]
 @options.threads
 @click.option("--json", "as_json", is_flag=True, help="Print the calibration as one JSON object.")
 def calibrate(
-    data: Path,
-    input_format: Any,
-    text_field: str,
+    data: tuple[Path, ...],
+    weights: tuple[float, ...],
+    reading: options.InputOptions,
     role: Any,
     label_map: Path | None,
     bundle: str | None,
     output: Path | None,
+    force: bool,
     method: Any,
     target: str | None,
     promise: str | None,
@@ -91,39 +107,53 @@ def calibrate(
 ) -> None:
     """Fit calibrators and thresholds to the labelled records of FILE, whose form `tokmarg evaluate` describes.
 
-    Every label, and unsafe, gets a calibrator of its own; a label with too few records gets one pooled over all labels.
-    --guarantee sets thresholds that, with the confidence, keep a rate on records that were never seen; --target those
-    of the rest.
+    Every label, and unsafe, gets a calibrator of its own, a label with too few records one pooled over all labels.
+    --guarantee sets thresholds that keep a rate on records that were never seen; --target those of the rest.
     """
-    from tokmarg.bundle.bundle import Bundle
-    from tokmarg.bundle.installed import find_bundle
     from tokmarg.evaluation.calibrate import calibrate as fit
     from tokmarg.guard import Guard
 
+    _check_weights(weights, len(data), promise)
     aim, guarantee = _parse_aims(target, promise, confidence, simultaneous, certify)
-    source = Bundle.open(find_bundle(bundle))
-    _check_output(output, {"data": data, "label map": label_map})
-    with capture_stderr():
+    source = _opened(bundle)
+    _check_output(output, source.path, _files(data) | {"label map": label_map}, force)
+    with guard_loading():
         guard = Guard.load(source.path, device=device, threads=threads, calibration=False)
     with Progress(terminal_stderr(), None) as progress:
         calibration = fit(
             guard,
             data,
+            weights=weights or None,
             method=method,
             target=aim,
             guarantee=guarantee,
             certify=None if certify is None else [name.strip() for name in certify.split(",")],
             label_map=label_map,
             role=role,
-            text_field=text_field,
-            format=input_format,
+            text_field=reading.text_field or "text",
+            format=reading.format,
+            delimiter=reading.delimiter,
+            encoding=reading.encoding,
             options=scoring,
             folds=folds,
             seed=seed,
             warn=lambda message: _warn(message, progress),
+            notice=lambda message: click.echo(printable(message), err=True),
             progress=lambda done, records: progress.update(done, done),
         )
-    _write(calibration, source, output, as_json)
+    _write(calibration, source, output, force, as_json)
+
+
+def _opened(bundle: str | None) -> Bundle:
+    from tokmarg.bundle.bundle import Bundle
+    from tokmarg.bundle.installed import find_bundle
+
+    return Bundle.open(find_bundle(bundle))
+
+
+def _files(data: tuple[Path, ...]) -> dict[str, Path | None]:
+    """The data, by the names that messages have for them."""
+    return {f"data {i}" if i > 1 else "data": file for i, file in enumerate(data, 1)}
 
 
 def _parse_aims(
@@ -143,21 +173,32 @@ def _parse_aims(
         raise click.UsageError(f"{error}.") from None
 
 
+def _check_weights(weights: tuple[float, ...], files: int, promise: str | None) -> None:
+    if weights and len(weights) != files:
+        raise click.UsageError(f"--weight is given {len(weights)} times and --data {files} times: one for each.")
+    if weights and promise is not None:
+        raise click.UsageError("--guarantee is for records drawn as the data were, which --weight changes.")
+
+
 def _is_file(output: Path) -> bool:
     """Whether the output is a calibration file; else it is a folder, a calibrated copy of the bundle."""
     return output.suffix == ".json"
 
 
-def _check_output(output: Path | None, reads: dict[str, Path | None]) -> None:
-    """Refuses an output that could not be written, and a folder that exists."""
+def _check_output(output: Path | None, bundle: Path, reads: dict[str, Path | None], force: bool) -> None:
+    """Refuses an output that could not be written, lies in the bundle, or would replace a folder that is no bundle."""
+    from tokmarg.bundle import replaceable
+
+    if force and (output is None or _is_file(output)):
+        raise click.UsageError("--force belongs to --output DIR.")
     if output is None:
         return
     if _is_file(output):
         check_output("--output", output, reads, anew=True)
+        replaceable.check_apart(output, [("the bundle", bundle)], "choose a file elsewhere")
         return
-    if output.exists() or output.is_symlink():
-        raise TokmargError(f"{output}: exists already; choose another folder, or a file that ends in .json")
-    check_folder(output)
+    read = [("the bundle", bundle), *((f"the {what}", path) for what, path in reads.items() if path is not None)]
+    replaceable.check_output(output, read, force=force)
 
 
 def _warn(message: str, progress: Progress) -> None:
@@ -165,7 +206,7 @@ def _warn(message: str, progress: Progress) -> None:
     click.echo(f"Warning: {printable(message)}", err=True)
 
 
-def _write(calibration: Calibration, source: Bundle, output: Path | None, as_json: bool) -> None:
+def _write(calibration: Calibration, source: Bundle, output: Path | None, force: bool, as_json: bool) -> None:
     """Writes the calibration, or a copy of the bundle with it, and prints it."""
     from tokmarg.cli.render.calibration import describe
     from tokmarg.documents import to_json
@@ -174,7 +215,7 @@ def _write(calibration: Calibration, source: Bundle, output: Path | None, as_jso
     if output is not None and _is_file(output):
         calibration.write(output)
     elif output is not None:
-        write_calibrated_bundle(source.path, calibration, output)
+        write_calibrated_bundle(source.path, calibration, output, force=force)
     for line in [to_json(calibration.to_dict())] if as_json else describe(calibration):
         echo(line)
     if output is not None:

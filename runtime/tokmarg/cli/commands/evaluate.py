@@ -12,14 +12,16 @@ import click
 from tokmarg.arguments import MAX_SAMPLES
 from tokmarg.cli import options
 from tokmarg.cli.io.isatty import terminal_stderr
+from tokmarg.cli.io.load_progress import guard_loading
 from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.progress import Progress
-from tokmarg.cli.process.stderr_capture import capture_stderr
 from tokmarg.cli.render.terminal import echo, printable
+from tokmarg.errors import TokmargError
 from tokmarg.results import METHODS, Method
 from tokmarg.score_options import ScoreOptions
 
 if TYPE_CHECKING:
+    from tokmarg.evaluation.dataset import Example
     from tokmarg.evaluation.evaluation import Evaluation
     from tokmarg.guard import Guard
 
@@ -28,8 +30,7 @@ __all__ = ["evaluate"]
 
 @click.command(short_help="Measure a bundle on labelled data.")
 @options.data
-@options.labelled_format
-@options.labelled_text_field
+@options.labelled_records
 @options.role
 @options.label_map
 @options.bundle
@@ -51,7 +52,7 @@ __all__ = ["evaluate"]
     metavar="X",
     help="A label is predicted where its score reaches this; 0.2 is the paper's.",
 )
-@options.score_options("tolerance", "max_nodes", "max_tokens", "on_overflow")
+@options.score_options("prior", "tolerance", "max_nodes", "max_tokens", "on_overflow", "on_role")
 @click.option(
     "--bootstrap",
     "samples",
@@ -72,8 +73,7 @@ __all__ = ["evaluate"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     data: Path,
-    input_format: Any,
-    text_field: str,
+    reading: options.InputOptions,
     role: Any,
     label_map: Path | None,
     bundle: str | None,
@@ -93,30 +93,28 @@ def evaluate(
     A row has `text` or `messages`, and `labels` (ids that apply), `unsafe` (true or false), or both; `known` lists the
     labels that were looked at, where not all were. In CSV they are columns, ids joined by `;`.
 
-    With --compare, the difference of each metric comes with an interval over the same resampled records.
+    With --compare, the difference of each metric comes with an interval over the same resampled records. Bundles that
+    mean different labels by one id are compared with a --label-map only.
 
     Where a bundle is calibrated, ECE, Brier score and AUC before calibration are given too; measure that on records
     that the calibration was not fitted on. --calibration is that of --bundle; none is for every bundle.
     """
     names = _methods(methods)
-    if calibration_file not in (None, "none") and "exact" not in names:
-        raise click.UsageError(f"--calibration is for --methods exact, not {methods}.")
+    _check_exact({"--calibration": calibration_file not in (None, "none"), "--prior": scoring.prior is not None}, names)
     if report is not None:
-        check_output("--report", report, {"data": data, "label map": label_map})
+        check_output("--report", report, {"data": data, "label map": label_map}, anew=True)
 
-    from tokmarg.evaluation.dataset import read_label_map, read_labelled
     from tokmarg.evaluation.evaluate import check_methods
     from tokmarg.evaluation.evaluate import evaluate as measure
     from tokmarg.evaluation.report.page import page_files
 
     if report is not None:
         page_files()  # what is missing is said before the work, not after it
-    with capture_stderr():
+    with guard_loading():
         guards = _guards(bundle, compare, calibration_file, device, threads)
     check_methods(guards, names)
-    labels = list(dict.fromkeys(label for guard in guards.values() for label in guard.labels))
-    mapping = None if label_map is None else read_label_map(label_map, labels)
-    examples = read_labelled(data, labels, mapping, role=role, text_field=text_field, format=input_format)
+    _check_names(guards, label_map is not None)
+    examples = _read(guards, data, label_map, role, reading)
     _warn_of_fitting_data(guards, data)
     with Progress(terminal_stderr(), len(examples) * len(guards) * len(names)) as progress:
         evaluation = measure(
@@ -130,6 +128,26 @@ def evaluate(
             progress=lambda done, total: progress.update(done, done),
         )
     _write(evaluation, report, as_json)
+
+
+def _read(
+    guards: dict[str, Guard], data: Path, label_map: Path | None, role: Any, reading: options.InputOptions
+) -> list[Example]:
+    """The labelled records, with the labels of all guards."""
+    from tokmarg.evaluation.dataset import read_label_map, read_labelled
+
+    labels = list(dict.fromkeys(label for guard in guards.values() for label in guard.labels))
+    return read_labelled(
+        data,
+        labels,
+        None if label_map is None else read_label_map(label_map, labels),
+        role=role,
+        text_field=reading.text_field or "text",
+        format=reading.format,
+        delimiter=reading.delimiter,
+        encoding=reading.encoding,
+        notice=lambda message: click.echo(f"{printable(str(data))}: {message}", err=True),
+    )
 
 
 def _write(evaluation: Evaluation, report: Path | None, as_json: bool) -> None:
@@ -153,6 +171,13 @@ def _methods(names: str) -> list[Method]:
             raise click.BadParameter(f"{name!r} is not one of {', '.join(METHODS)}, all", param_hint="--methods")
         methods.append(name)
     return methods
+
+
+def _check_exact(given: dict[str, bool], methods: list[Method]) -> None:
+    """Refuses options for exact scores where none are measured."""
+    for option, is_given in given.items():
+        if is_given and "exact" not in methods:
+            raise click.UsageError(f"{option} is for --methods exact, not {','.join(methods)}.")
 
 
 def _guards(
@@ -180,12 +205,34 @@ def _guards(
     return names
 
 
+def _check_names(guards: dict[str, Guard], mapped: bool) -> None:
+    """Refuses bundles that mean different labels by one id: the data's truth would be right for one of them only.
+
+    With a label map, which says what is meant, and for a policy, which may only reword, it is a warning.
+    """
+    from tokmarg.evaluation.label_names import name_conflicts
+
+    bundles: dict[Path, tuple[str, Guard]] = {}
+    for name, guard in guards.items():
+        bundles.setdefault(guard.path, (name, guard))
+    refused = {} if mapped else name_conflicts(dict(bundles.values()))
+    if refused:
+        id, meanings = next(iter(refused.items()))
+        more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+        raise TokmargError(
+            f"--compare: {id} is {meanings}{more}: the data's {id} cannot mean both; a --label-map says which labels "
+            "of the data are meant by each id"
+        )
+    for id, meanings in name_conflicts(guards).items():
+        click.echo(f"Warning: {printable(f'{id} is {meanings}')}", err=True)
+
+
 def _warn_of_fitting_data(guards: dict[str, Guard], data: Path) -> None:
     """Warns where a calibration is measured on the file that it was fitted on."""
     calibrated = {name: guard.calibration for name, guard in guards.items() if guard.calibration is not None}
     digest = hashlib.sha256(data.read_bytes()).hexdigest() if calibrated else ""
     for name, calibration in calibrated.items():
-        if calibration.data.sha256 == digest:
+        if digest in {calibration.data.sha256, *(file.sha256 for file in calibration.data.files)}:
             click.echo(
                 f"Warning: {printable(str(data))}: the calibration of {printable(name)} was fitted on this very file, "
                 "so it looks better here than it is: measure it on other records",

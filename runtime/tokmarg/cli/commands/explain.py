@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tokmarg.arguments import MAX_LEVELS, MAX_SEGMENTS
 from tokmarg.cli import options
+from tokmarg.cli.io.load_progress import guard_loading
 from tokmarg.cli.io.output_checks import check_output
 from tokmarg.cli.io.output_stream import OutputStream
 from tokmarg.cli.io.source import STDIN, Source
-from tokmarg.cli.process.stderr_capture import capture_stderr
-from tokmarg.documents import naming
 from tokmarg.errors import ContentError, TokmargError
 from tokmarg.score_options import ScoreOptions
+from tokmarg.whole_file import write_whole
 
 if TYPE_CHECKING:
     from tokmarg.explanation.explanation import Explanation
@@ -32,8 +31,7 @@ __all__ = ["explain"]
 @options.bundle
 @options.calibration
 @click.option("--input", "path", metavar="FILE|-", help="Take the content from a file, or from stdin (-).")
-@options.input_format
-@options.text_field
+@options.records
 @click.option("--record", "number", type=click.IntRange(min=1), metavar="N", help="The input's record N, from 1.")
 @click.option("--id", "wanted", metavar="ID", help="The input's first record with this id.")
 @options.role
@@ -62,7 +60,7 @@ __all__ = ["explain"]
     metavar="X",
     help="Verdicts that begin with less probability are 'other'.",
 )
-@options.score_options("tolerance", "max_nodes", "max_tokens")
+@options.score_options("prior", "tolerance", "max_nodes", "max_tokens", "on_role")
 @click.option("--html", metavar="FILE", help="Write a page, too: one file that needs no network.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @options.device
@@ -73,8 +71,7 @@ def explain(
     bundle: str | None,
     calibration_file: str | None,
     path: str | None,
-    input_format: Any,
-    text_field: str | None,
+    reading: options.InputOptions,
     number: int | None,
     wanted: str | None,
     role: Any,
@@ -96,11 +93,11 @@ def explain(
     Both are raw; where there is a calibration, the calibrated probabilities stand above them.
     """
     _check_selection(text, number, wanted)
-    source = Source.choose(() if text is None else (text,), path, input_format, text_field)
+    source = Source.choose(() if text is None else (text,), path, reading)
     if source.is_file(html):
         raise click.UsageError(f"--html: {html}: is the input file.")
     if html is not None:
-        check_output("--html", html, {})
+        check_output("--html", html, {}, anew=True)
 
     from tokmarg.explanation.explain import explain as explain_content
     from tokmarg.guard import Guard
@@ -108,7 +105,7 @@ def explain(
     with ExitStack() as stack:
         record = _pick(source, stack, role, number, wanted)
         calibration = options.calibration_argument(calibration_file)
-        with capture_stderr():
+        with guard_loading():
             guard = Guard.load(bundle, device=device, threads=threads, verify=not no_verify, calibration=calibration)
         stream = stack.enter_context(OutputStream(None))
         try:
@@ -164,8 +161,7 @@ def _write(explanation: Explanation, stream: OutputStream, html: str | None, as_
     from tokmarg.explanation.html_page import html_page
 
     if html is not None:
-        with naming(html):
-            Path(html).write_text(html_page(explanation), encoding="utf-8")
+        write_whole(html, html_page(explanation).encode())
     if as_json:
         stream.write(explanation.to_json() + "\n")
     else:

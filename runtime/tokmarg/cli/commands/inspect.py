@@ -51,7 +51,10 @@ def summarise(bundle: Bundle) -> dict[str, Any]:
             "name": spec.name,
             "title": spec.title,
             "roles": list(spec.roles),
-            "labels": [{"id": x.id, "title": x.title, "roles": list(x.roles)} for x in spec.labels],
+            "labels": [
+                {"id": x.id, "title": x.title, "roles": list(x.roles), **({"code": x.code} if x.code else {})}
+                for x in spec.labels
+            ],
             "fixed": spec.fixed,
             "aggregate": spec.aggregate,
             "events": list(spec.events),
@@ -93,7 +96,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
     width = max((len(printable(label["id"])) for label in spec["labels"]), default=0)
     for label in spec["labels"]:
         only = "" if set(spec["roles"]) <= set(label["roles"]) else f"  ({', '.join(label['roles'])} only)"
-        lines.append(f"  {pad(printable(label['id']), width)}  {printable(label['title'])}{only}")
+        code = f", written {json.dumps(label['code'])}" if "code" in label else ""
+        lines.append(f"  {pad(printable(label['id']), width)}  {printable(label['title'] + code)}{only}")
     if summary["parity"]:
         lines += ["", "parity, measured at export"]
         lines += [f"  {printable(k)}: {printable(json.dumps(v))}" for k, v in summary["parity"].items()]

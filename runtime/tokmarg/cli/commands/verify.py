@@ -7,7 +7,7 @@ import click
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import find_bundle
 from tokmarg.bundle.manifest import MANIFEST
-from tokmarg.cli.process.stderr_capture import capture_stderr
+from tokmarg.cli.io.load_progress import guard_loading
 from tokmarg.cli.render.terminal import echo
 
 __all__ = ["verify"]
@@ -29,5 +29,5 @@ def verify(bundle: str) -> None:
 
     from tokmarg.guard import Guard
 
-    with capture_stderr():
+    with guard_loading():
         Guard.load(opened.path, device="cpu", verify=False)

@@ -7,13 +7,12 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import click
 
 from tokmarg.errors import TokmargError
 
-__all__ = ["check_folder", "check_output"]
+__all__ = ["check_output"]
 
 Name = str | os.PathLike[str]
 
@@ -53,19 +52,6 @@ def check_output(option: str, output: Name, reads: Mapping[str, Name | None], *,
                 raise
     except OSError as error:
         raise TokmargError(f"{name}: {error.strerror or error}") from None
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses a new folder that could not be made or written.
-
-    Raises:
-        TokmargError: its nearest parent that exists is no folder, or there is no permission or space in it.
-    """
-    parent = next(parent for parent in (folder.absolute()).parents if os.path.lexists(parent))
-    try:
-        _write_into(str(parent))
-    except OSError as error:
-        raise TokmargError(f"{folder}: {error.strerror or error}") from None
 
 
 def _mode(name: str) -> int | None:

@@ -6,13 +6,27 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from tokmarg.errors import TokmargError
 
 from .isatty import is_terminal
+from .tally import Tally
 
-__all__ = ["OutputStream"]
+__all__ = ["OutputStream", "Rows"]
+
+
+class Rows(Protocol):
+    """Where the rows of a run go.
+
+    Attributes:
+        is_terminal: people see them come.
+    """
+
+    is_terminal: bool
+
+    def write(self, rows: str | bytes, tally: Tally, end: int, /) -> None:
+        """Writes the rows of a pack, whose last record ends at byte ``end`` of the input."""
 
 
 class OutputStream:
@@ -47,10 +61,10 @@ class OutputStream:
             with self._naming_errors():
                 self._stream.close()
 
-    def write(self, text: str, *_: object) -> None:
+    def write(self, text: str | bytes, *_: object) -> None:
         """Writes rows and flushes them: a waiting reader gets them at once, and an interrupted run keeps them."""
         with self._naming_errors():
-            rest = memoryview(text.encode("utf-8", "backslashreplace"))
+            rest = memoryview(text if isinstance(text, bytes) else text.encode("utf-8", "backslashreplace"))
             while rest:  # python -u makes stdout a raw stream, which may take less than it is given
                 rest = rest[self._stream.write(rest) :]
             self._stream.flush()

@@ -11,6 +11,7 @@ import click
 
 from tokmarg.cli.render.terminal import printable
 from tokmarg.errors import TokmargError
+from tokmarg.termination import ended_by_signals
 
 from .exit_codes import FAILED, INTERRUPTED, PIPE_CLOSED
 from .sigint import SigintHandler
@@ -30,7 +31,7 @@ class CommandLine(click.Group):
         kwargs |= {"standalone_mode": False, "windows_expand_args": False}
         sigint = SigintHandler()
         try:
-            with sigint:
+            with sigint, ended_by_signals():
                 code = self._run(sigint, *args, **kwargs)
         except KeyboardInterrupt:  # a second one, or one before the handler was installed
             code = INTERRUPTED if sigint.received else _abort(sigint)
@@ -62,13 +63,24 @@ def _fail_with(error: Exception) -> int:
     if isinstance(error, TokmargError):
         return _fail(str(error))
     if isinstance(error, OSError):
-        unflushed = _discard_stdout()  # what click prints does not name the file
-        name = "stdout" if error.filename is None and unflushed else error.filename
+        unflushed = _discard_stdout()
+        name = "stdout" if error.filename is None and (unflushed or _by_printing(error)) else error.filename
         return _fail(f"{'' if name is None else f'{name}: '}{error.strerror or error}")
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
     what = f"{type(error).__name__}: {error}"
     return _fail(f"unexpected {what:.300} (a fault of tokmarg, please report it; {DEBUG}=1 shows where)")
+
+
+def _by_printing(error: OSError) -> bool:
+    """Whether click failed to print on stdout, which it does not name. Unbuffered, nothing is left to flush."""
+    files = [
+        frame.f_locals.get("file")
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_code is click.echo.__code__
+    ]
+    # By number: where the locale is no UTF-8, click prints through a stream of its own.
+    return any(file.fileno() == sys.stdout.fileno() for file in files if file is not None)
 
 
 def _abort(sigint: SigintHandler) -> int:

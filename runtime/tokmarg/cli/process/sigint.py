@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from tokmarg.scratch import remove_scratch
+
 from .exit_codes import INTERRUPTED
 from .stderr_capture import real_stderr
 
@@ -79,6 +81,7 @@ class SigintHandler:
 
     def _end_process(self) -> NoReturn:
         try:
+            remove_scratch()
             os.write(real_stderr(), f"\n{self.message()}\n".encode())
         finally:
             os._exit(INTERRUPTED)

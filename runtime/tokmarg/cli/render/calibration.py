@@ -20,6 +20,9 @@ def describe(calibration: Calibration) -> list[str]:
         f"{calibration.method}, {data.scored:,} of {data.records:,} records scored, "
         f"{printable(calibration.bundle.model_id)}; figures are out of fold, raw -> calibrated"
     ]
+    if (share := calibration.unsafe.share) is not None:
+        mix = " : ".join(f"{file.share:.4g}" for file in data.files)
+        lines[0] += f"; base rate of unsafe {share:.4g}" + (f" in a mix of {mix}" if mix else "")
     if promise is not None:
         certified = [e for e in (*calibration.labels.values(), calibration.unsafe) if e.threshold]
         proofs = sum(e.threshold is not None and e.threshold.certificate is not None for e in certified)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tokmarg.documents import to_json
 from tokmarg.errors import ContentError
 
-from .renderer import Outcome
+from .renderer import Outcome, TextRenderer
 
 if TYPE_CHECKING:
     from tokmarg.prompt.messages import Record
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["JsonLines"]
 
 
-class JsonLines:
+class JsonLines(TextRenderer):
     """Renders the outcome's ``to_dict`` as one line."""
 
     def note(self, record: Record | ContentError) -> str:

@@ -12,7 +12,7 @@ from tokmarg.errors import ContentError
 from tokmarg.grammar.grammar import UNSAFE
 from tokmarg.results import Marginal, MethodResult, Result
 
-from .renderer import Outcome
+from .renderer import Outcome, TextRenderer
 from .terminal import fit, pad, printable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _TITLE = 30
 _BAR = 10
 
 
-class Table:
+class Table(TextRenderer):
     """Renders a few lines per record: id and excerpt, the verdict, then one line per label, and one per further event.
 
         7  How do I pick a lock?
@@ -47,20 +47,17 @@ class Table:
         self._id_width = max((min(_ID, len(printable(label))) for label in titles), default=1)
 
     def note(self, record: Record | ContentError) -> str:
-        """An excerpt of the text that is scored."""
+        """An excerpt of the text that is judged."""
+        from tokmarg.prompt.judging import judged_text
+
         if isinstance(record, ContentError):
             return ""
-        text = record.content
-        if not isinstance(text, str):
-            # What is no conversation at all becomes an error row, which needs no excerpt.
-            last = text[-1] if text else None
-            text = str(last.get("content", "")) if isinstance(last, Mapping) else ""
-        return fit(printable(text[: 2 * _TEXT].strip()), _TEXT)
+        return fit(printable(judged_text(record)[: 2 * _TEXT].strip()), _TEXT)
 
     def render(self, outcome: Outcome, note: str) -> str:
         """The record's lines."""
         id = outcome.id if isinstance(outcome.id, str) else json.dumps(outcome.id)
-        name = fit(printable(id), _ID)
+        name = fit(printable(id), _ID) + ("" if outcome.index is None else f" [{outcome.index}] {outcome.role}")
         if isinstance(outcome, ContentError):
             error = self._style("error", fg="yellow")
             return f"{name}  {error} {outcome.type}: {printable(str(outcome))}\n\n"
@@ -91,6 +88,9 @@ class Table:
             parts.append("in windows")
         if result.suspicious:
             parts.append("suspicious: " + ", ".join(result.suspicious))
+        if result.skipped:
+            skipped = (f"{count} {what}" for what, count in result.skipped.items())
+            parts.append("skipped: " + printable(", ".join(skipped)))
         if isinstance(result, Result) and result.calibrated:
             parts.append("calibrated")
         return "   ".join(parts)

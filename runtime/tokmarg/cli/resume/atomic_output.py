@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -40,6 +40,7 @@ class AtomicOutput:
     Args:
         output: the file; if it is a link, its target.
         resume: continue after the last checkpoint of the last run, if there is one.
+        converted: the output is made from the file of rows at the end (:meth:`finish`), and is not that file.
 
     Attributes:
         checkpoint: the last one of the run: after :meth:`recall` that of the run to resume; None at the start.
@@ -49,8 +50,8 @@ class AtomicOutput:
             ``resume`` is false.
     """
 
-    def __init__(self, output: str, resume: bool) -> None:
-        self._name, self._resume = output, resume
+    def __init__(self, output: str, resume: bool, converted: bool = False) -> None:
+        self._name, self._resume, self._converted = output, resume, converted
         self._final = os.path.realpath(output)
         self._part_path = self._final + PART
         self._part: BinaryIO | None = None
@@ -121,6 +122,12 @@ class AtomicOutput:
         path = self._part_path
         if checkpoints and checkpoints[-1].done and not os.path.exists(path):
             path, self._already_renamed = self._final, True
+            if self._converted:  # its rows were removed when the output had its name
+                last = checkpoints[-1]
+                self._already_renamed = os.path.exists(path) and input.get(last.read[0]) == last.read[1]
+                if self._already_renamed:
+                    self.checkpoint, self._valid, self._kept = last, len(checkpoints), last.records
+                return
         with ExitStack() as stack, self._naming_errors():
             try:
                 rows: BinaryIO = stack.enter_context(open(path, "rb"))
@@ -153,15 +160,17 @@ class AtomicOutput:
                     self._part.truncate(self._length)
                     self._part.seek(self._length)
 
-    def write(self, rows: str, *, records: int, input: int, read: tuple[int, str], tally: Mapping[str, Any]) -> None:
+    def write(
+        self, rows: str | bytes, *, records: int, input: int, read: tuple[int, str], tally: Mapping[str, Any]
+    ) -> None:
         """Writes the rows of a pack, and a checkpoint.
 
         Args:
-            rows: the rows, with their last newline.
+            rows: the rows, with their last newline; or the bytes of a message.
             records, input, read, tally: of the :class:`Checkpoint`.
         """
         assert self._part is not None
-        data = rows.encode("utf-8", "backslashreplace")
+        data = rows if isinstance(rows, bytes) else rows.encode("utf-8", "backslashreplace")
         with self._naming_errors():
             try:
                 write_all(self._part, data)
@@ -180,8 +189,21 @@ class AtomicOutput:
             if sync:
                 self._synced = time.monotonic()
 
-    def finish(self, read: tuple[int, str], tally: Mapping[str, Any]) -> None:
-        """Gives the output its name: all rows are written."""
+    def finish(
+        self,
+        read: tuple[int, str],
+        tally: Mapping[str, Any],
+        *,
+        convert: Callable[[str], None] | None = None,
+        named: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Gives the output its name: all rows are written.
+
+        Args:
+            read, tally: of the last :class:`Checkpoint`.
+            convert: writes the output from the file of rows, whose path it is given.
+            named: called when the output has its name, before the journal is removed.
+        """
         with self._naming_errors():
             if not self._already_renamed:
                 assert self._part is not None
@@ -192,8 +214,13 @@ class AtomicOutput:
                 self._journal.append(last, sync=True)
                 self._part.close()
                 self._part = None
-                os.replace(self._part_path, self._final)
+                if convert is None:
+                    os.replace(self._part_path, self._final)
+                else:
+                    convert(self._part_path)
+                    os.unlink(self._part_path)
                 sync_folder(self._final)
+            named()
             self._journal.remove()
 
     def discard(self) -> None:
@@ -204,6 +231,13 @@ class AtomicOutput:
             self._part.close()
             self._part = None
             os.unlink(self._part_path)
+
+    def remove_left(self) -> None:
+        """Removes what a run left that ended when its output was whole; that stays."""
+        with self._naming_errors():
+            with suppress(FileNotFoundError):
+                os.unlink(self._part_path)
+            self._journal.remove()
 
     def kept(self) -> str:
         """Says, for people, how many rows a run that ends now can be resumed after; empty if none."""

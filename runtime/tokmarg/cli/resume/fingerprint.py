@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,19 +10,21 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from tokmarg.documents import document_sha256
+from tokmarg.engine.cores import default_threads
 from tokmarg.version import VERSION
 
 if TYPE_CHECKING:
     from tokmarg.guard import Guard
     from tokmarg.results import Thresholds
 
-__all__ = ["fingerprint", "partial_fingerprint"]
+__all__ = ["fingerprint", "partial_fingerprint", "versions"]
 
 #: Options of ``tokmarg score`` that change no byte of the output, or are recorded by what they mean.
 UNRECORDED = frozenset({
     "texts", "path", "output", "resume", "fail_on_flagged",
     "bundle", "threshold", "thresholds_file", "input_format", "output_format", "device", "threads",
-    "calibration_file",
+    "calibration_file", "engine", "workers", "block_rows",
 })  # fmt: skip
 #: The libraries whose arithmetic and text handling the scores depend on: module -> packages that it may come from.
 _LIBRARIES = {
@@ -75,8 +75,8 @@ def partial_fingerprint(
         "input format": input_format,
         "output format": output_format,
         # How work is split among threads may change a last digit.
-        "threads": options["threads"] or f"one per core of {os.cpu_count()}",
-        "versions": {"tokmarg": VERSION, **_versions()},
+        "threads": options["threads"] or f"one per core of {default_threads()}",
+        "versions": {"tokmarg": VERSION, **versions()},
     }
     recorded = {name: value for name, value in options.items() if name not in UNRECORDED and name != "no_verify"}
     return run | {f"--{name.replace('_', '-')}": value for name, value in recorded.items()}
@@ -96,11 +96,11 @@ def _bundle(guard: Guard, unverified: bool) -> list[Any]:
 def _calibration(guard: Guard) -> str | None:
     if guard.calibration is None:
         return None
-    return hashlib.sha256(json.dumps(guard.calibration.to_dict(), sort_keys=True).encode()).hexdigest()
+    return document_sha256(guard.calibration.to_dict())
 
 
-def _versions() -> dict[str, str]:
-    """The versions of the libraries, of every package that is installed.
+def versions() -> dict[str, str]:
+    """The versions of the libraries that scores depend on, of every package that is installed.
 
     A frozen application has no package metadata. There the imported module says its version, which is marked as such:
     a run of an application is not taken for one of the packages.

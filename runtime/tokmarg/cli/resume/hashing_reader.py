@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable
 from typing import Any, BinaryIO, Protocol
 
@@ -49,12 +50,15 @@ def prefix_digest(stream: BinaryIO, size: int) -> Digest:
     return running
 
 
-def count_lines(stream: BinaryIO, before: int) -> int:
-    """Newlines in the first ``before`` bytes of a file."""
+def count_lines(stream: BinaryIO, before: int, newline: bytes = b"\n") -> int:
+    """Newlines in the first ``before`` bytes of a file; one of several bytes stands where a character does."""
     stream.seek(0)
     count = 0
     while before and (chunk := stream.read(min(before, _CHUNK))):
-        count += chunk.count(b"\n")
+        if len(newline) == 1:
+            count += chunk.count(newline)
+        else:
+            count += sum(match.start() % len(newline) == 0 for match in re.finditer(re.escape(newline), chunk))
         before -= len(chunk)
     return count
 

@@ -25,19 +25,17 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from tokmarg.errors import TokmargError
-
-if TYPE_CHECKING:
-    pass
+from tokmarg.scratch import forget, register
 
 try:
     import fcntl
 except ImportError:  # Windows: two runs that write one output are not detected there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["JOURNAL", "PART", "Checkpoint", "Journal", "encode_line", "mismatch"]
+__all__ = ["JOURNAL", "PART", "Checkpoint", "Journal", "decode_line", "encode_line", "mismatch", "open_locked"]
 
 PART, JOURNAL = ".tokmarg-part", ".tokmarg-run"
 SCHEMA_VERSION = 2
@@ -120,13 +118,15 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stream = _open_locked(path)
+        self._stream = open_locked(path)
         self.run: Mapping[str, Any] | None = None  # None: no run was started
         self.checkpoints: list[Checkpoint] = []
         self._ends: list[int] = []  # byte after the header, and after each checkpoint
         self._seals: list[str] = []  # of the header, and of each checkpoint
         try:
             self._read()
+            if self.run is None:  # until a run is started nobody needs the file
+                register(path)
         except BaseException:
             self._stream.close()
             raise
@@ -166,6 +166,7 @@ class Journal:
         os.fsync(self._stream.fileno())
         sync_folder(self.path)
         self.run = run
+        forget(self.path)
 
     def truncate(self, checkpoints: int) -> None:
         """Deletes all but the first ``checkpoints`` checkpoints."""
@@ -190,6 +191,7 @@ class Journal:
         """Closes and unlocks the file, and removes it if no run was started."""
         if self._stream.closed:
             return
+        forget(self.path)
         if self.run is not None:
             self._stream.close()
         elif os.name == "nt":  # open files cannot be removed there
@@ -229,7 +231,7 @@ def sync_folder(path: str) -> None:
         os.close(folder)
 
 
-def _open_locked(path: str) -> BinaryIO:
+def open_locked(path: str) -> BinaryIO:
     """Opens a file, created if it is missing, and locks it where the system can."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)

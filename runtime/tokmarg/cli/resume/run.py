@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from tokmarg.cli.io.source import Input, Source
+from tokmarg.cli.io.source import Input, Source, is_columnar
 from tokmarg.cli.io.tally import Tally
 from tokmarg.cli.process.sigint import SigintHandler
+from tokmarg.cli.render.terminal import printable
+from tokmarg.dataframes.extras import check_extra
+from tokmarg.dataframes.names import COLUMN
 from tokmarg.errors import TokmargError
 
 from .atomic_output import AtomicOutput
@@ -20,8 +25,11 @@ from .hashing_reader import HashingReader, count_lines, digests
 from .journal import JOURNAL, Checkpoint
 
 if TYPE_CHECKING:
+    from tokmarg.cli.render.columns import Columns
+    from tokmarg.cli.render.renderer import Renderer
     from tokmarg.guard import Guard
     from tokmarg.prompt.labels import Role
+    from tokmarg.records import ColumnarFormat
     from tokmarg.results import Thresholds
 
 __all__ = ["ResumableRun", "restore_tally"]
@@ -47,26 +55,48 @@ def restore_tally(checkpoint: Checkpoint, output: str) -> Tally:
     return tally
 
 
+def check_names(names: Collection[str], path: str) -> None:
+    """Refuses an input with a column that results will have the name of.
+
+    Raises:
+        TokmargError: it has one; names file and column.
+    """
+    if COLUMN in names:
+        raise TokmargError(
+            f"{path}: has a column {COLUMN!r} already, where results would stand: rename it (--format jsonl writes "
+            "results alone)"
+        )
+
+
 class ResumableRun:
     """A run from file to file; a context manager. Making it reads the input once, for its sha256, and changes nothing.
 
     Args:
         source: the input file.
         output: the output file.
+        output_format: of the output.
         resume: continue after the last checkpoint of the last run, if there is one.
 
     Raises:
         OSError: the input cannot be read.
-        TokmargError: the output cannot be written, or another process writes it.
+        TokmargError: the output cannot be written, or another process writes it; a file of columns is damaged, or has
+            no column of contents, or one that results will have the name of.
     """
 
     is_terminal = False
 
-    def __init__(self, source: Source, output: str, resume: bool) -> None:
-        self._source, self._output_name, self._resume = source, output, resume
+    def __init__(self, source: Source, output: str, output_format: str, resume: bool) -> None:
+        self._source, self._output_name, self._output_format, self._resume = source, output, output_format, resume
+        self._reader: HashingReader | None = None  # of files of columns, which are not read in one go, there is none
+        to_columns = is_columnar(output_format)
+        if to_columns:
+            check_extra("arrow", "pyarrow", what=f"{output_format} ({output})")
         with ExitStack() as stack:
             self._file: BinaryIO = stack.enter_context(open(str(source.path), "rb", buffering=0))
-            self._output = stack.enter_context(AtomicOutput(output, resume))
+            self._columns = source.columns(whole=to_columns) if source.is_columnar else None
+            if self._columns is not None and to_columns:
+                check_names(self._columns.file.schema.names, str(source.path))
+            self._output = stack.enter_context(AtomicOutput(output, resume, to_columns))
             size, sha256, self._prefix_digests = digests(self._file, self._output.input_sizes)
             self._input = size, sha256
             self._stack = stack.pop_all()
@@ -79,59 +109,101 @@ class ResumableRun:
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
 
-    def check(self, ctx: click.Context, output_format: str) -> None:
+    def check(self, ctx: click.Context) -> None:
         """Refuses a run that differs from the last one, as far as that is known before the guard is loaded.
 
         Raises:
             TokmargError: the last run had another input or other settings.
         """
-        known = partial_fingerprint(ctx.params, self._input, str(self._source.format), output_format)
+        known = partial_fingerprint(ctx.params, self._input, str(self._source.format), self._output_format)
         self._output.check(known, whole=False)
 
+    def fingerprint(self, ctx: click.Context, guard: Guard, thresholds: Thresholds) -> dict[str, Any]:
+        """All that the output depends on."""
+        formats = {"input_format": str(self._source.format), "output_format": self._output_format}
+        return fingerprint(ctx.params, guard, thresholds, input=self._input, **formats)
+
     def start(
-        self, ctx: click.Context, guard: Guard, thresholds: Thresholds, output_format: str, role: Role | None
+        self, ctx: click.Context, run: Mapping[str, Any], role: Role | None, name: str = ""
     ) -> tuple[Input, Tally]:
         """The records that are still to be scored, and the counts over those that are.
+
+        Args:
+            ctx: the command's, which is told how many rows are kept where it is interrupted.
+            run: of :meth:`fingerprint`.
+            role: of bare texts.
+            name: of the input, where there are several; then it is said of one alone that was begun.
 
         Raises:
             TokmargError: the last run has another fingerprint; a CSV file without the text column.
         """
-        from tokmarg.records import START, InputPosition
+        from tokmarg.records import START, InputPosition, newline_of
 
         output, format = self._output, str(self._source.format)
-        run = fingerprint(
-            ctx.params, guard, thresholds, input=self._input, input_format=format, output_format=output_format
-        )
         output.recall(run, self._prefix_digests)
         place, tally = START, Tally()
         if (checkpoint := output.checkpoint) is not None:
-            lines = count_lines(self._file, checkpoint.input) if format == "csv" else 0
+            lines = 0
+            if format in ("csv", "tsv"):
+                newline = newline_of(self._file, self._source.encoding)
+                lines = count_lines(self._file, checkpoint.input, newline)
             place = InputPosition(checkpoint.records, checkpoint.input, lines)
             tally = restore_tally(checkpoint, self._output_name)
-        self._reader = HashingReader(self._file, place.bytes)
-        stream = io.BufferedReader(self._reader, _READ_SIZE)
-        records = self._source.read(cast(BinaryIO, stream), role, place)
+        if self._columns is not None:
+            records = self._source.read_columns(self._columns, role, place)
+        else:
+            self._reader = HashingReader(self._file, place.bytes)
+            stream = io.BufferedReader(self._reader, _READ_SIZE)
+            records = self._source.read(cast(BinaryIO, stream), role, place)
         output.begin()
-        if self._resume:
+        if self._resume and not (name and checkpoint is None):
             where = f"after record {place.records:,}" if checkpoint is not None else "from the start"
-            click.echo(f"Resuming {where}.", err=True)
+            click.echo(f"{printable(name)}Resuming {where}.", err=True)
         if isinstance(ctx.obj, SigintHandler):
             ctx.obj.hint = output.kept
         return records, tally
 
-    def write(self, rows: str, tally: Tally, end: int) -> None:
-        """Writes the rows of a pack, whose last record ends at byte ``end`` of the input."""
-        self._output.write(rows, records=tally.records, input=end, read=self._reader.hashed, tally=tally.to_dict())
+    def remove_left(self) -> None:
+        """Removes what an earlier run left beside its output, which is whole."""
+        self._output.remove_left()
 
-    def finish(self, tally: Tally) -> None:
+    def write(self, rows: str | bytes, tally: Tally, end: int) -> None:
+        """Writes the rows of a pack, whose last record ends at byte ``end`` of the input."""
+        read = self._input if self._reader is None else self._reader.hashed
+        self._output.write(rows, records=tally.records, input=end, read=read, tally=tally.to_dict())
+
+    def finish(self, tally: Tally, renderer: Renderer, named: Callable[[], None] = lambda: None) -> None:
         """Gives the output its name.
+
+        Args:
+            tally: of all records.
+            renderer: of the rows; an output of columns is written from them now.
+            named: called when the output has its name, before the journal is removed.
 
         Raises:
             TokmargError: the input has changed since the start, so that its rows are worth nothing.
         """
-        if self._reader.hashed != self._input:
+        if (self._read_again() if self._reader is None else self._reader.hashed) != self._input:
             self._output.discard()
             raise TokmargError(
                 f"{self._source.path}: changed while it was scored; its rows were thrown away: try again"
             )
-        self._output.finish(self._reader.hashed, tally.to_dict())
+        convert = None
+        if is_columnar(self._output_format):
+            convert = partial(self._write_columns, cast("Columns", renderer))
+        self._output.finish(self._input, tally.to_dict(), convert=convert, named=named)
+
+    def _read_again(self) -> tuple[int, str]:
+        """Size and sha256 of the file that has the input's name now."""
+        with open(str(self._source.path), "rb", buffering=0) as file:
+            return digests(file, ())[:2]
+
+    def _write_columns(self, columns: Columns, rows: str) -> None:
+        """Writes the output from the file of rows: the input's columns, where it has any, and the results."""
+        from tokmarg.dataframes.scored_file import write_scored
+
+        file = None if self._columns is None else self._columns.file
+        schema = columns.schema if file is None else columns.after(file.schema)
+        batches = None if file is None else file.batches()
+        format = cast("ColumnarFormat", self._output_format)
+        write_scored(self._output_name, format, schema, batches, columns.decoded(rows))

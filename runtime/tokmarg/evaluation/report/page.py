@@ -14,10 +14,11 @@ import json
 import os
 import re
 from importlib.resources import files
-from pathlib import Path
 
 from tokmarg.errors import TokmargError
 from tokmarg.evaluation.evaluation import Evaluation
+from tokmarg.system_calls import by_system
+from tokmarg.whole_file import write_whole
 
 from .embedded_data import embedded_data
 from .tables import differences_section, summary_table
@@ -36,8 +37,10 @@ def write_report(evaluation: Evaluation, path: str | os.PathLike[str]) -> None:
     """
     page = render(evaluation)
     try:
-        Path(path).write_text(page, encoding="utf-8", newline="\n")
+        write_whole(path, page.encode())
     except OSError as error:
+        if not by_system(error):
+            raise
         raise TokmargError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
 
 
@@ -70,6 +73,8 @@ def page_files() -> tuple[str, str, str]:
         try:
             texts.append((files(__package__) / name).read_text(encoding="utf-8").replace("\r\n", "\n"))
         except OSError as error:
+            if not by_system(error):
+                raise
             raise TokmargError(
                 f"tokmarg's own file {name}, data of the package {__package__}, cannot be read "
                 f"({error.strerror or error}): install tokmarg again, or add its package data to the frozen application"

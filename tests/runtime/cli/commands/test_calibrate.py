@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.command_line import Run
+from tests.support.optional import present
+from tests.support.processes import ended
+from tokmarg import Guard, OptionError, TokmargError
 from tokmarg.calibration.calibration import Calibration
+from tokmarg.evaluation import write_calibrated_bundle
 
 CONTENTS = [("gun", ["A"]), ("idiot", ["B"]), ("gun idiot", ["A", "B"]), ("hello", []), ("noise hello", [])]
 
@@ -58,6 +64,77 @@ def test_sidecar_file(tokmarg: Run, data: Path, tmp_path: Path) -> None:
     assert row["raw"]["labels"] == raw["labels"]
     assert row["labels"]["A"] == calibration.labels["A"].calibrator(raw["labels"]["A"])
     assert row["labels"]["C"] is None
+
+
+def test_base_rate(tokmarg: Run, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    assert tokmarg("calibrate", "--data", data, "--target", "max-f1", "-o", out).exit_code == 0
+    entry = Calibration.read(out).unsafe
+    share, threshold = present(entry.share), present(entry.threshold)
+    assert share == entry.positives / (entry.positives + entry.negatives)
+    options = ("--format", "jsonl", "--calibration", out, "gun", "hello")
+    usual, rare = (tokmarg("score", *options, *more) for more in ((), ("--prior", 0.01)))
+    for before, after in zip(*(map(json.loads, each.stdout.splitlines()) for each in (usual, rare)), strict=True):
+        odds = before["unsafe"] / (1 - before["unsafe"]) * (0.01 / 0.99) / (share / (1 - share))
+        assert after["unsafe"] == pytest.approx(odds / (1 + odds))
+        assert after["labels"]["A"] < before["labels"]["A"]
+        assert after["bounds"]["unsafe"][0] <= after["unsafe"] <= after["bounds"]["unsafe"][1]
+        assert (after["raw"], after["flagged"]) == (before["raw"], before["flagged"])
+    assert usual.stderr.splitlines()[0].startswith("flagged: calibrated unsafe >= 0.")
+    first = rare.stderr.splitlines()[0]
+    assert "(the calibration's)" in first
+    assert first.endswith(f"; base rate 0.01 (--prior), {share:.4g} in the calibration")
+    shown = float(entry.calibrator(threshold.raw))
+    assert f"unsafe >= {shown:.4g} (the" in usual.stderr
+    explained = json.loads(tokmarg("explain", "--calibration", out, "--prior", 0.01, "--json", "gun").stdout)
+    assert explained["calibrated"]["unsafe"]["probability"] == json.loads(rare.stdout.splitlines()[0])["unsafe"]
+    measured = [
+        json.loads(tokmarg("evaluate", "--data", data, "--calibration", out, "--bootstrap", 0, "--json", *more).stdout)
+        for more in ((), ("--prior", 0.01))
+    ]
+    decisions = [run["methods"]["exact"]["decisions"]["unsafe"] for run in measured]
+    assert decisions[0]["recall"] == decisions[1]["recall"]  # the threshold stays, and is shown as it is there
+    assert decisions[1]["threshold"] < decisions[0]["threshold"]
+    eces = [run["methods"]["exact"]["unsafe"]["ece"] for run in measured]
+    assert eces[1] > eces[0]  # more than one in a hundred is unsafe here
+
+
+def test_base_rate_without_a_calibration(tokmarg: Run, data: Path) -> None:
+    for command in (["score", "gun"], ["explain", "gun"], ["evaluate", "--data", data]):
+        result = tokmarg(*command, "--prior", 0.01)
+        assert (result.exit_code, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("Error: prior: shifts calibrated probabilities, but the guard is not calibrated")
+    for value in (0, 1, "nan"):
+        assert tokmarg("score", "gun", "--prior", value).exit_code == 2
+    assert "--prior is for --method exact" in tokmarg("score", "gun", "--prior", 0.5, "--method", "token").stderr
+    evaluate = ("evaluate", "--data", data, "--prior", 0.5, "--methods", "token")
+    assert "--prior is for --methods exact" in tokmarg(*evaluate).stderr
+
+
+def test_mix_of_files(tokmarg: Run, tmp_path: Path) -> None:
+    found = rows()
+    harmful = write(tmp_path / "harmful.jsonl", [row for row in found if row["labels"]])
+    usual = write(tmp_path / "usual.jsonl", [row for row in found if not row["labels"]] + found[:30])
+    out, files = tmp_path / "c.json", ("--data", usual, "--data", harmful)
+    done = tokmarg("calibrate", *files, "--weight", 9, "--weight", 1, "-o", out)
+    assert done.exit_code == 0, done.output
+    mixed = Calibration.read(out)
+    assert done.stdout.splitlines()[0].endswith(f"base rate of unsafe {mixed.unsafe.share:.4g} in a mix of 0.9 : 0.1")
+    assert [(file.records, file.share) for file in mixed.data.files] == [
+        (usual.read_text().count("\n"), 0.9),
+        (harmful.read_text().count("\n"), 0.1),
+    ]
+    assert mixed.data.sha256 == hashlib.sha256(usual.read_bytes() + harmful.read_bytes()).hexdigest()
+    unsafe = sum(bool(json.loads(line)["labels"]) for line in usual.read_text().splitlines())
+    assert mixed.unsafe.share == pytest.approx(0.9 * unsafe / mixed.data.files[0].records + 0.1)
+    assert tokmarg("calibrate", *files, "-o", out).exit_code == 0
+    assert present(Calibration.read(out).unsafe.share) > present(mixed.unsafe.share)
+    assert "was fitted on this very file" in tokmarg("evaluate", "--data", harmful, "--calibration", out).stderr
+    assert tokmarg("calibrate", *files, "--weight", 1).exit_code == 2
+    weighted = (*files, "--weight", 1, "--weight", 2)
+    assert tokmarg("calibrate", *weighted, "--guarantee", "fnr=0.2").exit_code == 2
+    assert tokmarg("calibrate", *files, "--weight", 0, "--weight", 2).exit_code == 2
 
 
 def test_copy_of_the_bundle(tokmarg: Run, data: Path, word_bundle: Path, tmp_path: Path) -> None:
@@ -228,11 +305,87 @@ def test_records_that_could_not_be_scored_are_counted_by_reason(tokmarg: Run, da
     )
 
 
-def test_outputs_that_are_in_the_way(tokmarg: Run, data: Path, word_bundle: Path) -> None:
+def test_outputs_that_are_in_the_way(
+    tokmarg: Run, data: Path, word_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused in one line before the guard is loaded, by force, too; nothing is changed."""
+    source = shutil.copytree(word_bundle, tmp_path / "own" / "bundle")
+    other = shutil.copytree(word_bundle, tmp_path / "other")
+    mixed = shutil.copytree(word_bundle, tmp_path / "mixed")
+    (mixed / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(other)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "inside.json").symlink_to(source / "manifest.json")
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("a guard was loaded")
+
+    def refused(output: Path, *more: object) -> str:
+        before = {path: path.read_bytes() if path.is_file() else None for path in sorted(tmp_path.rglob("*"))}
+        done = tokmarg("calibrate", "--bundle", source, "--data", data, "-o", output, *more)
+        assert done.exit_code == 1, done.output
+        assert {path: path.read_bytes() if path.is_file() else None for path in sorted(tmp_path.rglob("*"))} == before
+        (line,) = done.stderr.splitlines()
+        return line.removeprefix(f"Error: {output}: ")
+
+    monkeypatch.setattr(Guard, "load", load)
+    for more in ((), ("--force",)):
+        assert refused(source, *more) == f"is the bundle ({source}); choose another folder"
+        assert refused(source / "a" / "b", *more) == f"lies in the bundle ({source}); choose another folder"
+        assert refused(source.parent, *more) == f"contains the bundle ({source}); choose another folder"
+        assert refused(tmp_path / "link", *more) == "is a link; give the folder itself"
+        assert refused(tmp_path / "dangling", *more) == "is a link; give the folder itself"
+        assert refused(mixed, *more).startswith("is not empty, and no bundle: mine.txt is not a file of it")
+        assert refused(other / "model.onnx" / "x", *more) == "Not a directory"
+    assert refused(other) == "is a bundle; --force (in Python force=True) replaces it"
+    for name in (source / "calibration.json", tmp_path / "inside.json"):
+        assert refused(name) == f"lies in the bundle ({source}); choose a file elsewhere"
+
+
+def test_force_replaces_a_bundle(tokmarg: Run, data: Path, word_bundle: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(word_bundle, tmp_path / "other")
+    done = tokmarg("calibrate", "--data", data, "-o", other, "--force")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.jsonl", "other"]
+    calibration = Calibration.read(other / "calibration.json")
+    with pytest.raises(TokmargError, match="is a bundle"):
+        write_calibrated_bundle(word_bundle, calibration, other)
+    with pytest.raises(TokmargError, match="lies in the bundle"):
+        write_calibrated_bundle(word_bundle, calibration, word_bundle / "x", force=True)
+    with pytest.raises(OptionError, match=r"force must be True or False, not 1"):
+        write_calibrated_bundle(word_bundle, calibration, other, force=1)  # type: ignore[arg-type]
+    (tmp_path / "empty").mkdir()
+    assert tokmarg("calibrate", "--data", data, "-o", tmp_path / "empty").exit_code == 0
+    assert tokmarg("calibrate", "--data", data, "-o", tmp_path / "c.json", "--force").exit_code == 2
+
+
+#: The command, which stops while it copies the bundle.
+STOPPED = """
+import sys, time
+import tokmarg.evaluation.calibrated_bundle as module
+from tokmarg.__main__ import main
+copy = module.shutil.copyfile
+def stop(source, target):
+    copy(source, target)
+    print("writing", flush=True)
+    while True: time.sleep(0.01)
+module.shutil.copyfile = stop
+main()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_leave_nothing(data: Path, word_bundle: Path, tmp_path: Path, number: int) -> None:
+    out = tmp_path / "here" / "out"
+    code, stderr, _ = ended(STOPPED, number, "calibrate", "--bundle", word_bundle, "--data", data, "-o", out)
+    said = [line for line in stderr.splitlines() if line and not line.startswith("Warning: ")]
+    assert (code, said) == (128 + number, ["Aborted!"] if number == signal.SIGINT else [])
+    assert list(out.parent.iterdir()) == []
+
+
+def test_other_outputs_that_are_in_the_way(tokmarg: Run, data: Path) -> None:
     before = data.read_bytes()
-    done = tokmarg("calibrate", "--data", data, "-o", word_bundle)
-    assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
-    assert "exists already; choose another folder" in done.stderr
     same = data.with_suffix(".json")
     shutil.copy(data, same)
     assert tokmarg("calibrate", "--data", same, "-o", same).exit_code == 2

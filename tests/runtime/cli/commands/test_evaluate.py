@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import Run
+from tests.support.edited_bundle import edit_spec
 from tokmarg import TokmargError
 from tokmarg.evaluation.dataset import read_label_map, read_labelled
 
@@ -284,6 +285,30 @@ def test_compare(tokmarg: Run, word_bundle: Path, tmp_path: Path) -> None:
     lines = tokmarg("evaluate", *options).stdout.splitlines()
     assert sum("against " in line for line in lines) == 2
     assert any(line.startswith("no-b.toml  exact") for line in lines)
+
+
+def test_bundles_that_mean_different_labels_by_one_id(tokmarg: Run, bundle_copy: Path, tmp_path: Path) -> None:
+    edit_spec(bundle_copy, "policy", "labels", 0, "name", value="Elections")
+    data, label_map, policy = write(tmp_path / "d.jsonl", ROWS), tmp_path / "m.toml", tmp_path / "p.toml"
+    options = ["--data", data, "--compare", bundle_copy, "--bootstrap", 0, "--json"]
+    refused = tokmarg("evaluate", *options)
+    assert refused.exit_code == 1
+    assert "Error: --compare: A is 'Weapons' in" in refused.stderr
+    assert "and 'Elections' in" in refused.stderr
+    assert "--label-map" in refused.stderr
+    label_map.write_text('[map]\nA = ["A"]\nB = ["B"]\nC = ["C"]\n', encoding="utf-8")
+    mapped = tokmarg("evaluate", *options, "--label-map", label_map)
+    assert mapped.exit_code == 0, mapped.output
+    assert mapped.stderr.startswith("Warning: A is 'Weapons' in")
+    # A policy of the same bundle may reword a label.
+    policy.write_text('[[labels]]\nid = "A"\nname = "Guns"\n', encoding="utf-8")
+    reworded = tokmarg("evaluate", "--data", data, "--compare", policy, "--bootstrap", 0, "--json")
+    assert reworded.exit_code == 0, reworded.output
+    assert "Warning: A is 'Weapons' in" in reworded.stderr
+    # One name of two is enough.
+    edit_spec(bundle_copy, "policy", "labels", 0, value={"id": "A", "name": "Firearms", "title": "weapons"})
+    same = tokmarg("evaluate", *options)
+    assert (same.exit_code, same.stderr) == (0, "")
 
 
 def test_report(tokmarg: Run, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 
 from tests.support.command_line import Run
+from tests.support.edited_bundle import edit_spec
+from tests.support.served import with_table
 from tokmarg.errors import BundleError
 from tokmarg.guard import Guard
 
@@ -250,12 +252,34 @@ def test_openai_answers_texts_with_one_response(tokmarg: Run) -> None:
     assert rows(tokmarg("score", "--format", "openai", "hello", "guns"))[0]["id"] != response["id"]
 
 
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((), "flagged: unsafe >= 0.5 (the default)"),
+        (("--threshold", 0.25), "flagged: unsafe >= 0.25 (--threshold)"),
+        (("--method", "token"), "flagged: unsafe >= 0.5 (the default)"),
+        (("--thresholds", "FILE"), "flagged: unsafe >= 0.9 (--thresholds), B >= 0.25, A >= 0.125 (--thresholds)"),
+    ],
+)
+def test_the_first_line_says_what_flags(tokmarg: Run, tmp_path: Path, options: tuple[object, ...], line: str) -> None:
+    file = tmp_path / "limits.toml"
+    file.write_text("unsafe = 0.9\n[labels]\nB = 0.25\nA = 0.125\n")
+    result = tokmarg("score", "gun", *(file if option == "FILE" else option for option in options))
+    assert result.stderr.splitlines()[0] == line
+
+
+def test_the_spec_may_decide(tokmarg: Run, bundle_copy: Path) -> None:
+    edit_spec(bundle_copy, "policy", "threshold", value=0.75)
+    result = tokmarg("score", "gun", "--bundle", bundle_copy)
+    assert result.stderr.splitlines()[0] == "flagged: unsafe >= 0.75 (the guard's spec)"
+
+
 def test_openai_has_no_place_for_the_error_of_a_text(tokmarg: Run) -> None:
     result = tokmarg("score", "--format", "openai", "hello", " ")
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: TEXT 2: empty_text: ")
-    assert len(result.stderr.splitlines()) == 1
+    _, error = result.stderr.splitlines()
+    assert error.startswith("Error: TEXT 2: empty_text: ")
 
 
 def test_openai_answers_records_one_by_one(tokmarg: Run) -> None:
@@ -343,8 +367,8 @@ def test_missing_input(tokmarg: Run, tmp_path: Path) -> None:
 
 def test_folder_as_input(tokmarg: Run, tmp_path: Path) -> None:
     result = tokmarg("score", "--input", tmp_path, "--input-format", "lines")
-    assert result.exit_code == 1
-    assert result.stderr == f"Error: {tmp_path}: Is a directory\n"
+    assert result.exit_code == 2
+    assert result.stderr.endswith("--input names several files: --output must name a folder for theirs.\n")
 
 
 def test_output_in_a_missing_folder(tokmarg: Run, tmp_path: Path) -> None:
@@ -401,3 +425,14 @@ def test_interrupt(tokmarg: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     result = tokmarg("score", "hello")
     assert result.exit_code == 130
     assert result.stderr.strip() == "Aborted!"
+
+
+def test_categories_of_openai(tokmarg: Run, bundle_copy: Path) -> None:
+    result = tokmarg("score", "hello gun", "--format", "openai", "--categories", "openai")
+    assert result.exit_code == 1
+    assert "says nothing of OpenAI's categories" in result.stderr
+    with_table(bundle_copy)
+    for categories, true in ("openai", ["illicit/violent", "violence"]), ("native", ["A"]):
+        options = ("--format", "openai", "--categories", categories, "--bundle", bundle_copy)
+        found = json.loads(tokmarg("score", "hello gun", *options).stdout)["results"][0]["categories"]
+        assert sorted(name for name, value in found.items() if value) == true

@@ -41,7 +41,7 @@ def test_rows_are_those_of_the_library(tokmarg: Run, word_bundle: Path, method: 
     assert result.exit_code == 0
     assert rows(result) == [json.loads(json.dumps(expected))]
     assert rows(result)[0]["method"] == method
-    assert result.stderr.startswith("1 scored, ")
+    assert result.stderr.partition("\n")[2].startswith("1 scored, ")
 
 
 def test_settings_reach_the_method(tokmarg: Run, word_bundle: Path) -> None:
@@ -122,7 +122,7 @@ def test_openai_scores_are_not_conditional() -> None:
     result = scored(scores={"S2": 0.9, "S1": 0.1, "unsafe": 0.5}, method="logtoku", uncertainty=0.2)
     (row,) = json.loads(OpenAI(Thresholds()).render(result, ""))["results"]
     assert row["category_scores"] == {"S2": 0.45, "S1": 0.05}
-    assert row["categories"] == {"S2": False, "S1": False}
+    assert row["categories"] == {"S2": True, "S1": False}  # it is flagged, so the most probable one
 
 
 def test_undefined_uncertainty_is_null() -> None:

@@ -16,11 +16,15 @@ from tests.support.command_line import COMMAND, on_terminal, run
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX terminals and signals")
 
 
+#: What ``tokmarg score`` says first.
+DECISION = b"flagged: unsafe >= 0.5 (the default)\n"
+
+
 def test_results_on_stdout_and_the_rest_on_stderr(environment: dict[str, str]) -> None:
     done = run(environment, "score", "hello", "gun")
     assert done.returncode == 0
     assert [json.loads(line)["flagged"] for line in done.stdout.splitlines()] == [False, True]
-    assert done.stderr == b"2 scored, 1 flagged, 0 failed, 0 low coverage, 0 not converged\n"
+    assert done.stderr == DECISION + b"2 scored, 1 flagged, 0 failed, 0 low coverage, 0 not converged\n"
 
 
 def test_stdin_that_is_no_terminal_is_read(environment: dict[str, str]) -> None:
@@ -76,7 +80,7 @@ def test_jsonl_where_stdout_is_no_terminal(environment: dict[str, str], tmp_path
         out.seek(0)
         assert json.load(out)["flagged"] is True
     assert code == 0
-    assert screen.replace("\r", "").startswith("1 scored")
+    assert screen.replace("\r", "").startswith(f"{DECISION.decode()}1 scored")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -89,23 +93,53 @@ def test_reader_that_goes_away_ends_the_run_quietly(environment: dict[str, str],
     finally:
         os.close(write)
     assert done.returncode == 141
-    assert done.stderr == b""
+    assert done.stderr == DECISION
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["score", "hello"], ["inspect", "BUNDLE"], ["score", "--help"], ["bundles"]])
-def test_full_disk_behind_stdout(environment: dict[str, str], word_bundle: Path, arguments: list[str]) -> None:
-    arguments = [str(word_bundle) if argument == "BUNDLE" else argument for argument in arguments]
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["score", "--help"],
+        ["score", "hello"],
+        ["score", "hello", "--format", "table"],
+        ["score", "hello", "--format", "openai"],
+        ["explain", "hello"],
+        ["explain", "hello", "--json"],
+        ["evaluate", "--data", "DATA"],
+        ["evaluate", "--data", "DATA", "--json"],
+        ["calibrate", "--data", "DATA"],
+        ["calibrate", "--data", "DATA", "--json"],
+        ["bench", "--seconds", "0.01"],
+        ["inspect", "BUNDLE"],
+        ["inspect", "BUNDLE", "--json"],
+        ["verify", "BUNDLE"],
+        ["bundles"],
+    ],
+    ids=" ".join,
+)
+def test_full_disk_behind_stdout(
+    environment: dict[str, str], word_bundle: Path, tmp_path: Path, arguments: list[str], unbuffered: str
+) -> None:
+    data = tmp_path / "d.jsonl"
+    rows = [{"text": "gun", "labels": ["A"]}, {"text": "hello", "labels": []}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows * 20))
+    names = {"BUNDLE": str(word_bundle), "DATA": str(data)}
+    environment = {**environment, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "wb") as full:
-        done = run(environment, *arguments, stdout=full)
+        done = run(environment, *(names.get(argument, argument) for argument in arguments), stdout=full)
     assert done.returncode == 1
-    assert done.stderr == b"Error: stdout: No space left on device\n"
+    lines = [line for line in done.stderr.removeprefix(DECISION).splitlines() if not line.startswith(b"Warning: ")]
+    assert lines == [b"Error: stdout: No space left on device"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_full_disk_behind_the_output_file(environment: dict[str, str]) -> None:
     done = run(environment, "score", "hello", "--output", "/dev/full")
-    assert (done.returncode, done.stderr) == (1, b"Error: /dev/full: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, DECISION + b"Error: /dev/full: No space left on device\n")
 
 
 def impatient(environment: dict[str, str], folder: Path) -> dict[str, str]:
@@ -130,7 +164,7 @@ def test_progress_on_a_terminal_that_does_not_show_the_rows(environment: dict[st
 
 def test_no_progress_in_a_pipe(environment: dict[str, str], tmp_path: Path) -> None:
     done = run(impatient(environment, tmp_path), "score", stdin=None, input=b"hello\n" * 300)
-    assert done.stderr.startswith(b"300 scored")
+    assert done.stderr.startswith(DECISION + b"300 scored")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_interrupted_run_says_what_is_kept(word_bundle: Path, tmp_path: Path) ->
     )
     assert code == 130
     kept = json.loads(marks.read_bytes().rpartition(b"}\n")[0].splitlines()[-1] + b"}")["records"]
-    assert stderr.strip() == f"Aborted! {kept:,} rows are kept, --resume continues after them."
+    decision, aborted = (line for line in stderr.splitlines() if line)
+    assert decision == "flagged: unsafe >= 0.5 (the default)"
+    assert aborted == f"Aborted! {kept:,} rows are kept, --resume continues after them."
 
 
 def test_ignored_interrupts_stay_ignored(word_bundle: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tokmarg import ContentError, Marginal, Record, Result, Thresholds
 from tokmarg.cli.render.jsonl import JsonLines
 from tokmarg.cli.render.openai import OpenAI
-from tokmarg.cli.render.renderer import Renderer
+from tokmarg.cli.render.renderer import TextRenderer
 from tokmarg.documents import to_json
 
 
@@ -48,7 +48,7 @@ def test_jsonl_row() -> None:
 
 
 @pytest.mark.parametrize("format", [JsonLines(), OpenAI(Thresholds())])
-def test_error_row(format: Renderer) -> None:
+def test_error_row(format: TextRenderer) -> None:
     error = ContentError("empty_text", "text is empty", 7)
     expected = {"schema_version": 1, "id": 7, "error": {"type": "empty_text", "message": "text is empty"}}
     assert json.loads(format.render(error, "")) == expected
@@ -70,7 +70,7 @@ def test_numbers_that_json_lacks_are_refused() -> None:
 def test_openai_response() -> None:
     limits = Thresholds(0.5, {"S2": 0.3})
     response = json.loads(OpenAI(limits).response([result(), result("r2", flagged=False)], ["n1", "n2"]))
-    first = {
+    first: dict[str, Any] = {
         "flagged": True,
         "categories": {"S2": True, "S1": True, "S9": False},
         "category_scores": {"S2": 0.4, "S1": 0.55, "S9": 0.0},
@@ -79,7 +79,15 @@ def test_openai_response() -> None:
     assert response["id"].startswith("modr-")
     assert list(response) == ["id", "model", "results"]
     assert response["model"] == "org/model"
-    assert response["results"] == [first, {**first, "flagged": False}]
+    none = dict.fromkeys(first["categories"], False)  # they agree with `flagged`
+    assert response["results"] == [first, {**first, "flagged": False, "categories": none}]
+
+
+def test_openai_categories_say_at_least_what_is_most_probable() -> None:
+    """One threshold above all labels left every category false beside ``flagged: true``."""
+    labels = {"S2": Marginal(0.1, 0.1, 0.1), "S1": Marginal(0.2, 0.2, 0.2)}
+    response = json.loads(OpenAI(Thresholds(0.6)).render(result(labels=labels), ""))
+    assert response["results"][0]["categories"] == {"S2": False, "S1": True}
 
 
 def test_openai_category_takes_the_general_threshold_where_it_has_none() -> None:

@@ -102,7 +102,8 @@ def test_ids_and_errors_cannot_drive_the_terminal(id: Any) -> None:
         ([], ""),
         ([5], ""),
         ([{"role": "user"}], ""),
-        ([{"role": "user", "content": [1]}], "[1]"),
+        ([{"role": "user", "content": [1]}], ""),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "tool", "content": "b"}], "a"),
     ],
 )
 def test_note_is_an_excerpt_of_what_is_judged(content: Any, note: str) -> None:

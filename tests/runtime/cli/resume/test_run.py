@@ -43,6 +43,29 @@ def test_resumed_run_scores_only_what_is_missing(
     assert output.read_bytes() == expected
 
 
+@pytest.mark.parametrize("judge", ["each", "assistant"])
+def test_messages_of_conversations_are_resumed_after_whole_ones(
+    tokmarg: Run, tmp_path: Path, kill: Kill, judge: str
+) -> None:
+    given, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    roles = ("user", "assistant", "tool")
+    logs = [
+        [{"role": roles[i % 3], "content": "hello" if (n + i) % 5 else ""} for i in range(n % 7)] for n in range(150)
+    ]
+    given.write_text("\n".join(json.dumps({"messages": log}) for log in logs), encoding="utf-8")
+    options = ["--judge", judge]
+    expected = whole(tokmarg, given, tmp_path, *options)
+    summary = tokmarg("score", "--input", given, "--output", tmp_path / "again", *options).stderr
+    arguments = ["score", "--input", given, "--output", output, *options]
+    for at in (12, 17):
+        cut_off(tokmarg, kill, *arguments, at=at)
+        mark = json.loads(Path(f"{output}{journal.JOURNAL}").read_bytes().splitlines()[-1])
+        assert 0 < mark["records"] < len(logs)
+        resumed = tokmarg(*arguments, "--resume")
+        assert output.read_bytes() == expected
+        assert resumed.stderr.splitlines()[-1] == summary.splitlines()[-1]
+
+
 def test_exit_code_counts_what_was_scored_before(tokmarg: Run, tmp_path: Path, kill: Kill) -> None:
     given, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
     given.write_text("gun\n" * 40 + "hello\n" * 100)

@@ -29,7 +29,8 @@ def types(records: list[Any]) -> list[str]:
         ("a.ndjson", "jsonl"),
         ("dir.csv/a.CSV", "csv"),
         ("a.txt", "lines"),
-        ("a.json", None),
+        ("a.json", "json"),
+        ("a.tsv", "tsv"),
         ("a.csv.gz", None),
         ("a", None),
         (".csv", None),
@@ -235,7 +236,7 @@ def test_csv_field_beyond_the_modules_limit_and_the_limit_is_put_back() -> None:
     ("data", "parts"),
     [
         (b"id,body\n1,a\n", ["no column 'text'", "'id', 'body'"]),
-        (b"id;text\n1;a\n", ["no column 'text'", "'id;text'"]),
+        (b"id;body\n1;a\n", ["no column 'text'", "'id', 'body'"]),
         (b"text,text\na,b\n", ["2 columns 'text'"]),
         (b'"text\na', ["header"]),
         (b"\n\na\n", ["no column"]),
