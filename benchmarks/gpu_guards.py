@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tokmarg_export.graph.contract import Precision
-from tokmarg_export.model.huggingface import LoadedModel
+from tokmarg_export.model.loaded_model import LoadedModel
 
 #: Where tests keep the tokenizers that they fetch.
 TOKENIZERS = Path(__file__).parents[1] / "tests" / ".cache"
