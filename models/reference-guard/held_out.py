@@ -1,29 +1,20 @@
-"""Rows of public sets that a training run has not drawn, to calibrate the guard with.
+"""Rows of public sets that training never draws, to calibrate the guard with.
 
-    python held_out.py --public FOLDER --seed 41 --rows 20000 [--openai FILE] -o FOLDER
+    python held_out.py --public FOLDER [--openai FILE] -o FOLDER
 
-Draws the rows that training draws with the same seed (and ``--prose``, if it had one), and writes for each set up to
-``--each`` of the others, as ``tokmarg calibrate`` reads them. ``--rows`` is at least what the run used: rows a step
-times steps, and those that were too long. Only sets of which every row comes once before any comes twice have rows
-left. OpenAI's moderation release is no training set; of it those rows are taken that have a label, or of which all
-labels are known to be absent.
+Writes a file for each set, as ``tokmarg calibrate`` reads them. OpenAI's moderation release is no training set; of it
+those rows are taken that have a label, or of which all labels are known to be absent.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import random
 from pathlib import Path
 
-from data import Generator
 from sources import Row, Sources, read_jsonl, write_jsonl
 
-#: The field that says a row is unsafe; None where all are safe.
-SETS = {
-    "clinc_safe": None,
-    "banking_safe": None,
-    "medical_safe": None,
+#: The field that says that a row is unsafe; the rows of other sets are all safe.
+UNSAFE_FIELD = {
     "hatemoji": "hateful",
     "edos": "sexist",
     "toxigen_demonstrations": "hateful",
@@ -31,12 +22,10 @@ SETS = {
 }
 
 
-def held_out(sources: Sources, name: str, each: int) -> list[Row]:
-    """Up to ``each`` rows of a set whose text was not drawn."""
-    field = SETS[name]
-    rows = [row for row in sources.sets[name] if row["text"] not in sources.drawn]
-    random.Random(name).shuffle(rows)
-    return [{"text": row["text"], "unsafe": field is not None and bool(row[field])} for row in rows[:each]]
+def labelled(name: str, rows: list[Row]) -> list[Row]:
+    """Rows of a public set with whether they are unsafe."""
+    field = UNSAFE_FIELD.get(name)
+    return [{"text": row["text"], "unsafe": field is not None and bool(row[field])} for row in rows]
 
 
 def of_openai(rows: list[Row]) -> list[Row]:
@@ -49,18 +38,11 @@ def of_openai(rows: list[Row]) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, required=True, help="folder of the public sets")
-    parser.add_argument("--prose", type=Path, help="as the training run had it")
-    parser.add_argument("--seed", type=int, required=True, help="of the training run")
-    parser.add_argument("--rows", type=int, required=True, help="that the training run drew at most")
     parser.add_argument("--openai", type=Path, help="OpenAI's moderation release, with text, labels and known")
-    parser.add_argument("--each", type=int, default=150, help="rows of a set")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder")
     options = parser.parse_args()
-    generator = Generator(options.public, options.seed, options.prose)
-    for _ in itertools.islice(iter(generator), options.rows):
-        pass
     options.output.mkdir(parents=True, exist_ok=True)
-    found = {name: held_out(generator.sources, name, options.each) for name in SETS}
+    found = {name: labelled(name, rows) for name, rows in Sources(options.public, seed=0).held_out.items()}
     if options.openai is not None:
         found["openai"] = of_openai(read_jsonl(options.openai))
     for name, rows in found.items():

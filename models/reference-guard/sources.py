@@ -25,6 +25,10 @@ PUBLIC_SETS = (
     "harmfulqa_unsafe_only", "interpreter_abuse", "self_instruct_safe", "tweets_hate_or_neither", "banking_safe",
     "clinc_safe", "convabuse", "edos", "hatemoji", "medical_safe", "social_comments", "toxigen_demonstrations",
 )  # fmt: skip
+#: Sets of which every tenth row is left to held_out.py, to calibrate the guard with.
+CALIBRATED_SETS = (
+    "clinc_safe", "banking_safe", "medical_safe", "hatemoji", "edos", "toxigen_demonstrations", "social_comments",
+)  # fmt: skip
 #: CatQA's categories (subcategories where they differ) as labels.
 CATQA = {
     "Illegal Activity": ["S2"],
@@ -119,18 +123,22 @@ class Sources:
         prose: output of ``prose.py``; None = do without.
 
     Attributes:
-        sets: rows of each public set, by the name of its file.
+        sets: rows to train on of each public set, by the name of its file.
+        held_out: rows that are never drawn, by the name of the set; none of their texts is in ``sets``.
         ailuminate: AILuminate's rows, by their first label.
         catqa: CatQA's questions, by label; those of unknown label are left out.
         hateful_tweets, harmless_tweets: texts.
         prose: texts of each source of ``prose.py``.
-        drawn: texts that :meth:`row` has given.
     """
 
     def __init__(self, public: Path, seed: int, prose: Path | None = None) -> None:
         self.rng = random.Random(seed)
         self.texts = Texts(self.rng)
         self.sets = {name: read_jsonl(public / f"{name}.jsonl") for name in PUBLIC_SETS}
+        self.held_out = {name: self.sets[name][9::10] for name in CALIBRATED_SETS}
+        for name, rows in self.held_out.items():
+            texts = {row["text"] for row in rows}
+            self.sets[name] = [row for row in self.sets[name] if row["text"] not in texts]
         self.prose: dict[str, list[str]] = {}
         for row in read_jsonl(prose) if prose is not None else []:
             self.prose.setdefault(row["source"], []).append(row["text"])
@@ -148,7 +156,6 @@ class Sources:
                 self.catqa.setdefault(label, []).append(row["text"])
         self._cycle: dict[str, list[str]] = {}
         self._rows: dict[str, list[Row]] = {}
-        self.drawn: set[str] = set()
 
     def row(self, name: str, keep: Callable[[Row], bool] = lambda row: True) -> Row:
         """A row of a public set: each row that ``keep`` keeps comes once before any comes twice."""
@@ -158,7 +165,6 @@ class Sources:
                 bag += self.sets[name]
                 self.rng.shuffle(bag)
             if keep(row := bag.pop()):
-                self.drawn.add(row["text"])
                 return row
 
     def label(self, purpose: str, known: list[str] = LABELS) -> str:
