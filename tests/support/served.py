@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,10 @@ class Served:
         """Status, body (parsed where it is JSON), and headers by lower-case name."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        connection.request(method, path, data, headers or {})
-        response = connection.getresponse()
-        raw, found = response.read(), {name.lower(): value for name, value in response.getheaders()}
-        connection.close()
+        with closing(connection):
+            connection.request(method, path, data, headers or {})
+            response = connection.getresponse()
+            raw, found = response.read(), {name.lower(): value for name, value in response.getheaders()}
         parsed = json.loads(raw) if found.get("content-type", "").startswith("application/json") else raw.decode()
         return response.status, parsed, found
 
