@@ -13,18 +13,10 @@ import pytest
 
 from tests.support.exporter import run_export
 from tests.support.model_files import write_folder, write_gguf
+from tests.support.named_files import MANIFEST, bundle
 from tokmarg_export.model import huggingface
 
 Refused = Callable[..., str]
-MANIFEST = {"schema_version": 1, "files": {"model.onnx": {"sha256": "0" * 64, "size": 1}}}
-
-
-def bundle(folder: Path, manifest: object = MANIFEST) -> Path:
-    """What is taken for a bundle, by its names."""
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "model.onnx").write_text("x")
-    return folder
 
 
 @pytest.fixture

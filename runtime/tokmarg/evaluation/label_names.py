@@ -43,5 +43,5 @@ def _by_id(guards: Mapping[str, Guard]) -> dict[str, dict[str, Label]]:
 
 
 def _names(label: Label) -> set[str]:
-    """Name and title, without what is written differently by habit: case, spaces and punctuation."""
+    """Name and title, with case, spaces and punctuation left out, which differ from author to author."""
     return {"".join(filter(str.isalnum, text.casefold())) for text in (label.name, label.title)}

@@ -8,19 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.named_files import MANIFEST, bundle
 from tokmarg.bundle.new_bundle import new_bundle
 from tokmarg.bundle.replaceable import check_output
 from tokmarg.errors import TokmargError
-
-MANIFEST = {"schema_version": 1, "files": {"model.onnx": {"sha256": "0" * 64, "size": 1}}}
-
-
-def bundle(folder: Path, manifest: object = MANIFEST) -> Path:
-    """What is taken for a bundle, by its names."""
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    (folder / "model.onnx").write_text("x")
-    return folder
 
 
 def build(out: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
