@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokmarg.calibration import read_thresholds
+from tokmarg.calibration.prior_shift import with_prior
 from tokmarg.errors import TokmargError
 from tokmarg.guard import Guard
 from tokmarg.openai_format import OpenAITable
@@ -74,8 +75,12 @@ class HostedGuard:
 
     @property
     def thresholds(self) -> Thresholds:
-        """When a content counts as flagged."""
-        return self.options.thresholds or self.guard.guard.thresholds
+        """When a content counts as flagged, on the probabilities that results show."""
+        if self.options.thresholds is not None:
+            return self.options.thresholds
+        guard = self.guard.guard
+        calibration = with_prior(guard.calibration, self.options.prior)
+        return guard.thresholds if calibration is None else calibration.shown_thresholds()
 
 
 class GuardHost:
@@ -131,6 +136,8 @@ class GuardHost:
             TokmargError: a file cannot be read, or does not fit its guard.
         """
         renewed = [(hosted, *hosted.files.read(hosted.guard.guard)) for hosted in self]
+        for hosted, guard, _ in renewed:
+            with_prior(guard.calibration, hosted.options.prior)  # refuses a calibration that no prior can shift
         for hosted, guard, thresholds in renewed:
             hosted.guard.replace(guard)
             hosted.options = replace(hosted.options, thresholds=thresholds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from starlette.responses import Response, StreamingResponse
@@ -105,7 +105,8 @@ def _options(hosted: HostedGuard, given: object) -> ScoreOptions:
     try:
         if isinstance(thresholds := changes.get("thresholds"), Mapping):
             changes["thresholds"] = Thresholds(**thresholds)
-        options = ScoreOptions.of(hosted.options, **changes)
+        own = hosted.options if changes.get("method", "exact") == "exact" else replace(hosted.options, prior=None)
+        options = ScoreOptions.of(own, **changes)
         hosted.guard.check_options(options)
     except (TokmargError, TypeError) as error:
         raise RequestError(400, f"options: {error}", code="invalid_option", param="options") from None

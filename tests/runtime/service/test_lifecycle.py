@@ -18,6 +18,7 @@ import pytest
 from tests.conftest import run_python
 from tests.support.command_line import Run
 from tests.support.served import Served, serving
+from tokmarg import Guard
 from tokmarg.errors import TokmargError
 from tokmarg.service.access import Access, is_loopback
 
@@ -163,6 +164,36 @@ def test_thresholds_are_read_again_and_nothing_is_lost(table_bundle: Path, tmp_p
         for thread in threads:
             thread.join()
     assert set(statuses) == {200}
+
+
+def test_a_base_rate_for_all_requests(tokmarg: Run, table_bundle: Path, tmp_path: Path) -> None:
+    data, file = tmp_path / "data.jsonl", tmp_path / "calibration.json"
+    rows = [{"text": "gun idiot"[: 3 + 6 * (n % 2)], "labels": ["A"] if n % 3 else []} for n in range(30)]
+    rows += [{"text": "hello", "labels": ["A"] if n % 9 == 0 else []} for n in range(60)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert tokmarg("calibrate", "--bundle", table_bundle, "--data", data, "-o", file).exit_code == 0
+    guard = Guard.load(table_bundle, device="cpu", calibration=file)
+    options = ("--bundle", table_bundle, "--device", "cpu", "--calibration", file)
+    with serving(*options, "--prior", 0.01) as server:
+        expected = guard.score("gun", prior=0.01)
+        assert expected.unsafe.probability < guard.score("gun").unsafe.probability
+        assert server.post("/v1/score", {"text": "gun"})[1]["unsafe"] == expected.unsafe.probability
+        (result,) = server.post("/v1/moderations", {"input": "gun"})[1]["results"]
+        assert result["tokmarg"]["unsafe"] == expected.unsafe.probability
+        own = server.post("/v1/score", {"text": "gun", "options": {"prior": 0.5}})[1]
+        assert own["unsafe"] == guard.score("gun", prior=0.5).unsafe.probability
+        status, row = server.post("/v1/score", {"text": "gun", "options": {"method": "greedy"}})
+        assert (status, row["method"]) == (200, "greedy")
+        whole = file.read_text(encoding="utf-8")
+        document = json.loads(whole)
+        document["unsafe"]["share"] = None
+        file.write_text(json.dumps(document), encoding="utf-8")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait("not reloaded: prior: the calibration has no share of unsafe records")
+        assert server.post("/v1/score", {"text": "gun"})[1]["unsafe"] == expected.unsafe.probability
+    refused = tokmarg("serve", "--bundle", table_bundle, "--prior", 0.01)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "prior: shifts calibrated probabilities, but the guard is not calibrated" in refused.stderr
 
 
 # The end

@@ -47,7 +47,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--threshold", type=options.Probability(0, 1), metavar="X", help="Flag where P(unsafe) >= X.")
 @click.option("--thresholds", type=_FILE, metavar="FILE", help="TOML or JSON: unsafe = X, [labels] S1 = X.")
 @options.calibration
-@options.score_options("tolerance", "max_nodes", "on_overflow")
+@options.score_options("prior", "tolerance", "max_nodes", "on_overflow")
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),
@@ -204,4 +204,5 @@ def _hosted(
         table=openai_table(categories, guard.spec.openai, guard.labels, guard.path),
         files=files,
     )
+    hosted.guard.check_options(hosted.options)
     return hosted
