@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from tokmarg.errors import ContentError
 from tokmarg.openai_format import flagged_labels
+from tokmarg.prompt.message_parts import read_parts
 from tokmarg.prompt.messages import Record
 from tokmarg.results import MethodResult, Result
 
@@ -83,17 +84,22 @@ def judged_records(data: Mapping[str, Any]) -> list[list[Record]]:
 
 
 def _conversation(messages: object) -> list[dict[str, str]]:
-    """The messages of user and assistant that have text; a system prompt is the operator's own."""
+    """The messages of user and assistant that have text; a system prompt is the operator's own.
+
+    Raises:
+        RequestError: 400, a message is none.
+    """
     talk: list[dict[str, str]] = []
-    for message in messages if isinstance(messages, list) else []:
+    for n, message in enumerate(messages if isinstance(messages, list) else []):
         if not isinstance(message, Mapping) or message.get("role") not in ("user", "assistant"):
             continue
-        content = message.get("content")
-        if isinstance(content, list):
-            parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-            content = "\n".join(part for part in parts if isinstance(part, str))
-        if isinstance(content, str) and content.strip():
-            talk.append({"role": str(message["role"]), "content": content})
+        place = f"structured_messages[{n}]"
+        try:
+            text, _ = read_parts(message, place)
+        except ContentError as error:
+            raise of_exception(error, place) from None
+        if text.strip():
+            talk.append({"role": str(message["role"]), "content": text})
     return talk
 
 

@@ -59,6 +59,9 @@ def test_requests_are_judged_by_their_conversation(served: Served) -> None:
 def test_responses_are_judged_as_the_assistants(served: Served) -> None:
     talk = [{"role": "user", "content": "hello"}]
     assert guardrail(served, input_type="response", texts=["hello"], structured_messages=talk) == {"action": "NONE"}
+    refused = [*talk, {"role": "assistant", "content": None, "refusal": "gun"}]
+    again = [*refused, {"role": "user", "content": [{"type": "input_text", "text": "hello"}]}]
+    assert guardrail(served, input_type="request", texts=["hello"], structured_messages=again)["action"] == "BLOCKED"
     assert guardrail(served, input_type="response", texts=["hello", "idiot"]) == {
         "action": "BLOCKED",
         "blocked_reason": "flagged by words: B Insults",
@@ -68,6 +71,9 @@ def test_responses_are_judged_as_the_assistants(served: Served) -> None:
 def test_what_is_wrong(served: Served) -> None:
     assert guardrail(served, input_type="neither") == (400, "input_type must be request or response, not 'neither'")
     assert guardrail(served, input_type="request", texts=[3])[0] == 400
+    talk = [{"role": "user", "content": [{"type": "text", "text": 7}]}]
+    answer = guardrail(served, input_type="request", texts=["hello"], structured_messages=talk)
+    assert answer == (400, "structured_messages[0].content[0].text must be a text, not 7")
     params = {"model": "nobody"}
     assert guardrail(served, input_type="request", additional_provider_specific_params=params)[0] == 404
     assert guardrail(served, input_type="request", texts=["hello " * 300])[0] == 400  # LiteLLM refuses the request then
