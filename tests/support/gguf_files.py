@@ -64,6 +64,14 @@ def write_spm(writer: gguf.GGUFWriter, pieces: Sequence[tuple[str, float, int]] 
         writer.add_add_space_prefix(flags["space"])
 
 
+def rope_theta(config: Any) -> float:
+    """Base of the rotary embedding; transformers 5 keeps it with the scaling."""
+    parameters = getattr(config, "rope_parameters", None)
+    if parameters is None:
+        return float(config.rope_theta)
+    return float(parameters.get("full_attention", parameters)["rope_theta"])
+
+
 def write_gguf_of(model: Any, file: Path, architecture: str, **options: Any) -> None:
     """A model of transformers, in float32; ``options``: of GGUFWriter, such as ``split_max_tensors``, and ``space``."""
     flags = {"space": options.pop("space")} if "space" in options else {}
@@ -77,7 +85,7 @@ def write_gguf_of(model: Any, file: Path, architecture: str, **options: Any) -> 
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(model.get_decoder().layers[0].self_attn.head_dim)
     writer.add_value_length(model.get_decoder().layers[0].self_attn.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(rope_theta(config))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if gemma:
         writer.add_sliding_window(config.sliding_window)

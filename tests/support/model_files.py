@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+logging.disable_progress_bar()  # transformers 5 has one for saving, too
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("1", "2"), ("1", "0"), ("Ġ", "S"), ("s", "a"), ("f", "e"), ("sa", "fe"), ("1", "22")]

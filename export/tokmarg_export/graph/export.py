@@ -33,8 +33,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import onnx
@@ -51,13 +52,12 @@ from tokmarg_export.quantization.int8_per_row import StatisticsOf, quantize_per_
 from .contract import Precision, graph_contract
 from .llama_graph import build_llama_graph, llama_graph_mismatch
 from .onnx_writer import finish_onnx_file, save_onnx, state_interface
-from .optimum_export import onnx_config_for, run_optimum
 from .order_invariant_attention import make_attention_order_invariant
 from .rotated_graph import build_rotated_graph
 from .tensor_spool import StoreTensor, TensorSpool, read_model
 from .traced import ScoringPass, as_traceable
 
-__all__ = ["export_graph"]
+__all__ = ["export_graph", "tracer"]
 
 _SPOOL, _ROUNDED = "unrounded", "rounded"  # files of weights while the graph is built
 _BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
@@ -91,7 +91,7 @@ def export_graph(
         share: is told how much is done.
 
     Returns:
-        how the graph came about: "fused" if it was written operator by operator, or "traced: " and why.
+        how the graph came about: "fused" (operator by operator), or "traced by optimum: " (or torch.export) and why.
 
     Raises:
         ExportError: as :func:`graph_contract`; or there are ``prompts`` and the graph is not rounded by them.
@@ -115,14 +115,14 @@ def export_graph(
             traced = _trace(model, contract, _dtype(precision), Path(scratch))
             if bits is None and max_file_size is None:
                 finish_onnx_file(traced, out_dir, contract)
-                return f"traced: {mismatch}"
+                return _form(mismatch)
             graph = read_model(traced, first)
         state_interface(graph.graph, contract)
         if bits is not None:
             second = _spool(Path(scratch) / _ROUNDED, model, lambda part: share((1 + part) / 2))
             graph = _quantized(graph, bits, statistics, unrounded, second)
         save_onnx(graph, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
-    return "fused" if mismatch is None else f"traced: {mismatch}"
+    return _form(mismatch)
 
 
 def _fused(
@@ -157,11 +157,32 @@ def _dtype(precision: Precision) -> torch.dtype:
     return torch.float16 if precision == "fp16" else torch.float32
 
 
+def tracer() -> Literal["optimum", "torch.export"]:
+    """What traces a forward here: optimum where it is installed; it does not go with transformers 5."""
+    try:
+        version("optimum-onnx")
+    except PackageNotFoundError:
+        return "torch.export"
+    return "optimum"
+
+
+def _form(mismatch: str | None) -> str:
+    """How a graph came about, which does not fit the one that is written operator by operator for this reason."""
+    return "fused" if mismatch is None else f"traced by {tracer()}: {mismatch}"
+
+
 def _trace(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, folder: Path) -> Path:
     """The file of the traced forward, in ``folder``."""
     with as_traceable(model, dtype, contract.head_token_ids, str(folder)):
         scoring_pass = ScoringPass(model, takes_local_mask=contract.sliding_window is not None)
-        run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), folder)
+        if tracer() == "optimum":
+            from .optimum_export import onnx_config_for, run_optimum
+
+            run_optimum(model, scoring_pass, onnx_config_for(model, contract, dtype), folder)
+        else:
+            from .torch_export import run_torch_export
+
+            run_torch_export(scoring_pass, contract, dtype, folder)
     return folder / "model.onnx"
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from tokmarg_export.transformers_versions import cache_argument
+
 # These take one mask per kind of layer, as a dictionary; the others take one mask for all layers.
 DICT_MASK_TYPES = ("gemma2", "gemma3_text", "qwen2", "qwen3")
 
@@ -30,7 +32,8 @@ class NewKeyValues(Cache):  # type: ignore[misc]  # transformers is not followed
         key_states: Tensor,
         value_states: Tensor,
         layer_idx: int,
-        cache_kwargs: dict[str, Any] | None = None,
+        *_: Any,
+        **__: Any,
     ) -> tuple[Tensor, Tensor]:
         """Take new [1, kv_heads, S, head_dim], return past and new [1, kv_heads, P+S, head_dim]."""
         key, value = self.past[layer_idx]
@@ -54,11 +57,12 @@ class ScoringPass(nn.Module):
         position_ids: Tensor,
         attention_mask: Tensor,
         logit_positions: Tensor,
-        past_key_values: DynamicCache,
+        past_key_values: DynamicCache | Sequence[tuple[Tensor, Tensor]],
         sliding_attention_mask: Tensor | None = None,
     ) -> dict[str, Any]:
-        past = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in past_key_values.layers]
-        cache = NewKeyValues(past)
+        if isinstance(past_key_values, DynamicCache):
+            past_key_values = [(cast(Tensor, x.keys), cast(Tensor, x.values)) for x in past_key_values.layers]
+        cache = NewKeyValues(past_key_values)
         masks: Tensor | dict[str, Tensor]
         if self.config.model_type in DICT_MASK_TYPES:
             masks = {"full_attention": self._additive(attention_mask)}
@@ -70,10 +74,9 @@ class ScoringPass(nn.Module):
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=masks,
-            past_key_values=cache,
-            cache_position=position_ids[0],  # only read to build masks, and ours are explicit
             use_cache=True,
             logits_to_keep=logit_positions,
+            **{cache_argument(self.model): cache},
         )
         return {"logits": output.logits, "present": tuple(cache.new)}
 

@@ -99,7 +99,12 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
         else:
             # Eager: sdpa leaves out Gemma 2's cap on attention scores, and parity is measured against this model.
             model, report = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=dtype, attn_implementation="eager", output_loading_info=True
+                source,
+                config=config,
+                dtype=dtype,
+                attn_implementation="eager",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report
             )
         check_complete(report, f"the weights of {source}")
     card = path / "README.md" if path.is_dir() else try_to_load_from_cache(source, "README.md")
@@ -110,7 +115,7 @@ def _load_hugging_face(path: Path, source: str, dtype: torch.dtype) -> LoadedMod
             model,
             tokenizer,
             model_id=path.resolve().name if path.is_dir() else source,
-            revision=getattr(config, "_commit_hash", None),
+            revision=None if path.is_dir() else _commit(try_to_load_from_cache(source, "config.json")),
             licence=licence,
             tokenizer_document=None,
         )
@@ -166,10 +171,13 @@ def _find_gguf(path: Path, source: str, gguf_file: str) -> tuple[Path, str, str 
         return file, file.name, None
     with _naming(gguf_file, source, path):  # offline, no such repository, no such file, gated
         file, *_ = [Path(hf_hub_download(source, name)) for name in series_names(gguf_file)]
-    # The hub's cache lays files out as snapshots/<commit>/<file>.
-    parts = file.parts
-    revision = parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
-    return file, source, revision
+    return file, source, _commit(file)
+
+
+def _commit(file: Path | str | object | None) -> str | None:
+    """Of a file in the hub's cache, which lays them out as snapshots/<commit>/<file>."""
+    parts = Path(file).parts if isinstance(file, (str, Path)) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
 
 
 def _load_gguf(path: Path, model_id: str, revision: str | None, dtype: torch.dtype) -> LoadedModel:

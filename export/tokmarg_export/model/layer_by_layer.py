@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from tokmarg_export.transformers_versions import TUPLE_LAYERS, cache_argument
+
 from .stored_parameters import in_memory
 
 __all__ = ["LayerByLayer", "keys_and_values", "last_logits"]
-
-#: Architectures whose layers return a tuple in transformers 4.57; those of all others a tensor.
-_TUPLES = ("gemma2", "gemma3_text", "granite")
 
 
 class _TakenOut(nn.Module):
@@ -44,7 +43,7 @@ class _TakenOut(nn.Module):
 def _without_layers(model: PreTrainedModel, returned: Tensor | None = None) -> Iterator[list[_TakenOut]]:
     decoder = model.get_decoder()
     layers = decoder.layers
-    as_tuple = model.config.model_type in _TUPLES
+    as_tuple = model.config.model_type in TUPLE_LAYERS
     stand_ins = [_TakenOut(layer, as_tuple, returned) for layer in layers]
     decoder.layers = nn.ModuleList(stand_ins)
     try:
@@ -73,7 +72,9 @@ class LayerByLayer:
         self._settings: list[list[dict[str, Any]]] = []
         with torch.inference_mode(), in_memory(decoder.embed_tokens, decoder.norm):
             for i, ids in enumerate(prompts):
-                options = {"use_cache": False} if caches is None else {"use_cache": True, "past_key_values": caches[i]}
+                options: dict[str, Any] = {"use_cache": caches is not None}
+                if caches is not None:
+                    options[cache_argument(decoder)] = caches[i]
                 with _without_layers(model) as stand_ins:
                     decoder(input_ids=torch.tensor([list(ids)], device=model.device), **options)
                 self.hidden.append(stand_ins[0].hidden)

@@ -59,6 +59,10 @@ def check_complete(report: Mapping[str, Any], weights: str) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ExportError(f"{weights} lack {missing[0]}{_more(missing)}; they are damaged, or not all are here.")
+    # Names in transformers 4, in 5 with both shapes.
+    shapes = sorted(key if isinstance(key, str) else key[0] for key in report.get("mismatched_keys", ()))
+    if shapes:
+        raise ExportError(f"{weights} have {shapes[0]}{_more(shapes)} in another shape than the configuration.")
     layers = sorted(name for name in report["unexpected_keys"] if ".layers." in name)
     if layers:
         raise ExportError(f"{weights} have {layers[0]}{_more(layers)}, for which the configuration has no layer.")

@@ -28,6 +28,8 @@ def merge_adapter(model: PreTrainedModel, adapter: Path) -> None:
         raise ExportError(f"{adapter} is not an adapter: it has no adapter_model.safetensors.")
     try:
         with warnings.catch_warnings():
+            # What peft calls in transformers 5 announces what transformers 6 will call it.
+            warnings.filterwarnings("ignore", category=FutureWarning)
             # peft only warns of matrices that the file lacks, and says nothing of surplus ones.
             warnings.filterwarnings("error", message="Found missing adapter keys")
             adapted = PeftModel.from_pretrained(model, str(adapter))

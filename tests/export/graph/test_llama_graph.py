@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tests.support.graphs import FUSED, VOCAB, Graph, exported, nodes_of, reference_logits, tiny, tree_logits
 from tokmarg_export.graph.contract import SUPPORTED_MODEL_TYPES
-from tokmarg_export.graph.export import export_graph
+from tokmarg_export.graph.export import export_graph, tracer
 from tokmarg_export.graph.llama_graph import llama_graph_mismatch
 
 
@@ -157,5 +157,5 @@ def test_a_part_that_is_not_known_is_no_reason_to_guess() -> None:
 def test_what_does_not_fit_is_traced(tmp_path: Path) -> None:
     model: Any = tiny("llama", hidden_act="gelu")
     form = export_graph(model, tmp_path, head_token_ids=None, precision="fp32")
-    assert form == "traced: hidden_act is gelu"
+    assert form == f"traced by {tracer()}: hidden_act is gelu"
     assert "SkipSimplifiedLayerNormalization" not in {node.op_type for node in nodes_of(tmp_path)}

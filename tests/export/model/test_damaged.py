@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.export.model.test_lora import write_adapter
@@ -88,7 +89,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "weights of noise": (put("model.safetensors", b"\xff" * 99), "Cannot load weights of {}: "),
     "no weights": (remove("model.safetensors"), "Cannot load weights of {}: "),
     "a tensor less": (without_a_tensor, LACKS),
-    "a tensor cut": (with_a_cut_tensor, "Cannot load weights of {}: Error(s) in loading state_dict"),
+    "a tensor cut": (with_a_cut_tensor, "the weights of {} have model.norm.weight in another shape than the"),
     "a shard less": (without_a_shard, "Cannot load weights of {}: No such file or directory: "),
     "a shard cut": (with_a_cut_shard, "Cannot load weights of {}: "),
     "a gap in the index": (with_a_gap_in_the_index, LACKS),
@@ -116,6 +117,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }  # fmt: skip
 
 
+#: Of transformers 5, which checks a configuration's types itself, and reads whole shards whatever the index says.
+CONFIGURATION = "Cannot load configuration of {}: "
+IN_5 = {
+    "a gap in the index": None,
+    "a size of letters": CONFIGURATION,
+    "no heads": CONFIGURATION,
+    "positions of letters": CONFIGURATION,
+    "eos of letters": CONFIGURATION,
+    "eos of a table": CONFIGURATION,
+}
+
+
 def line(source: Path, **options: Any) -> str:
     with pytest.raises(ExportError) as caught:
         load_model(source, **options)
@@ -135,6 +148,11 @@ def test_folder(name: str, model: Path, tmp_path: Path, capfd: pytest.CaptureFix
     folder = shutil.copytree(model, tmp_path / "tiny")
     damage, message = DAMAGES[name]
     damage(folder)
+    if transformers.__version__.startswith("5."):
+        if (other := IN_5.get(name, message)) is None:
+            load_model(folder)
+            return
+        message = other
     found = line(folder)
     assert found.startswith((message.format(folder), message.format(folder.name))), found
     assert "TRAIN" not in capfd.readouterr().err
