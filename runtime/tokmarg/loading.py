@@ -15,7 +15,7 @@ from tokmarg.bundle.manifest import MANIFEST
 from tokmarg.calibration.calibration import Calibration, find_calibration
 from tokmarg.engine.prefix import Prefix
 from tokmarg.engine.prefix_cache import cached_prefixes, load_prefixes
-from tokmarg.engine.prompt_cache import PromptCache, host_prompt_cache, store_prompt_cache
+from tokmarg.engine.prompt_cache import PromptCache, new_prompt_cache
 from tokmarg.engine.session import Device, Session
 from tokmarg.grammar.branch_priors import BranchPriors
 from tokmarg.grammar.checked import check_once
@@ -111,9 +111,7 @@ def load_parts(
     parts = assemble(opened, Session(opened, device, threads), spec, chosen, encoder)
     if cache_bytes is None:
         return parts
-    graph = opened.manifest.graph
-    make = host_prompt_cache if graph.by_content else store_prompt_cache
-    return replace(parts, prompt_cache=make(graph, cache_bytes))
+    return replace(parts, prompt_cache=new_prompt_cache(opened.manifest.graph, cache_bytes))
 
 
 def assemble(

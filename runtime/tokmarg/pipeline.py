@@ -13,6 +13,7 @@ from typing import Any
 from tokmarg.engine.batch_invariant import BatchInvariantEngine
 from tokmarg.engine.cpu import release_free_memory
 from tokmarg.engine.packed import PackedEngine
+from tokmarg.engine.prompt_cache import PromptCache, new_prompt_cache
 from tokmarg.engine.sequence import Sequence
 from tokmarg.engine.waiting_line import SequenceGroup, WaitingLine
 from tokmarg.grammar.trie import Trie
@@ -25,7 +26,7 @@ from tokmarg.prompt.messages import Content, Conversation, Message, Record, read
 from tokmarg.prompt.windows import longest, windows
 from tokmarg.scoring.exact import ExactSearch
 
-from .branching import Branches, branch_tokens, branched, run_together
+from .branching import WindowSequences, branch_tokens, in_stages, run_together, sequences_of
 from .errors import ContentError
 from .loading import GuardParts
 from .results import MethodResult, Result, Thresholds
@@ -34,9 +35,13 @@ from .score_options import OnOverflow, OnRole, ScoreOptions
 
 __all__ = ["Pipeline", "freeing_memory", "outcomes_of", "searched"]
 
+Engine = BatchInvariantEngine | PackedEngine
 Contents = Iterable[Content | Record | ContentError]
 #: Of a content beyond the context window, where windows were not asked for.
 _WAY_OUT = "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)"
+
+#: Bytes of a prompt cache that lives as long as a pack, which is what bounds it.
+_NO_LIMIT = 2**62
 
 
 class Pipeline:
@@ -52,9 +57,12 @@ class Pipeline:
     def __init__(self, parts: GuardParts) -> None:
         self._parts, self._prompt_builder, self._prefixes = parts, parts.prompt_builder, parts.prefixes
         self._detector = InjectionDetector(parts.spec, parts.encoder)
-        kind = BatchInvariantEngine if parts.session.graph.by_content else PackedEngine
-        self._engine: BatchInvariantEngine | PackedEngine = kind(parts.session, parts.own_policy, parts.prompt_cache)
+        self._engine = self._new_engine(parts.prompt_cache)
         self.calls = ScoreCalls(parts)
+
+    def _new_engine(self, cache: PromptCache[Any] | None) -> Engine:
+        kind = BatchInvariantEngine if self._parts.session.graph.by_content else PackedEngine
+        return kind(self._parts.session, self._parts.own_policy, cache)
 
     def score(self, contents: Contents, options: ScoreOptions) -> Iterator[list[Result | MethodResult | ContentError]]:
         """The results of a stream, one list for each pack; a content that cannot be scored has its error there.
@@ -73,8 +81,7 @@ class Pipeline:
 
     def groups(self, record: EncodedRecord, search: Callable[[Prompt], Any]) -> list[SequenceGroup]:
         """What the engine runs for a record: a group of sequences for each window, with the searches of its prompts."""
-        _, units = branched([record], search)
-        return [SequenceGroup(unit, self._prefixes[role]) for role, unit in units]
+        return [SequenceGroup(window, self._prefixes[record.role]) for window in sequences_of(record, search)]
 
     def serve(self, line: WaitingLine) -> None:
         """Runs what stands in a line (of :meth:`groups`), until none will come."""
@@ -219,25 +226,37 @@ class Pipeline:
         Yields:
             each record with its searches; or its error.
         """
-        sequences, units = branched(pack, search)
-        by_role: dict[Role, list[list[Sequence[Any]]]] = {}
-        for role, unit in units:
-            by_role.setdefault(role, []).append(unit)
-        for role, of_role in by_role.items():
-            for together in run_together(of_role):
-                self._engine.run([SequenceGroup(unit, self._prefixes[role]) for unit in together])
+        records = {i: record for i, record in enumerate(pack) if isinstance(record, EncodedRecord)}
+        sequences = {i: sequences_of(record, search) for i, record in records.items()}
+        stages = in_stages(pack)
+        engine = self._engine_for_branches([records[i] for i in stages.trunks])
+        for places, with_engine in ((stages.alone, self._engine), (stages.trunks, engine), (stages.branches, engine)):
+            by_role: dict[Role, list[list[Sequence[Any]]]] = {}
+            for i in places:
+                by_role.setdefault(records[i].role, []).extend(sequences[i])
+            for role, windows_of_role in by_role.items():
+                for together in run_together(windows_of_role):
+                    with_engine.run([SequenceGroup(window, self._prefixes[role]) for window in together])
         for i, record in enumerate(pack):
             yield record if isinstance(record, ContentError) else searched(record, sequences[i])
 
+    def _engine_for_branches(self, trunks: GenericSequence[EncodedRecord]) -> Engine:
+        """The engine, or one with a prompt cache of its own where the guard's does not hold the trunks."""
+        tokens = sum(len(trunk.windows[0][0].token_ids) for trunk in trunks)
+        cache = self._parts.prompt_cache
+        if not trunks or (cache is not None and cache.max_tokens >= 2 * tokens):  # and what branches add
+            return self._engine
+        return self._new_engine(new_prompt_cache(self._parts.session.graph, _NO_LIMIT))
 
-def searched(record: EncodedRecord, branches: Branches) -> tuple[EncodedRecord, Searches] | ContentError:
+
+def searched(record: EncodedRecord, windows: WindowSequences) -> tuple[EncodedRecord, Searches] | ContentError:
     """A record with its searches, once the engine has run its sequences; or its error."""
-    for sequence in itertools.chain.from_iterable(branches):
+    for sequence in itertools.chain.from_iterable(windows):
         if sequence.error is not None:
             sequence.error.id, sequence.error.index = record.id, record.index
             sequence.error.role = None if record.index is None else record.role
             return sequence.error
-    return record, [[each.search for each in window] for window in branches]
+    return record, [[each.search for each in window] for window in windows]
 
 
 def outcomes_of(

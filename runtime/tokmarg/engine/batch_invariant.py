@@ -60,7 +60,7 @@ class BatchInvariantEngine:
     Args:
         session: the graph.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
-        cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.host_prompt_cache`), or None.
+        cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.new_prompt_cache`), or None.
     """
 
     #: Contents, and new tokens of theirs, in a pack: enough that workers are seldom idle, and few enough that the first

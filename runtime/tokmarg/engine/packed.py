@@ -41,7 +41,7 @@ class PackedEngine:
     Args:
         session: the graph.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
-        cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.store_prompt_cache`), or None.
+        cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.new_prompt_cache`), or None.
     """
 
     #: Contents, and new tokens of theirs, that may share passes.

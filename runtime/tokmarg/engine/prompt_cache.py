@@ -33,8 +33,7 @@ __all__ = [
     "HostPromptCache",
     "PromptCache",
     "StorePromptCache",
-    "host_prompt_cache",
-    "store_prompt_cache",
+    "new_prompt_cache",
 ]
 
 S = TypeVar("S")
@@ -79,7 +78,9 @@ class PromptCache(Generic[S]):
     """
 
     def __init__(self, max_bytes: int, token_bytes: int, cut: Callable[[S, int, int], S]) -> None:
-        self._max_tokens, self._token_bytes, self._cut = max_bytes // token_bytes, token_bytes, cut
+        #: Tokens that it holds at most.
+        self.max_tokens = max_bytes // token_bytes
+        self._token_bytes, self._cut = token_bytes, cut
         self._roots: dict[Hashable, _Edge[S]] = {}
         self._used: OrderedDict[_Edge[S], None] = OrderedDict()  # the least recently used first
         self._tokens = self._hits = self._misses = self._hit_tokens = 0
@@ -168,14 +169,14 @@ class PromptCache(Generic[S]):
         while edge is not None:
             kept.add(id(edge))
             edge = edge.parent
-        while self._tokens + tokens > self._max_tokens and self._used:
+        while self._tokens + tokens > self.max_tokens and self._used:
             leaf = next(iter(self._used))
             if id(leaf) in kept:
                 break
             assert leaf.parent is not None
             del self._used[leaf], leaf.parent.after[leaf.tokens[0]]
             self._tokens -= len(leaf.tokens)
-        return max(0, min(tokens, self._max_tokens - self._tokens))
+        return max(0, min(tokens, self.max_tokens - self._tokens))
 
 
 #: For graphs with ``by_content``: [layers, n, 2 * kv_heads * head_dim] of each edge.
@@ -188,13 +189,11 @@ def _token_bytes(graph: GraphContract) -> int:
     return graph.layers * 2 * graph.kv_heads * graph.head_dim * np.dtype(graph.kv_dtype).itemsize
 
 
-def host_prompt_cache(graph: GraphContract, max_bytes: int) -> HostPromptCache:
-    """A cache for :class:`tokmarg.engine.batch_invariant.BatchInvariantEngine`."""
-    return PromptCache(max_bytes, _token_bytes(graph), lambda values, a, b: values[:, a:b].copy())
-
-
-def store_prompt_cache(graph: GraphContract, max_bytes: int) -> StorePromptCache:
-    """A cache for :class:`tokmarg.engine.packed.PackedEngine`, wherever its session keeps keys and values."""
+def new_prompt_cache(graph: GraphContract, max_bytes: int) -> PromptCache[Any]:
+    """A cache of the kind that the graph's engine takes: :data:`HostPromptCache` where attention is ``by_content``, and
+    else :data:`StorePromptCache`, wherever its session keeps keys and values."""
+    if graph.by_content:
+        return PromptCache(max_bytes, _token_bytes(graph), lambda values, a, b: values[:, a:b].copy())
     return PromptCache(max_bytes, _token_bytes(graph), _cut_slots)
 
 
