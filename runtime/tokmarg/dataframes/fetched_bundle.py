@@ -86,7 +86,9 @@ def manifest_sha256_at(url: str) -> str:
 
 def _bundles() -> Path:
     base = cache_folder()
-    return Path(tempfile.gettempdir(), f"tokmarg-{os.getuid()}", "bundles") if base is None else base / "bundles"
+    if base is None:  # Windows has no user ids, and a folder of temporary files for each user
+        base = Path(tempfile.gettempdir(), f"tokmarg-{os.getuid()}" if hasattr(os, "getuid") else "tokmarg")
+    return base / "bundles"
 
 
 def _read(system: fsspec.AbstractFileSystem, root: str, url: str) -> bytes:
