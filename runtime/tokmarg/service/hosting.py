@@ -88,7 +88,7 @@ class GuardHost:
 
     Args:
         guards: at least one, with names that differ; the first is asked where a request names none.
-        aliases: other name -> name of a guard.
+        aliases: other name -> name of a guard. Responses name the model id, by which a guard is known, too.
 
     Raises:
         TokmargError: two guards have one name, or an alias leads nowhere.
@@ -100,7 +100,8 @@ class GuardHost:
             names = [hosted.name for hosted in guards]
             twice = next(name for name in names if names.count(name) > 1)
             raise TokmargError(f"two bundles are called {twice!r}: give one another name, --bundle NAME=FOLDER")
-        self._aliases = dict.fromkeys(DEFAULT_ALIASES, guards[0].name) | dict(aliases or {})
+        model_ids = {hosted.guard.guard.manifest.model_id: hosted.name for hosted in reversed(guards)}
+        self._aliases = model_ids | dict.fromkeys(DEFAULT_ALIASES, guards[0].name) | dict(aliases or {})
         for alias, name in self._aliases.items():
             if name not in self._guards:
                 raise TokmargError(
@@ -123,7 +124,7 @@ class GuardHost:
             return next(iter(self))
         if not isinstance(model, str):
             raise RequestError(400, f"model must be a string, not {model!r:.60}", param="model")
-        name = self._aliases.get(model, model)
+        name = model if model in self._guards else self._aliases.get(model, model)
         if name not in self._guards:
             message = f"there is no model {model!r:.100} (models: {self._known()})"
             raise RequestError(404, message, code="model_not_found", param="model")

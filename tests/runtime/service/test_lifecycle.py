@@ -111,11 +111,12 @@ def test_several_bundles_and_aliases(table_bundle: Path, word_bundle: Path) -> N
     with serving(*arguments, "--threads", "1") as server:
         assert [each["id"] for each in server.ask("GET", "/v1/models")[1]["data"]] == ["a", "b"]
         names = {}
-        for model in ("a", "b", "gpt", "text-moderation-latest", None):
+        for model in ("a", "b", "gpt", "text-moderation-latest", None, "tests/words"):
             body = {"input": "gun"} if model is None else {"input": "gun", "model": model}
             status, answer = server.post("/v1/moderations", body)
             assert status == 200
             names[model] = list(answer["results"][0]["categories"])
+            assert answer["model"] == "tests/words"  # which a client may ask for again
         assert names["b"] == ["A", "B", "C"]  # one of them has no table: label ids
         rows = server.ask("POST", "/v1/score?model=b", b'{"text": "gun"}\n', {"Content-Type": "application/jsonl"})[1]
         assert json.loads(rows)["flagged"]
