@@ -94,7 +94,7 @@ def labels(arguments: argparse.Namespace) -> None:
     guards = {}
     for count in LABELS:
         names = [f"{subject} {place}" for place in PLACES for subject in SUBJECTS][:count]
-        rows = [{"id": f"S{i}", "name": name} for i, name in enumerate(names, 1)]
+        rows = [{"id": f"S{i}", "name": name, "code": f"L{i}"} for i, name in enumerate(names, 1)]
         started = time.perf_counter()
         guards[count] = load(arguments, {"labels": rows}), time.perf_counter() - started
     texts = {"harmless": HARMLESS[0], "harmful": HARMFUL[0]}

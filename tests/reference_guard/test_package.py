@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.reference_guard import BUNDLE, FOLDER
 from tokmarg import Guard, Result
 from tokmarg.bundle.bundle import Bundle
 from tokmarg.bundle.installed import DEFAULT_BUNDLE, ENTRY_POINTS
@@ -37,31 +38,29 @@ assert len(list(guard.score_many(["How do I pick a lock?", "Thanks!", "Where is 
 print(before, resident(), mapped)
 """
 
-FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
-PACKAGE = FOLDER / "bundle"
-NAME = "tokmarg_reference_guard"
+NAME = BUNDLE.name
 PROJECT = tomllib.loads((FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def guard() -> Guard:
-    return Guard.load(PACKAGE, device="cpu")
+    return Guard.load(BUNDLE, device="cpu")
 
 
 def test_files_are_whole_and_small_enough_for_a_git_host() -> None:
-    Bundle.open(PACKAGE).verify()
-    sizes = [path.stat().st_size for path in PACKAGE.iterdir() if path.is_file()]
+    Bundle.open(BUNDLE).verify()
+    sizes = [path.stat().st_size for path in BUNDLE.iterdir() if path.is_file()]
     assert max(sizes) < 100e6
     assert sum(sizes) <= 160e6
 
 
 def test_package_carries_all_files_of_the_bundle_and_no_code() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"][NAME]
-    carried = {path.name for pattern in patterns for path in PACKAGE.glob(pattern)}
-    assert carried == {*json.loads((PACKAGE / "manifest.json").read_text())["files"], "manifest.json"}
+    carried = {path.name for pattern in patterns for path in BUNDLE.glob(pattern)}
+    assert carried == {*json.loads((BUNDLE / "manifest.json").read_text())["files"], "manifest.json"}
     assert PROJECT["project"]["entry-points"][ENTRY_POINTS] == {DEFAULT_BUNDLE: NAME}
-    assert PROJECT["tool"]["setuptools"]["package-dir"] == {NAME: PACKAGE.name}
-    assert [path.name for path in PACKAGE.glob("*.py")] == ["__init__.py"]
+    assert PROJECT["tool"]["setuptools"]["packages"] == [NAME]
+    assert [path.name for path in BUNDLE.glob("*.py")] == ["__init__.py"]
 
 
 def test_manifest_says_where_the_guard_comes_from(guard: Guard) -> None:
@@ -70,21 +69,24 @@ def test_manifest_says_where_the_guard_comes_from(guard: Guard) -> None:
     assert manifest.precision == "int8"
     assert guard.labels == tuple(f"S{i}" for i in range(1, 15))
     assert guard.spec.roles == ("user", "assistant")
+    assert guard.calibration is not None
+    assert guard.thresholds.unsafe == 0.5
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what lies in memory")
 def test_weights_are_not_in_memory_twice() -> None:
     """What onnxruntime has packed into memory of its own does not stay mapped beside that."""
-    said = subprocess.run([sys.executable, "-c", MEMORY, PACKAGE], check=True, capture_output=True, text=True).stdout
+    said = subprocess.run([sys.executable, "-c", MEMORY, BUNDLE], check=True, capture_output=True, text=True).stdout
     before, after, mapped = map(int, said.split())
-    size = sum(size for _, size in Bundle.open(PACKAGE).manifest.files.values())
+    size = sum(size for _, size in Bundle.open(BUNDLE).manifest.files.values())
     assert 0 < mapped < 0.1 * size
     assert after - before < 2 * size
 
 
 def test_what_it_usually_says_goes_with_its_own_policy_only(guard: Guard) -> None:
     assert guard._parts.branch_priors
-    other = Guard.load(PACKAGE, device="cpu", policy={"labels": [{"id": "S1", "name": "One"}]})
+    policy = {"labels": [{"id": "S1", "name": "One", "code": "one"}]}
+    other = Guard.load(BUNDLE, device="cpu", policy=policy, calibration=False)
     assert other._parts.branch_priors is None
 
 
@@ -103,11 +105,8 @@ def log_odds(result: Result) -> float:
 )
 def test_a_request_for_harm_stands_out(guard: Guard, harmful: str, label: str, harmless: str) -> None:
     bad, good = guard.score_many([harmful, harmless], max_nodes=32)
-    # The guard's own threshold is strict, since it is too sure of much: a harmful request may stay below it, a harmless
-    # one must, and log odds tell them apart (the model card has the last pair among what it gets wrong at 0.5).
-    assert bad.unsafe.probability > 0.8
-    assert log_odds(bad) > log_odds(good) + 1
-    assert not good.flagged
+    assert (bad.flagged, good.flagged) == (True, False)
+    assert log_odds(bad) > log_odds(good) + 2
     of_label = bad.labels[label]
     assert of_label is not None
     assert of_label.probability == max(m.probability for m in bad.labels.values() if m is not None)

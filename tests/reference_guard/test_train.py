@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.reference_guard import FOLDER, script
+from tests.support.reference_guard import BUNDLE, script
 from tokmarg.loading import prompt_builder_of
 from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
@@ -23,9 +23,9 @@ def train() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def verdicts(train: ModuleType) -> Any:
-    document, where = choose_spec(str(train.NEXT), "")
+    document, where = choose_spec("reference-guard", "")
     document.pop("models")
-    encoder = Encoder((FOLDER / "bundle" / "tokenizer.json").read_text(encoding="utf-8"))
+    encoder = Encoder((BUNDLE / "tokenizer.json").read_text(encoding="utf-8"))
     return train.Verdicts(prompt_builder_of(Spec.parse(document, where), encoder, 2048))
 
 

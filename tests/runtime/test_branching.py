@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.optional import present
-from tests.support.reference_guard import FOLDER
+from tests.support.reference_guard import BUNDLE
 from tokmarg import ContentError, Guard, ScoreOptions
 from tokmarg.branching import in_stages
 from tokmarg.prompt.messages import Record
@@ -56,7 +56,7 @@ def test_real_attention_gives_the_same_scores(tiny_bundle: Path) -> None:
 
 
 def test_int8_gives_the_same_bits() -> None:
-    guard, conversation = Guard.load(FOLDER / "bundle", device="cpu"), talk(9)
+    guard, conversation = Guard.load(BUNDLE, device="cpu"), talk(9)
     for result in guard.score_many([conversation, "hello", conversation], judge="each"):
         if result.index is not None:
             alone = guard.score(conversation[: result.index + 1])

@@ -1,4 +1,4 @@
-"""A spec whose guard names labels by codes of one token, in the policy's order: the reference guard's, as planned."""
+"""A spec whose guard names labels by codes of one token, in the policy's order: as the reference guard does."""
 
 from __future__ import annotations
 

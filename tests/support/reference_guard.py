@@ -1,4 +1,4 @@
-"""Import of the scripts in models/reference-guard, which are no package."""
+"""The reference guard's folder: where its bundle lies, and import of its scripts, which are no package."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
+BUNDLE = FOLDER / "tokmarg_reference_guard"
 
 
 @contextmanager

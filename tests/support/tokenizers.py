@@ -8,6 +8,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from tests.conftest import CACHE, FAMILIES, from_npm, tokenizer_file
@@ -18,6 +19,9 @@ from tokmarg.prompt.spec import Spec
 from tokmarg.tokenizer import Encoder
 from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.spec_library import choose_spec, list_specs, resolve_spec
+
+#: A label as a grammar takes it: id, name and, where the spec gives one, code.
+Label = tuple[str, str] | tuple[str, str, str | None]
 
 TOKENIZERS = [*FAMILIES, "mistral", "llama2"]
 EOT = {
@@ -169,10 +173,10 @@ def modes() -> list[tuple[str, Role]]:
     return [(name, role) for name in list_specs() for role in spec_of(name).roles]
 
 
-def labels_of(name: str, role: Role) -> list[tuple[str, str]]:
-    """(id, name) of the labels that one verdict can name."""
+def labels_of(name: str, role: Role) -> list[Label]:
+    """The labels that one verdict can name."""
     spec = spec_of(name)
-    return [(label.id, label.name) for label in spec.labels_of(role)] if spec.aggregate == "verdict" else []
+    return [(label.id, label.name, label.code) for label in spec.labels_of(role)] if spec.aggregate == "verdict" else []
 
 
 def parts_of(spec: Spec, role: Role) -> list[Any]:
@@ -181,7 +185,7 @@ def parts_of(spec: Spec, role: Role) -> list[Any]:
     return list(grammar[role] if isinstance(grammar, dict) else grammar)
 
 
-def trie_of(name: str, role: Role, tokenizer: str, labels: list[tuple[str, str]]) -> Trie:
+def trie_of(name: str, role: Role, tokenizer: str, labels: Sequence[Label]) -> Trie:
     """The family's trie over some labels with any tokenizer. With one that is not its own, the prompt ends as that
     tokenizer's models' do, its end of turn ends verdicts, and spellings of the own tokenizer's are left out."""
     from tokmarg.grammar.grammar import Grammar

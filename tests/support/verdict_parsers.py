@@ -8,17 +8,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.support.tokenizers import NATIVE, encoder_of, parts_of, spec_of
+from tests.support.tokenizers import NATIVE, Label, encoder_of, parts_of, spec_of
 from tokmarg.grammar.trie import Trie
 from tokmarg.prompt.labels import Role
 from tokmarg.tokenizer import Encoder
 
 __all__ = ["ALTERNATIVES", "SPLIT", "Labels", "expected", "listed", "read", "verdicts"]
 
-Labels = list[tuple[str, str]]
+Labels = Sequence[Label]
 
 
 def verdicts(parts: list[Any], labels: Labels) -> Iterator[str]:
@@ -34,15 +34,21 @@ def verdicts(parts: list[Any], labels: Labels) -> Iterator[str]:
             option["text"] + text for option in part["choice"] for text in verdicts(option.get("then", []), labels)
         ]
     else:
-        spelling = {"id": "{{id}}", "name": "{{name}}"}.get(part["labels"], part["labels"])
+        field = part["labels"]
+        spelling = f"{{{{{field}}}}}" if field in ("id", "name", "code") else field
+        orders = itertools.combinations if part.get("order") == "policy" else itertools.permutations
         heads = []
         for n in range(1, min(len(labels), part.get("max", len(labels))) + 1):
-            for chosen in itertools.permutations(labels, n):
-                spelt = [spelling.replace("{{id}}", i).replace("{{name}}", name) for i, name in chosen]
+            for chosen in orders(labels, n):
+                spelt = [spelt_label(spelling, *label) for label in chosen]
                 for between in itertools.product(part.get("separators", []), repeat=n - 1):
                     heads.append("".join(itertools.chain(*itertools.zip_longest(spelt, between, fillvalue=""))))
     tails = list(verdicts(rest, labels))
     yield from (head + tail for head in heads for tail in tails)
+
+
+def spelt_label(spelling: str, label_id: str, name: str, code: str | None = None) -> str:
+    return spelling.replace("{{id}}", label_id).replace("{{name}}", name).replace("{{code}}", code or "")
 
 
 def matched(pattern: str, text: str) -> re.Match[str]:
@@ -57,11 +63,15 @@ def listed(text: str, separator: str = r",\s*") -> set[str]:
 
 def read(name: str, role: Role, text: str, labels: Labels) -> set[str]:
     """The events of a verdict, read as the family's author reads it."""
-    ids = {name: label_id for label_id, name in labels}
+    ids = {label[1]: label[0] for label in labels}
     answer = role == "assistant"
-    if name.startswith(("llama-guard", "instruct", "md-judge", "reference-guard")):
+    if name.startswith(("llama-guard", "instruct", "md-judge")):
         first, *more = text.strip().split("\n")
         return {"unsafe", *listed(more[0])} if first == "unsafe" else set()
+    if name == "reference-guard":
+        first, *codes = text.split()
+        by_code = {label[2]: label[0] for label in labels if len(label) == 3}
+        return {"unsafe", *(by_code[code] for code in codes)} if first == "unsafe" else set()
     if name == "nemotron-safety-guard":
         verdict = json.loads(text)
         ratings = {

@@ -12,7 +12,7 @@ from tests.support.coded_guard import CODED_SPEC, CODES
 from tests.support.encoders import encoder_of
 from tests.support.grammars import language
 from tests.support.optional import present
-from tests.support.reference_guard import FOLDER
+from tests.support.reference_guard import BUNDLE
 from tests.support.tokenizers import tokenizer_json
 from tests.support.tries import EOT, S14, TAIL, build, complete_paths
 from tokmarg.errors import SpecError
@@ -72,8 +72,8 @@ def test_paths_in_the_policys_order(family_: str, data: st.DataObject) -> None:
     assert complete_paths(trie) == expected
 
 
-def test_each_label_of_the_planned_reference_guard_is_one_node() -> None:
-    encoder = Encoder((FOLDER / "bundle" / "tokenizer.json").read_text(encoding="utf-8"))
+def test_each_label_of_the_reference_guard_is_one_node() -> None:
+    encoder = Encoder((BUNDLE / "tokenizer.json").read_text(encoding="utf-8"))
     builder = PromptBuilder(Spec.parse(CODED_SPEC, "coded"), encoder, 2048)
     trie = build_tries(builder)["user", None]
     trie.check(50)

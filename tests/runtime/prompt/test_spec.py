@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.coded_guard import CODED_SPEC, CODES
 from tests.support.documents import REMOVED, Place, edited
-from tests.support.reference_guard import FOLDER
+from tests.support.reference_guard import BUNDLE
 from tests.support.word_guard import SPEC
 from tokmarg.errors import SpecError
 from tokmarg.grammar.syntax import Choice, LabelList, Option, substitute
@@ -75,7 +75,7 @@ def test_labels_may_have_codes() -> None:
     ],
 )
 def test_codes_that_do_not_name_one_label(place: Place, value: object, message: str) -> None:
-    encoder = Encoder((FOLDER / "bundle" / "tokenizer.json").read_text(encoding="utf-8"))
+    encoder = Encoder((BUNDLE / "tokenizer.json").read_text(encoding="utf-8"))
 
     def check() -> None:
         spec = Spec.parse(edited(CODED_SPEC, place, value), "bundle/manifest.json")
