@@ -346,7 +346,7 @@ class Guard:
         Args:
             chunks: of the text, such as a language model's answer; closed at the end, if they can be closed.
             context, role: the messages before it, and whose text it is.
-            options, changes: as for :meth:`score`, but that ``tolerance`` is 0.01 where nothing else is said; and
+            options, changes: as for :meth:`score`, but that ``tolerance`` is 0.1 where nothing else is said; and
                 ``every``, ``sentences`` and ``patience``, see :class:`tokmarg.moderation.ModerationSettings`.
 
         Raises:

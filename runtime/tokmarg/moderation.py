@@ -23,7 +23,7 @@ __all__ = ["TOLERANCE", "ModeratedText", "ModerationSettings", "TextSoFar", "gro
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]]*\s|[。！？]|\n""")
 #: Of a growing text, where nothing else is said: each further verdict node costs as much as a token of the text, and
 #: where a threshold lies inside an interval the search goes on anyway.
-TOLERANCE = 0.01
+TOLERANCE = 0.1
 #: Tokens between results, and flagged results in a row, at most.
 _MAX_EVERY, _MAX_PATIENCE = 2**20, 2**10
 

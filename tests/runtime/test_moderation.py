@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.reference_guard import BUNDLE
 from tokmarg import AsyncGuard, ContentError, Guard, ModeratedText, OptionError, ScoreOptions
 from tokmarg.moderation import TOLERANCE
 
@@ -81,6 +82,26 @@ def test_the_context_counts(guard: Guard) -> None:
     assert part.result == guard.score(talk)
     (part,) = guard.moderate(["hello"], role="user", tolerance=0.5)
     assert part.result == guard.score("hello", tolerance=0.5)
+
+
+def test_an_answer_costs_a_quarter_of_its_beginnings_at_most() -> None:
+    plain, remembering = (Guard.load(BUNDLE, device="cpu", prompt_cache=size) for size in (None, "64 MB"))
+    text = "The bakery opens at seven and sells bread, rolls and plum cake until the shelves are empty."
+    words = text.split()
+    chunks = [" ".join(words[n % 17 : n % 17 + 8]) + " " for n in range(20)]
+
+    def tokens(guard: Guard, work: Callable[[], object]) -> int:
+        before = guard._session.counts[0]
+        work()
+        return int(guard._session.counts[0] - before)
+
+    found: list[ModeratedText] = []
+    once = tokens(remembering, lambda: found.extend(remembering.moderate(chunks, every=1, patience=99)))
+    beginnings = ["".join(chunks[: n + 1]) for n in range(20)]
+    expected = [plain.score(text, role="assistant", tolerance=TOLERANCE) for text in beginnings[::6]]
+    assert [part.result for part in found][::6] == expected  # int8: to the bit
+    afresh = tokens(plain, lambda: [plain.score(text, role="assistant") for text in beginnings])
+    assert once <= afresh / 4
 
 
 def test_a_stream_of_nothing(guard: Guard) -> None:
