@@ -127,7 +127,7 @@ FIXED = {
 
 
 def test_fixed_policies_are_refused() -> None:
-    policy = {"labels": [{"id": "A", "name": "Apples"}]}
+    policy = {"labels": [{"id": "A", "name": "Apples", "code": "apples"}]}
     for name in list_specs():
         assert spec_of(name).fixed is (name in FIXED), name
         if name in FIXED:
