@@ -76,6 +76,7 @@ def test_as_many_actors_as_cpus_start_and_all_have_work(cluster: Cluster, word_b
     dataset = ray.data.read_parquet(str(write_posts(tmp_path / "posts", ROWS, files=1)))
 
     def process(batch: pa.Table) -> pa.Table:
+        time.sleep(1)  # so that work is left when the last actor has started
         return batch.append_column("process", pa.array([os.getpid()] * batch.num_rows))
 
     class Traced(GuardScorer):
