@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from tokmarg.calibration.calibration import Calibration, find_calibration
+from tokmarg.calibration.calibration import Calibration, default_thresholds, find_calibration
 from tokmarg.engine.prompt_cache import CacheStats
 from tokmarg.engine.session import Device
 from tokmarg.grammar.trie import Trie
@@ -167,7 +167,7 @@ class Guard:
     def thresholds(self) -> Thresholds:
         """When an exact result counts as flagged where a call says nothing else, on the probabilities that it shows:
         the calibration's thresholds, else the spec's for ``unsafe``."""
-        return Thresholds(self.spec.threshold) if self.calibration is None else self.calibration.shown_thresholds()
+        return default_thresholds(self.calibration, self.spec)
 
     def prompt(self, content: Content, *, role: Role | None = None, label: str | None = None) -> Prompt:
         """The prompt of a content, exactly as it is scored.

@@ -39,7 +39,6 @@ Engine = BatchInvariantEngine | PackedEngine
 Contents = Iterable[Content | Record | ContentError]
 #: Of a content beyond the context window, where windows were not asked for.
 _WAY_OUT = "(--on-overflow window, on_overflow=window in Python, scores it in overlapping windows)"
-
 #: Bytes of a prompt cache that lives as long as a pack, which is what bounds it.
 _NO_LIMIT = 2**62
 

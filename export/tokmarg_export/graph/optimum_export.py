@@ -20,13 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from tokmarg.bundle.graph_contract import GraphContract
 
-from .traced import ScoringPass
+from .traced import OPSET, ScoringPass, example_inputs
 
-OPSET = 18
 _TASK = "text-generation-with-past"
-
-# Sizes of the example that is traced; all different, so that no two axes can be mistaken for each other.
-_PAST, _NEW, _LOGITS = 5, 7, 3
 
 
 def onnx_config_for(model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype) -> Any:
@@ -56,17 +52,7 @@ def onnx_config_for(model: PreTrainedModel, contract: GraphContract, dtype: torc
             return {"logits": {1: "logits"}, **{f"present.{pair}": {2: "new"} for pair in pairs}}
 
         def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
-            device = model.device
-            past = torch.zeros(1, contract.kv_heads, _PAST, contract.head_dim, dtype=dtype, device=device)
-            mask = torch.ones(_NEW, _PAST + _NEW, dtype=torch.bool, device=device).tril(_PAST)[None, None]
-            return {
-                "input_ids": torch.arange(_NEW, device=device)[None],
-                "position_ids": torch.arange(_PAST, _PAST + _NEW, device=device)[None],
-                "attention_mask": mask,
-                "logit_positions": torch.arange(_LOGITS, device=device),
-                "past_key_values": [(past.clone(), past.clone()) for _ in range(contract.layers)],
-                **({"sliding_attention_mask": mask.clone()} if local else {}),
-            }
+            return example_inputs(contract, dtype, model.device)
 
         def fix_dynamic_axes(self, *_: Any, **__: Any) -> None:
             """Nothing: it would run the graph to find shapes that the contract states."""

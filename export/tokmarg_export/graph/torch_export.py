@@ -14,20 +14,15 @@ from torch.export import Dim
 
 from tokmarg.bundle.graph_contract import GraphContract
 
-from .traced import ScoringPass
+from .traced import OPSET, ScoringPass, example_inputs
 
 __all__ = ["run_torch_export"]
-
-OPSET = 18
-
-# Sizes of the example that is traced; all different, so that no two axes can be mistaken for each other.
-_PAST, _NEW, _LOGITS = 5, 7, 3
 
 
 def run_torch_export(scoring_pass: ScoringPass, contract: GraphContract, dtype: torch.dtype, folder: Path) -> None:
     """Trace ``scoring_pass`` into ``folder/model.onnx``; nothing is printed."""
     path = folder / "model.onnx"
-    inputs, shapes = _example(contract, dtype)
+    inputs = example_inputs(contract, dtype, scoring_pass.model.device)
     cached = [f"past_key_values.{part}" for part in contract.cache_parts]
     names = [name for given in inputs for name in (cached if given == "past_key_values" else [given])]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -39,7 +34,7 @@ def run_torch_export(scoring_pass: ScoringPass, contract: GraphContract, dtype: 
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            dynamic_shapes=shapes,
+            dynamic_shapes=_dynamic_axes(inputs),
             input_names=names,
             output_names=["logits", *(f"present.{part}" for part in contract.cache_parts)],
         )
@@ -66,21 +61,15 @@ def _read_output_layer_as_stored(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _example(contract: GraphContract, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the traced forward by name, and which of their axes are dynamic."""
-    past = torch.zeros(1, contract.kv_heads, _PAST, contract.head_dim, dtype=dtype)
-    mask = torch.ones(_NEW, _PAST + _NEW, dtype=torch.bool).tril(_PAST)[None, None]
-    mask_axes = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    inputs: dict[str, tuple[Any, Any]] = {
-        "input_ids": (torch.arange(_NEW)[None], {1: Dim.DYNAMIC}),
-        "position_ids": (torch.arange(_PAST, _PAST + _NEW)[None], {1: Dim.DYNAMIC}),
-        "attention_mask": (mask, mask_axes),
-        "logit_positions": (torch.arange(_LOGITS), {0: Dim.DYNAMIC}),
-        "past_key_values": (
-            [(past.clone(), past.clone()) for _ in range(contract.layers)],
-            [({2: Dim.DYNAMIC}, {2: Dim.DYNAMIC}) for _ in range(contract.layers)],
-        ),
+def _dynamic_axes(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Which axes of the inputs are dynamic: those of tokens."""
+    masks, tokens, cached = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, {1: Dim.DYNAMIC}, {2: Dim.DYNAMIC}
+    axes: dict[str, Any] = {
+        "input_ids": tokens,
+        "position_ids": tokens,
+        "attention_mask": masks,
+        "sliding_attention_mask": masks,
+        "logit_positions": {0: Dim.DYNAMIC},
+        "past_key_values": [(cached, cached) for _ in inputs["past_key_values"]],
     }
-    if contract.sliding_window is not None:
-        inputs["sliding_attention_mask"] = (mask.clone(), mask_axes)
-    return {name: value for name, (value, _) in inputs.items()}, {name: axes for name, (_, axes) in inputs.items()}
+    return {name: axes[name] for name in inputs}

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.transformers_versions import cache_argument
+
+#: Of traced graphs.
+OPSET = 18
+
+# Sizes of the example that is traced; all different, so that no two axes can be mistaken for each other.
+_PAST, _NEW, _LOGITS = 5, 7, 3
 
 # These take one mask per kind of layer, as a dictionary; the others take one mask for all layers.
 DICT_MASK_TYPES = ("gemma2", "gemma3_text", "qwen2", "qwen3")
@@ -137,6 +144,21 @@ class OutputHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, self.weight.shape[1])
         return torch.addmm(self.bias, rows, self.weight.t()).unsqueeze(0).float()
+
+
+def example_inputs(contract: GraphContract, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What the tracers call :class:`ScoringPass` with, by name: new tokens after cached ones."""
+    past = torch.zeros(1, contract.kv_heads, _PAST, contract.head_dim, dtype=dtype, device=device)
+    mask = torch.ones(_NEW, _PAST + _NEW, dtype=torch.bool, device=device).tril(_PAST)[None, None]
+    local = contract.sliding_window is not None
+    return {
+        "input_ids": torch.arange(_NEW, device=device)[None],
+        "position_ids": torch.arange(_PAST, _PAST + _NEW, device=device)[None],
+        "attention_mask": mask,
+        "logit_positions": torch.arange(_LOGITS, device=device),
+        "past_key_values": [(past.clone(), past.clone()) for _ in range(contract.layers)],
+        **({"sliding_attention_mask": mask.clone()} if local else {}),
+    }
 
 
 @contextmanager

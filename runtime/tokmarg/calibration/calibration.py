@@ -31,7 +31,7 @@ from .label_calibration import LabelCalibration, parse_figures, unit
 from .provenance import CALIBRATION, BundleProvenance, DataProvenance, SearchSettings
 from .risk_control import Guarantee, Risk
 
-__all__ = ["CALIBRATION", "Calibration", "find_calibration"]
+__all__ = ["CALIBRATION", "Calibration", "default_thresholds", "find_calibration"]
 
 SCHEMA_VERSION = 1
 
@@ -205,6 +205,12 @@ class Calibration:
         """
         check_path("path", path)
         write_whole(path, (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())
+
+
+def default_thresholds(calibration: Calibration | None, spec: Spec) -> Thresholds:
+    """When an exact result counts as flagged where nobody says otherwise, on the probabilities that it shows: the
+    calibration's thresholds, else the spec's for ``unsafe``."""
+    return Thresholds(spec.threshold) if calibration is None else calibration.shown_thresholds()
 
 
 def find_calibration(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokmarg.calibration import read_thresholds
+from tokmarg.calibration.calibration import default_thresholds
 from tokmarg.calibration.prior_shift import with_prior
 from tokmarg.errors import TokmargError
 from tokmarg.guard import Guard
@@ -79,8 +80,7 @@ class HostedGuard:
         if self.options.thresholds is not None:
             return self.options.thresholds
         guard = self.guard.guard
-        calibration = with_prior(guard.calibration, self.options.prior)
-        return guard.thresholds if calibration is None else calibration.shown_thresholds()
+        return default_thresholds(with_prior(guard.calibration, self.options.prior), guard.spec)
 
 
 class GuardHost:

@@ -29,11 +29,11 @@ def decide(guard: Guard, scoring: ScoreOptions, option: str) -> tuple[Thresholds
         scoring: how.
         option: of the command line that gave the thresholds, if ``scoring`` has any.
     """
+    from tokmarg.calibration.calibration import default_thresholds
     from tokmarg.calibration.prior_shift import with_prior
 
     calibration = with_prior(guard.calibration, scoring.prior) if scoring.method == "exact" else None
-    default = Thresholds(guard.spec.threshold) if calibration is None else calibration.shown_thresholds()
-    thresholds = scoring.thresholds or default
+    thresholds = scoring.thresholds or default_thresholds(calibration, guard.spec)
     whose = None if scoring.thresholds is None else option
     return thresholds, _described(guard, calibration, thresholds, whose, scoring.prior)
 
