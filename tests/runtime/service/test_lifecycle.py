@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -206,8 +207,11 @@ def test_sigterm_under_load_loses_nothing(table_bundle: Path) -> None:
     answered = [0]
     with serving("--bundle", table_bundle, "--drain", "1", "--threads", "2") as server:
 
-        def ask() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        def asking() -> None:
+            with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection:
+                ask(connection)
+
+        def ask(connection: http.client.HTTPConnection) -> None:
             while True:
                 try:
                     connection.connect()
@@ -229,7 +233,7 @@ def test_sigterm_under_load_loses_nothing(table_bundle: Path) -> None:
                         return
                 connection.close()
 
-        threads = [threading.Thread(target=ask) for _ in range(16)]
+        threads = [threading.Thread(target=asking) for _ in range(16)]
         for thread in threads:
             thread.start()
         time.sleep(1)
