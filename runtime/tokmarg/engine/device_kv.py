@@ -64,7 +64,12 @@ class DeviceKVStore:
         return self.run(self._take_session, {**feeds, "slots": slots}, (), self._outputs)[1]
 
     def run(
-        self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
+        self,
+        session: ort.InferenceSession,
+        feeds: Mapping[str, Any],
+        heads: Sequence[str],
+        presents: Sequence[str],
+        options: ort.RunOptions | None = None,
     ) -> tuple[list[npt.NDArray[Any]], Tensors]:
         binding = session.io_binding()
         for name, value in feeds.items():
@@ -76,7 +81,7 @@ class DeviceKVStore:
             binding.bind_output(name)
         for name in presents:
             binding.bind_output(name, self._device)
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, options)
         outputs = binding.get_outputs()
         return [output.numpy() for output in outputs[: len(heads)]], tuple(outputs[len(heads) :])
 

@@ -53,7 +53,12 @@ class KVStore(Protocol):
         """The tokens at ``slots`` int64 [n]."""
 
     def run(
-        self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
+        self,
+        session: ort.InferenceSession,
+        feeds: Mapping[str, Any],
+        heads: Sequence[str],
+        presents: Sequence[str],
+        options: ort.RunOptions | None = None,
     ) -> tuple[list[npt.NDArray[Any]], Tensors]:
         """One pass: the outputs called ``heads`` on the host, those called ``presents`` here.
 
@@ -61,6 +66,7 @@ class KVStore(Protocol):
             session: the graph.
             feeds: input -> array, or tensor of this store.
             heads, presents: names of outputs.
+            options: of the pass.
         """
 
 
@@ -80,9 +86,14 @@ class HostKVStore:
         return tuple(np.take(tensor, slots, axis=2) for tensor in tensors)
 
     def run(
-        self, session: ort.InferenceSession, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]
+        self,
+        session: ort.InferenceSession,
+        feeds: Mapping[str, Any],
+        heads: Sequence[str],
+        presents: Sequence[str],
+        options: ort.RunOptions | None = None,
     ) -> tuple[list[npt.NDArray[Any]], Tensors]:
-        outputs = session.run([*heads, *presents], feeds)
+        outputs = session.run([*heads, *presents], feeds, options)
         return outputs[: len(heads)], tuple(outputs[len(heads) :])
 
 

@@ -35,7 +35,8 @@ __all__ = ["Device", "Session"]
 Device = Literal["auto", "cpu", "cuda"]
 #: Releases with wrong results or crashes in the operators used here.
 _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
-
+#: Memory for attention scores is kept from pass to pass up to so many for each head: 256 tokens that see 512, say.
+_KEPT_SCORES = 1 << 17
 
 #: onnxruntime's sessions of this process.
 _alive: list[weakref.ref[ort.InferenceSession]] = []
@@ -104,6 +105,8 @@ class Session:
         _alive[:] = [*(each for each in _alive if each() is not None), weakref.ref(self._session)]
         self._names = check_signature(self._session, self.graph, str(path))
         self.counts = np.zeros(4, dtype=np.int64)
+        self._returning = ort.RunOptions()
+        self._returning.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self.store: KVStore = HOST
         if self.device == "cuda":
             self.store = DeviceKVStore("cuda", (CUDA, CUDA_OPTIONS), len(self._names.pasts), self.graph.kv_dtype)
@@ -124,7 +127,9 @@ class Session:
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
             heads, tensors = denormals_as_zero(
-                lambda: self.store.run(self._session, feeds, self._names.heads, self._names.presents)
+                lambda: self.store.run(
+                    self._session, feeds, self._names.heads, self._names.presents, self._run_options(forward)
+                )
             )
         except Exception as error:  # out of device memory, say
             if not raised_by(error, "onnxruntime"):
@@ -151,11 +156,12 @@ class Session:
         feeds = self._feeds(forward, stack=True)
         feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
         names, heads = [*self._names.heads, *self._names.presents], len(self._names.heads)
+        options = self._run_options(forward)
         try:
             if pooled:
-                outputs, failure = self._run_in_pool(names, feeds)
+                outputs, failure = self._run_in_pool(names, feeds, options)
             else:
-                outputs, failure = denormals_as_zero(lambda: self._session.run(names, feeds)), ""
+                outputs, failure = denormals_as_zero(lambda: self._session.run(names, feeds, options)), ""
         except Exception as error:
             if not raised_by(error, "onnxruntime"):
                 raise
@@ -164,10 +170,16 @@ class Session:
             raise self._failed(forward, failure)
         return self._outputs(forward, outputs[:heads], tuple(outputs[heads:]))
 
-    def _run_in_pool(self, names: Sequence[str], feeds: dict[str, Any]) -> tuple[Sequence[Any], str]:
+    def _run_options(self, forward: Forward) -> ort.RunOptions | None:
+        """On the CPU, those that give memory back after a pass whose attention takes much of it."""
+        return self._returning if self.device == "cpu" and forward.mask.size > _KEPT_SCORES else None
+
+    def _run_in_pool(
+        self, names: Sequence[str], feeds: dict[str, Any], options: ort.RunOptions | None
+    ) -> tuple[Sequence[Any], str]:
         """The outputs of a pass that one thread of the pool computes, and what went wrong."""
         came: SimpleQueue[tuple[Sequence[Any], str]] = SimpleQueue()
-        self._session.run_async(names, feeds, lambda outputs, _, error: came.put((outputs, error)), None)
+        self._session.run_async(names, feeds, lambda outputs, _, error: came.put((outputs, error)), None, options)
         outputs, error = came.get()
         return outputs, first_line(RuntimeError(error)) if error else ""
 
@@ -237,9 +249,10 @@ def _options(graph: GraphContract, threads: int) -> ort.SessionOptions:
 
 
 def _on_cpu(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    # Passes come in many shapes. What onnxruntime keeps for the largest, and plans for each, it never frees; a pass
-    # without is no slower.
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    # Passes come in many shapes, and a plan for each is never freed. The arena keeps what the largest pass took, which
+    # `_KEPT_SCORES` bounds; without it most of what a pass writes is new memory, page by page.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
         return ort.InferenceSession(str(path), options, providers=[CPU], enable_fallback=0)
     except Exception as error:

@@ -3,7 +3,7 @@ runs as with ``cuda``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,8 +133,8 @@ class Watched(DeviceKVStore):
         self.moves += 1
         return super().fetch(tensors)
 
-    def run(self, session: Any, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]) -> Any:
-        found, tensors = super().run(session, feeds, heads, presents)
+    def run(self, session: Any, feeds: Mapping[str, Any], heads: Any, presents: Any, options: Any = None) -> Any:
+        found, tensors = super().run(session, feeds, heads, presents, options)
         self.crossed += [(name, value) for name, value in feeds.items() if isinstance(value, np.ndarray)]
         self.crossed += zip(heads, found, strict=True)
         return found, tensors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,9 @@ def test_passes_and_scores_are_the_same(word_bundle: Path, monkeypatch: pytest.M
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        def run(self, session: Any, feeds: Mapping[str, Any], heads: Sequence[str], presents: Sequence[str]) -> Any:
+        def run(self, session: Any, feeds: Mapping[str, Any], heads: Any, presents: Any, options: Any) -> Any:
             shapes.extend([feeds["input_ids"].shape[1], len(feeds["logit_positions"])])
-            return store.run(session, feeds, heads, presents)
+            return store.run(session, feeds, heads, presents, options)
 
     monkeypatch.setattr(session, "store", Recording())
     monkeypatch.setattr("tokmarg.engine.kv_cache.KVCache.moved", lambda cache, _: cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.edited_bundle import edit_graph_table, load
+from tests.support.mixed_load import resident
 from tests.support.word_guard import VOCAB, write_manifest
 from tokmarg import BundleError, DeviceError, Guard, OptionError
 from tokmarg.bundle.bundle import Bundle
@@ -41,6 +43,20 @@ def test_one_pass(word_bundle: Path) -> None:
     both = KVCache.joined([past, new])
     assert both.positions.tolist() == [0, 1, 2]
     assert [t.shape for t in both.tensors] == [(1, 1, 3, len(VOCAB))] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_of_a_large_pass_goes_back(tiny_bundle: Path) -> None:
+    """Scores of 2,048 tokens that see each other take 16 MB a head, and as much again while they become weights."""
+    session = Session(Bundle.open(tiny_bundle), "cpu", threads=1)
+
+    def kept(tokens: int) -> float:
+        mask = np.tril(np.ones((tokens, tokens), dtype=bool))
+        session.run(Forward([1] * tokens, np.arange(tokens), mask, session.empty(), [tokens - 1]))
+        return resident(os.getpid())
+
+    small = kept(16)
+    assert kept(2048) < small + 50
 
 
 def test_joined_caches_must_have_the_same_layers() -> None:
