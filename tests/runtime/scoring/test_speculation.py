@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.searches import VOCABULARY, RandomModel
 from tests.support.tries import build
+from tokmarg.grammar.node import Node
 from tokmarg.scoring.exact import ExactSearch
 from tokmarg.scoring.speculation import BranchEstimates
 
@@ -26,13 +27,20 @@ def test_nothing_known_means_all_alike() -> None:
 
 
 def test_by_hand() -> None:
-    """A guess counts for two nodes; tokens elsewhere do not count."""
+    """What a content shows at one node counts at others of the same tokens; shares of other tokens do not count."""
     a, b = TOKENS
-    estimates = BranchEstimates({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.0, (0, 7, a): 0.0})
-    assert estimates.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1])
+    after = Node(-1, None, [], certain=1, possible=1)  # the same tokens after an event
+    estimates = BranchEstimates({(0, -1, a): 0.9, (0, -1, b): 0.1, (1, -1, a): 0.5, (1, -1, b): 0.5, (0, 7, a): 0.0})
+    assert estimates.shares(NODE, TOKENS) == pytest.approx([0.9, 0.1], abs=1e-3)
     estimates.observe(NODE, TOKENS, [0.3, 0.7])
-    assert estimates.shares(NODE, TOKENS) == pytest.approx([2.1 / 3, 0.9 / 3])
+    lift = np.array([0.3 / 0.9, 0.7 / 0.1])
+    assert estimates.shares(NODE, TOKENS) == pytest.approx([0.3, 0.7], abs=1e-3)
+    assert estimates.shares(after, TOKENS) == pytest.approx(lift / lift.sum(), abs=1e-3)
     assert estimates.totals() == {(0, -1, a): (0.3, 1), (0, -1, b): (0.7, 1)}
+    estimates.observe(after, TOKENS, [0.5, 0.5])
+    lift **= 0.5  # nobody expected other shares here: half as many logarithms on average
+    means = (2 * 0.5 * lift + 0.5) / 3
+    assert estimates.shares(after, TOKENS) == pytest.approx(means / means.sum(), abs=1e-3)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2), st.lists(st.floats(0, 1), max_size=5))
