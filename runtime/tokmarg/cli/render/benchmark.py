@@ -47,4 +47,5 @@ def _cold_start(seconds: float | None) -> str:
 
 
 def _latency(figures: dict[str, float]) -> str:
-    return f"p50 {figures['p50_ms']:,.1f} ms, p99 {figures['p99_ms']:,.1f} ms  ({figures['runs']:,} runs)"
+    times = f"p50 {figures['p50_ms']:,.1f} ms, p99 {figures['p99_ms']:,.1f} ms  ({figures['runs']:,} runs)"
+    return f"{times}; {figures['passes']:.1f} passes, {figures['tokens']:.0f} new tokens"
