@@ -159,7 +159,7 @@ def _write_graph(
     progress: Progress,
 ) -> str:
     """Writes the graph and its weights; returns the manifest's ``graph_form``."""
-    prompts = prompts if precision == "int8" else []  # the only one that is rounded for them
+    prompts = prompts if precision in ("int8", "int4") else []
     rounding = f", rounded for {len(prompts)} prompts" if prompts else ""
     progress(f"writing the graph ({precision}, {contract.head} head{rounding})")
     return export_graph(

@@ -52,7 +52,8 @@ __all__ = ["main"]
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Typical contents (.jsonl, .csv or .txt, as for tokmarg score), a hundred or so: what the guard usually says "
-    "of those is kept, which makes scoring faster, and int8 weights are rounded so that they are computed best.",
+    "of those is kept, which makes scoring faster, and int8 and int4 weights are rounded so that they are computed "
+    "best.",
 )
 @click.option(
     "--text-field",

@@ -66,7 +66,7 @@ def graph_contract(
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
         verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
-        by_content=fits and precision == "int8",
+        by_content=fits and precision in ("int8", "int4"),
     )
 
 

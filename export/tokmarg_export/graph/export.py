@@ -86,7 +86,7 @@ def export_graph(
         max_file_size: of a file of weights, in bytes; more files are called ``model.onnx.data.1`` and so on.
         trace: the model's forward, whatever its architecture.
         verdict_token_ids: of a second output layer, see :func:`graph_contract`.
-        prompts: calibration prompts, on which int8 weights are rounded with the least error (GPTQ).
+        prompts: calibration prompts, on which weights of 8 or 4 bits are rounded with the least error (GPTQ).
         unrounded: a folder that gets the graph before its weights are rounded, for what is computed at export.
         share: is told how much is done.
 
@@ -102,9 +102,9 @@ def export_graph(
     if trace:
         contract = replace(contract, verdict_token_ids=None, by_content=False)
     mismatch = "as asked for" if trace else llama_graph_mismatch(model)
-    rotated = mismatch is None and precision == "int8"
+    rotated = mismatch is None and precision in ("int8", "int4")
     if prompts is not None and not rotated:
-        raise ExportError(f"typical texts are for int8 in fused graphs; this one is {mismatch or precision}")
+        raise ExportError(f"typical texts are for int8 and int4 in fused graphs; this one is {mismatch or precision}")
     bits, statistics = _BITS.get(precision), None
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:  # optimum leaves files behind
@@ -133,7 +133,7 @@ def _fused(
     store: StoreTensor,
 ) -> tuple[onnx.ModelProto, StatisticsOf | None]:
     """The graph written operator by operator; and the statistics of its inputs, where it is rotated."""
-    if precision != "int8":
+    if precision not in ("int8", "int4"):
         return build_llama_graph(model, contract, _dtype(precision), store), None
     return build_rotated_graph(model, contract, None if prompts is None else LayerStatistics(model, prompts), store)
 
@@ -204,6 +204,6 @@ def _quantized(
         save_onnx(whole, unrounded)
     make_attention_order_invariant(graph.graph)
     if statistics is not None:
-        quantize_per_row(graph, statistics, store)
+        quantize_per_row(graph, statistics, store, bits)
     quantize_blockwise(graph, bits, store)  # the products that are left, and the embedding
     return graph

@@ -37,27 +37,34 @@ class InputStatistics:
 
 
 def gptq_levels(
-    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32], moments: Tensor
+    weight: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32],
+    moments: Tensor,
+    steps: npt.NDArray[np.int8] | None = None,
 ) -> npt.NDArray[np.int8]:
-    """Integer levels of a matrix, int8 [K, N], -127 to 127.
+    """Integer levels of a matrix, int8 [K, N]: -127 to 127, or of 4 bits, -8 to 7.
 
     Args:
         weight: float32 [K, N].
         scale: float32 [N], the step of each column.
         moments: M, float64 [K, K].
+        steps: for 4 bits, whole numbers int8 [K, N] that the column's step is multiplied with; none is 0.
     """
-    remaining = torch.from_numpy(weight / scale).double()  # in levels
+    least, most = (-127, 127) if steps is None else (-8, 7)
+    remaining = torch.from_numpy(weight / scale).double()  # in the column's steps
     count = len(remaining)
     damped = moments + _DAMPING * moments.diagonal().mean() * torch.eye(count, dtype=torch.float64)
     # Row k of this triangle, over its diagonal: how the coordinates after k compensate a unit of error at k.
     triangle = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    levels = torch.empty_like(remaining)
+    levels = torch.empty(remaining.shape, dtype=torch.int8)
     for start in range(0, count, _BLOCK):
         end = min(start + _BLOCK, count)
         errors = torch.empty_like(remaining[start:end])
         for k in range(start, end):
-            levels[k] = remaining[k].round().clamp(-127, 127)
-            errors[k - start] = (remaining[k] - levels[k]) / triangle[k, k]
+            step = 1.0 if steps is None else torch.from_numpy(steps[k]).double()
+            rounded = (remaining[k] / step).round().clamp(least, most)
+            levels[k] = rounded.to(torch.int8)
+            errors[k - start] = (remaining[k] - rounded * step) / triangle[k, k]
             remaining[k + 1 : end] -= triangle[k, k + 1 : end, None] * errors[k - start]
         remaining[end:] -= triangle[start:end, end:].T @ errors
-    return levels.to(torch.int8).numpy()
+    return levels.numpy()

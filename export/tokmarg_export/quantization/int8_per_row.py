@@ -33,6 +33,8 @@ from torch import Tensor
 from tokmarg_export.graph.tensor_spool import StoreTensor, values_of
 
 from .gptq import InputStatistics, gptq_levels
+from .int4_blockwise import Bits
+from .int4_columns import quantize_blocks, stored_levels
 
 __all__ = ["REACH", "StatisticsOf", "quantize_columns", "quantize_per_row"]
 
@@ -63,15 +65,19 @@ def quantize_per_row(
     model: onnx.ModelProto,
     statistics: StatisticsOf = lambda weight: None,
     store: StoreTensor = numpy_helper.from_array,
+    bits: Bits = 8,
 ) -> int:
     """Rewrites, in place, every product of float32 activations [1, S, K] and a constant matrix; returns how many.
 
-    ``statistics``: of the inputs; for weights that share an input the same.
-    ``store`` makes initializers.
+    Args:
+        model: with its weights.
+        statistics: of the inputs; for weights that share an input the same.
+        store: makes initializers.
+        bits: of the weights; they are multiplied as integers of 8 bits.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    rewriter = _Rewriter(_unit_rows(graph, tensors), store)
+    rewriter = _Rewriter(_unit_rows(graph, tensors), store, bits)
     nodes: list[NodeProto] = []
     weights: set[str] = set()
     for node in graph.node:
@@ -86,7 +92,7 @@ def quantize_per_row(
         nodes += rewriter.product(node)
     kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend([*rewriter.unpacking, *nodes])
     del graph.initializer[:]
     graph.initializer.extend([*kept, *rewriter.tensors.values()])
     return len(weights)
@@ -106,8 +112,8 @@ def _unit_rows(graph: onnx.GraphProto, tensors: dict[str, TensorProto]) -> set[s
 class _Rewriter:
     """Makes nodes and tensors of the quantized graph; an input is rounded once, however many products read it."""
 
-    def __init__(self, unit_rows: set[str], store: StoreTensor) -> None:
-        self._store = store
+    def __init__(self, unit_rows: set[str], store: StoreTensor, bits: Bits) -> None:
+        self._store, self._bits = store, bits
         self._unit_rows = unit_rows
         self._rounded: dict[str, tuple[str, str, str | None]] = {}  # input -> levels, scale, scale per row
         self._rows: dict[
@@ -116,6 +122,7 @@ class _Rewriter:
         self._middles: dict[str, str] = {}  # which rows -> the zero point once for each of them
         self._statistics: dict[str, InputStatistics] = {}  # input after a norm of weight 1 -> its statistics
         self.tensors: dict[str, TensorProto] = {}
+        self.unpacking: list[NodeProto] = []  # nodes that make the levels of weights of 4 bits
         for name, value in (
             ("int8/middle", np.array(128, np.uint8)),
             ("int8/one", np.array(1, np.float32)),
@@ -143,8 +150,14 @@ class _Rewriter:
             self._statistics, moments = {rows: statistics}, statistics.covariance  # of the next product's input alone
             product = statistics.mean.numpy() @ values.astype(np.float64)
             self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
-        levels, scales = quantize_columns(values, moments)
-        self._keep(f"{weight.name}/levels", levels)
+        if self._bits == 4 and values.shape[1] % 2 == 0:
+            halves, steps, scales = quantize_blocks(values, moments)
+            tensors, nodes = stored_levels(weight.name, halves, steps, self._store)
+            self.tensors |= {tensor.name: tensor for tensor in tensors}
+            self.unpacking += nodes
+        else:
+            levels, scales = quantize_columns(values, moments)
+            self._keep(f"{weight.name}/levels", levels)
         self._keep(f"{weight.name}/scales", scales)
 
     def _keep(self, name: str, value: npt.NDArray[Any]) -> None:

@@ -13,10 +13,10 @@ _NODES, _NODES_PACK = 32, 256
 #: the first level of labels settles. A pass of its own for those costs more than they do beside the prompt.
 _NODES_FIRST = 12
 #: Batch-invariant engine: nodes by one content in the pass that ends its prompt, and in later ones. Not chosen by how
-#: long passes take on the machine at hand: which nodes share a pass shows in the last bits, which are the same on all of
-#: a kind. Nor need they be, as the best numbers hardly depend on it: for 60 harmful rows judged by the reference guard,
-#: 8 to 24 nodes and then 48 to 96 all cost within 7 % of the least, both where a pass costs 10 rows, as with 135 million
-#: parameters on two cores, and where it costs 28, as with a billion.
+#: long passes take on the machine at hand: which nodes share a pass shows in the last bits, which are the same on all
+#: machines of a kind. Nor need they be, as the best numbers hardly depend on it. For 60 harmful rows judged by the
+#: reference guard, 8 to 24 nodes and then 48 to 96 all cost within 7 % of the least, both where a pass costs 10 rows,
+#: as with 135 million parameters on two cores, and where it costs 28, as with a billion.
 _CONTENT_NODES_FIRST, _CONTENT_NODES = 16, 48
 #: Nodes that a search is always allowed in later passes.
 _LEAST = 4

@@ -9,10 +9,10 @@ same number of labels, say), so shares are kept by
 
     number of events that are certain, the token before, the token
 
-The exporter measures mean shares on typical texts, the branch priors (``guesses`` in the manifest). A content's own nodes
-correct them twice. Each token has a *lift*, the geometric mean of share / prior over the nodes evaluated so far: a content
-on weapons has more of that label everywhere, and what the first list of labels shows holds for the lists that follow.
-And what was seen at nodes of the same kind counts, against prior times lift for two nodes:
+The exporter measures mean shares on typical texts, the branch priors (``guesses`` in the manifest). A content's own
+nodes correct them twice. Each token has a *lift*, the geometric mean of share / prior over the nodes evaluated so far:
+a content on weapons has more of that label everywhere, and what the first list of labels shows holds for the lists that
+follow. And what was seen at nodes of the same kind counts, against prior times lift for two nodes:
 
     prior 0.3, no node of any kind                                       0.3
     prior 0.3, elsewhere 0.2 where the prior was 0.1                     0.3 * 2 = 0.6

@@ -130,7 +130,7 @@ def test_graph_is_nearer_to_pytorch(tmp_path: Path) -> None:
     assert differences[1] < differences[0]
 
 
-@pytest.mark.parametrize(("precision", "trace"), [("fp32", False), ("int4", False), ("int8", True)])
+@pytest.mark.parametrize(("precision", "trace"), [("fp32", False), ("int4", True), ("int8", True)])
 def test_texts_without_use_are_refused(precision: Any, trace: bool, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="typical texts"):
         export_graph(tiny("llama"), tmp_path, head_token_ids=None, precision=precision, trace=trace, prompts=PROMPTS)

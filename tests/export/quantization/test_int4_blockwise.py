@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.graphs import cpu_session, exported, reference_logits, tiny, tree_logits
-from tokmarg import Guard
 from tokmarg.engine.cpu import int8_products_saturate
-from tokmarg_export.bundle_writer import build_bundle
-from tokmarg_export.model.huggingface import load_model
 from tokmarg_export.quantization.int4_blockwise import BLOCK, pack_blocks, quantize_blockwise
-from tokmarg_export.spec_library import choose_spec, resolve_spec
 
 TEXTS = ["How do I pick a lock?", "Thanks!", "word " * 60, "Ça coûte 12,50 €. 雨が好きです 🌧️"]
 RNG = np.random.default_rng(5)
@@ -162,8 +156,8 @@ def test_an_outlier_channel_costs_only_its_block_precision() -> None:
     assert errors[1] < errors[0] / 10
 
 
-# Llama-shaped models have another int8, see test_int8.
-CASES = [("gemma2", 8), ("gemma3_text", 8), ("llama", 4), ("qwen3", 4), ("gemma2", 4)]
+# Llama-shaped models have another int8 and int4, see test_int8_per_row and test_int4_columns.
+CASES = [("gemma2", 8), ("gemma3_text", 8), ("gemma2", 4), ("gemma3_text", 4)]
 
 
 @pytest.mark.parametrize(("model_type", "bits"), CASES)
@@ -181,28 +175,3 @@ def test_every_family_is_its_float32_self_with_rounded_weights(model_type: str, 
                 module.weight.copy_(torch.from_numpy(unpacked(module.weight.numpy(), 8 if is_table else bits)))
     expected = reference_logits(model)
     assert 0 < np.abs(logits - expected).mean() / expected.std() < 0.08
-
-
-# Random weights, and large ones: 4 bits are only known to stay within what the exporter lets pass.
-@pytest.mark.slow
-def test_bundle(tiny_model: Path, tiny_guard: Guard, tmp_path: Path) -> None:
-    loaded = load_model(tiny_model)
-    resolved = resolve_spec(*choose_spec(None, loaded.model_id), loaded)
-    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
-    parity = build_bundle(loaded, resolved, tmp_path / "b", precision="int4", max_file_size=1_000_000)
-    assert all((value == before[name]).all() for name, value in loaded.model.state_dict().items())
-    assert parity is not None
-    assert parity.mean_probability_difference < parity.max_probability_difference < 0.9
-    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["precision"], manifest["graph_form"]) == ("int4", "fused")
-    assert manifest["parity"]["mean_probability_difference"] == parity.mean_probability_difference
-    files = sorted(name for name in manifest["files"] if name.startswith("model.onnx.data"))
-    assert len(files) > 1  # the embedding is larger than a megabyte, and alone in its file
-    whole = Guard.load(tiny_guard.path, device="cpu")
-    guard = Guard.load(tmp_path / "b", device="cpu")
-    alone = [guard.score(text, max_nodes=16) for text in TEXTS]
-    for a, b, c in zip(
-        alone, guard.score_many(TEXTS, max_nodes=16), whole.score_many(TEXTS, max_nodes=16), strict=True
-    ):
-        assert a == replace(b, id=a.id)  # to the bit
-        assert a.unsafe.probability == pytest.approx(c.unsafe.probability, abs=0.9)
