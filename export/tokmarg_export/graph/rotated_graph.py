@@ -18,7 +18,7 @@ the model's own, and its values, which are rotated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -35,6 +35,7 @@ from tokmarg_export.quantization.int8_per_row import StatisticsOf
 from tokmarg_export.quantization.quarot import Rotation
 
 from .blocks import AdditiveMasks, decoder_of, linear, output_rows, rotary_tables, split_heads, token_indices
+from .family import Rotary, rotary_kind
 from .head_indices import HeadIndices
 from .llama_graph import assemble
 from .onnx_graph_builder import MICROSOFT, OnnxGraphBuilder
@@ -91,7 +92,7 @@ class _RotatedBlocks:
         self._epsilon = float(model.config.rms_norm_eps)
         self._head_indices = HeadIndices(builder, self._kv_heads, self._groups)
         self._masks = AdditiveMasks(builder, model.config, contract, self._head_indices.mask_repeats)
-        self._tables: list[str] = []  # cosines and sines, [N + 1, head_dim / 2]
+        self._tables: dict[str, list[str]] = {}  # cosines and sines by kind of layer, [N + 1, head_dim / 2]
         self.layers: dict[str, nn.Linear] = {}  # name of a weight -> the first of the model's layers that it comes from
 
     def embedding(self) -> Tensor:
@@ -100,14 +101,17 @@ class _RotatedBlocks:
     def norm_weight(self, name: str, norm: Any) -> str:
         return self._builder.weight("norm/ones", torch.ones(norm.weight.shape))
 
-    def rotary(self, rotary: Any) -> None:
+    def rotary(self, rotaries: Mapping[str, Rotary]) -> None:
         """One row for each token, and a last one, angle 0, for values: they pass the operator for one copy of all."""
-        tables = dict(zip(("cos", "sin"), rotary_tables(self._builder, rotary), strict=True))
+        made = rotary_tables(self._builder, rotaries)
         self._rotary_index(*token_indices(self._builder))
-        for name, value in (("cos", 1), ("sin", 0)):
-            zero_angle = np.full((1, rotary.inv_freq.numel()), value, np.float32)
-            rows = [tables[name], self._builder.constant(f"rotary/{name}/still", zero_angle)]
-            self._tables.append(self._builder.op("Concat", rows, f"rotary/{name}/rows", axis=0))
+        for kind, tables in made.items():
+            size = rotaries[kind].frequencies.numel()
+            for (name, value), table in zip((("cos", 1), ("sin", 0)), tables, strict=True):
+                still = self._builder.constant(f"rotary/{name}/still", np.full((1, size), value, np.float32))
+                rows_name = "/".join(filter(None, ("rotary", kind, name, "rows")))
+                rows = self._builder.op("Concat", [table, still], rows_name, axis=0)
+                self._tables.setdefault(kind, []).append(rows)
 
     def _rotary_index(self, tokens: str, count: str) -> None:
         """The table's row for each head of each token, [N * heads, 1]: the token's for queries and keys, else N."""
@@ -124,7 +128,12 @@ class _RotatedBlocks:
         packed = self._normed_heads(module, normed, at)
         indices, rows = self._head_indices.indices(), builder.ints("shape/head_rows", [-1, dim])
         split = builder.op("Reshape", [packed, builder.ints("shape/each_head", [-1, 1, dim])], f"{at}/qkv/split")
-        rotated = builder.op("RotaryEmbedding", [split, "rotary/index", *self._tables], f"{at}/turned", MICROSOFT)
+        rotated = builder.op(
+            "RotaryEmbedding",
+            [split, "rotary/index", *self._tables[rotary_kind(self._model.config, layer)]],
+            f"{at}/turned",
+            MICROSOFT,
+        )
         heads = builder.op("Reshape", [rotated, rows], f"{at}/turned/rows")  # [N * (groups + 2) * kv_heads, head_dim]
         new = builder.op("Gather", [heads, indices.new], f"present.{layer}", axis=0)
         cached = [f"past_key_values.{layer}", f"own_key_values.{layer}"]
