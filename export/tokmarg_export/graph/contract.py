@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
 
-from .family import has_rotated_graph, llama_graph_mismatch
+from .family import llama_graph_mismatch
 from .traced import DICT_MASK_TYPES
 
 __all__ = ["SUPPORTED_MODEL_TYPES", "Precision", "check_model_type", "check_supported", "graph_contract"]
@@ -66,7 +66,7 @@ def graph_contract(
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
         verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
-        by_content=fits and precision == "int8" and has_rotated_graph(model),
+        by_content=fits and precision == "int8",
     )
 
 

@@ -24,8 +24,9 @@ float16).
 Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. What a model does
 after the output layer (Gemma 2 caps logits, Granite scales them) is in the graph.
 
-Models of Llama's and Gemma's shape get a graph that is written operator by operator (`tokmarg_export.graph.llama_graph`); the
-forward of all others is traced (`tokmarg_export.graph.traced`). Same contract, same numbers, more nodes.
+Models of Llama's shape, and of Gemma's, get a graph that is written operator by operator
+(`tokmarg_export.graph.llama_graph`); the forward of all others is traced (`tokmarg_export.graph.traced`). Same
+contract, same numbers, more nodes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from tokmarg_export.quantization.int4_blockwise import Bits, quantize_blockwise
 from tokmarg_export.quantization.int8_per_row import StatisticsOf, quantize_per_row
 
 from .contract import Precision, graph_contract
-from .family import has_rotated_graph, llama_graph_mismatch
+from .family import llama_graph_mismatch
 from .llama_graph import build_llama_graph
 from .onnx_writer import finish_onnx_file, save_onnx, state_interface
 from .order_invariant_attention import make_attention_order_invariant
@@ -103,7 +104,7 @@ def export_graph(
     if trace:
         contract = replace(contract, verdict_token_ids=None, by_content=False)
     mismatch = "as asked for" if trace else llama_graph_mismatch(model)
-    rotated = mismatch is None and precision == "int8" and has_rotated_graph(model)
+    rotated = mismatch is None and precision == "int8"
     if prompts is not None and not rotated:
         raise ExportError(f"typical texts are for int8 in fused graphs; this one is {mismatch or precision}")
     bits, statistics = _BITS.get(precision), None
@@ -111,7 +112,7 @@ def export_graph(
     with tempfile.TemporaryDirectory(prefix=".graph-", dir=out_dir) as scratch:  # optimum leaves files behind
         first = _spool(Path(scratch) / _SPOOL, model, lambda part: share(part if bits is None else part / 2))
         if mismatch is None:
-            graph, statistics = _fused(model, contract, precision, prompts, first, rotated)
+            graph, statistics = _fused(model, contract, precision, prompts, first)
         else:
             traced = _trace(model, contract, _dtype(precision), Path(scratch))
             if bits is None and max_file_size is None:
@@ -132,10 +133,9 @@ def _fused(
     precision: Precision,
     prompts: Iterable[CalibrationPrompt] | None,
     store: StoreTensor,
-    rotated: bool,
 ) -> tuple[onnx.ModelProto, StatisticsOf | None]:
     """The graph written operator by operator; and the statistics of its inputs, where it is rotated."""
-    if not rotated:
+    if precision != "int8":
         return build_llama_graph(model, contract, _dtype(precision), store), None
     return build_rotated_graph(model, contract, None if prompts is None else LayerStatistics(model, prompts), store)
 

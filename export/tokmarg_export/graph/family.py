@@ -22,7 +22,6 @@ __all__ = [
     "Rotary",
     "family_of",
     "gain",
-    "has_rotated_graph",
     "layer_norms",
     "llama_graph_mismatch",
     "rotaries",
@@ -112,11 +111,6 @@ def llama_graph_mismatch(model: PreTrainedModel) -> str | None:
     if any(2 * rotary.frequencies.numel() != head_dim for rotary in rotaries(model).values()):
         return "the rotary embedding covers a part of the head"
     return None
-
-
-def has_rotated_graph(model: PreTrainedModel) -> bool:
-    """Whether the int8 graph is the rotated one: not where norms of outputs stand between a rotation and its use."""
-    return len(family_of(model).norms) == 2
 
 
 def gain(norm: Any) -> Tensor:
