@@ -19,7 +19,7 @@ from tokmarg.engine.prefix_cache import compute_prefixes, save_prefixes
 from tokmarg.engine.session import Session
 from tokmarg.prompt.builder import PromptBuilder
 from tokmarg_export.model.layer_by_layer import keys_and_values
-from tokmarg_export.quantization.quarot import Rotation
+from tokmarg_export.quantization.input_rotation import rotation_of
 
 __all__ = ["PREFIX_FILE", "write_prefix", "write_prefix_of_graph"]
 
@@ -47,7 +47,7 @@ def write_prefix(folder: Path, prompt_builder: PromptBuilder, model: PreTrainedM
 
     ``rotated``: whether the graph's values are, see :mod:`tokmarg_export.quantization.quarot`.
     """
-    rotation = Rotation(model) if rotated else None
+    rotation = rotation_of(model) if rotated else None
     prefixes = {}
     for role, ids in prompt_builder.prefixes().items():
         tensors = []

@@ -11,8 +11,6 @@ from tests.support.graphs import FUSED, PROMPT, tiny
 from tokmarg_export.errors import ExportError
 from tokmarg_export.half_precision import check_half_precision
 
-TYPES = [*FUSED, "gemma2", "gemma3_text"]
-
 
 def scaled(model: Any, name: str, factor: float) -> Any:
     with torch.no_grad():
@@ -20,12 +18,12 @@ def scaled(model: Any, name: str, factor: float) -> Any:
     return model
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", FUSED)
 def test_models_within_the_range_pass(model_type: str) -> None:
     check_half_precision(tiny(model_type), [PROMPT, PROMPT[:3]])
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", FUSED)
 def test_hidden_states_beyond_it_are_refused(model_type: str) -> None:
     model = scaled(tiny(model_type), "model.embed_tokens.weight", 1e6)
     with pytest.raises(ExportError, match=r"fp16: layer 0 of 2 has numbers of [\d,]+ .*ends at 65,504: export in fp32"):

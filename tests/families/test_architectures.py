@@ -28,7 +28,6 @@ from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.labels import Role
 from tokmarg.scoring.methods import UNCERTAINTIES
 from tokmarg_export.bundle_writer import build_bundle
-from tokmarg_export.graph.export import tracer
 from tokmarg_export.model.huggingface import load_model
 from tokmarg_export.spec_library import choose_spec, resolve_spec
 
@@ -198,9 +197,7 @@ def test_scores_equal_brute_force(built: tuple[Path, Guard]) -> None:
 
 def test_form_of_the_graph_is_recorded(built: tuple[Path, Guard]) -> None:
     _, guard = built
-    architecture = guard.manifest.architecture
-    traced = f"traced by {tracer()}: model_type {architecture} is not of Llama's shape"
-    assert guard.manifest.data["graph_form"] == (traced if architecture.startswith("gemma") else "fused")
+    assert guard.manifest.data["graph_form"] == "fused"
 
 
 def result_role(content: list[dict[str, str]]) -> Role:

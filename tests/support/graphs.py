@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tokmarg_export.graph.rotated_graph import build_rotated_graph
 VOCAB = 300
 PROMPT = [5, 17, 42, 8, 99, 120, 3, 250, 61, 7, 33]
 #: Families whose graph is written operator by operator.
-FUSED = ("granite", "llama", "mistral", "qwen2", "qwen3")
+FUSED = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
 
 BRANCHES = [[11, 12, 13], [201, 12, 77]]
 
@@ -184,7 +185,8 @@ def exported(
     prompts: Any = None,
 ) -> Graph:
     export_graph(model, folder, head_token_ids=ids, precision=precision, trace=trace, prompts=prompts)
-    return Graph(folder, graph_contract(model, head_token_ids=ids, precision=precision))
+    contract = graph_contract(model, head_token_ids=ids, precision=precision)
+    return Graph(folder, replace(contract, by_content=contract.by_content and not trace))
 
 
 def written(model: Any, folder: Path, contract: GraphContract, rotated: bool = True) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.model.stored_parameters import values
 
+from .family import Rotary, gain
 from .onnx_graph_builder import OnnxGraphBuilder
 
 __all__ = [
     "AdditiveMasks",
     "Blocks",
     "Parameters",
+    "capped",
     "decoder_of",
     "linear",
     "output_rows",
@@ -41,8 +43,8 @@ class Blocks(Protocol):
     def norm_weight(self, name: str, norm: Any) -> str:
         """The weight of a norm of hidden states, [hidden]."""
 
-    def rotary(self, rotary: Any) -> None:
-        """Tables of the rotary embedding, which :meth:`attention` reads."""
+    def rotary(self, rotaries: Mapping[str, Rotary]) -> None:
+        """Tables of the rotary embeddings, which :meth:`attention` reads."""
 
     def attention(self, layer: int, module: Any, normed: str) -> str:
         """[1, S, hidden] -> [1, S, heads * head_dim]; names the new keys and values as outputs."""
@@ -86,27 +88,40 @@ def split_heads(builder: OnnxGraphBuilder, rows: str, norm: Any, head_dim: int, 
     heads = builder.op("Reshape", [rows, builder.ints("shape/split_heads", [1, 0, -1, head_dim])], f"{rows}/heads")
     if norm is None:
         return heads
-    gamma = builder.weight(f"{rows}/norm", norm.weight)
+    gamma = builder.weight(f"{rows}/norm", gain(norm))
     return builder.op("SimplifiedLayerNormalization", [heads, gamma], f"{rows}/normed", axis=-1, epsilon=epsilon)
 
 
-def rotary_tables(builder: OnnxGraphBuilder, rotary: Any) -> tuple[str, str]:
-    """Cosines and sines of the positions of the pass, [S, head_dim / 2] each, one row per token.
+def capped(builder: OnnxGraphBuilder, values: str, cap: float | None, name: str) -> str:
+    """cap * tanh(values / cap), float32; the values themselves where there is no cap."""
+    if cap is None:
+        return values
+    limit = builder.constant(f"{name}/cap", np.array(cap, np.float32))
+    part = builder.op("Div", [values, limit], f"{name}/part_of_cap")
+    return builder.op("Mul", [builder.op("Tanh", [part], f"{name}/tanh"), limit], f"{name}/capped")
+
+
+def rotary_tables(builder: OnnxGraphBuilder, rotaries: Mapping[str, Rotary]) -> dict[str, tuple[str, str]]:
+    """By kind, cosines and sines of the positions of the pass, [S, head_dim / 2] each, one row per token.
 
     A table of all positions of a long context would be larger than a layer.
     """
     column = builder.op("Reshape", ["position_ids", builder.ints("shape/column", [-1, 1])], "rotary/positions")
     positions = builder.op("Cast", [column], "rotary/positions/float", to=TensorProto.FLOAT)
-    frequencies = builder.constant("rotary/frequencies", rotary.inv_freq.detach().float().cpu().numpy())
-    angles = builder.op("Mul", [positions, frequencies], "rotary/angles")
 
-    def table(function: str) -> str:
-        name = f"rotary/{function.lower()}"
+    def table(at: str, angles: str, function: str, scaling: float) -> str:
+        name = f"{at}/{function.lower()}"
         values = builder.op(function, [angles], f"{name}/raw")
-        values = builder.scaled(values, float(rotary.attention_scaling), f"{name}/scaled", np.float32)
+        values = builder.scaled(values, float(scaling), f"{name}/scaled", np.float32)
         return builder.float_to_half(values, f"{name}/half")
 
-    return table("Cos"), table("Sin")
+    tables = {}
+    for kind, rotary in rotaries.items():
+        at = "/".join(filter(None, ("rotary", kind)))
+        frequencies = builder.constant(f"{at}/frequencies", rotary.frequencies.numpy())
+        angles = builder.op("Mul", [positions, frequencies], f"{at}/angles")
+        tables[kind] = table(at, angles, "Cos", rotary.scaling), table(at, angles, "Sin", rotary.scaling)
+    return tables
 
 
 def token_indices(builder: OnnxGraphBuilder) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg_export.errors import ExportError
 
-from .llama_graph import llama_graph_mismatch
+from .family import llama_graph_mismatch
 from .traced import DICT_MASK_TYPES
 
 __all__ = ["SUPPORTED_MODEL_TYPES", "Precision", "check_model_type", "check_supported", "graph_contract"]

@@ -24,8 +24,9 @@ float16).
 Hidden states are gathered at `logit_positions` before the output layer, so no [S, V] tensor exists. What a model does
 after the output layer (Gemma 2 caps logits, Granite scales them) is in the graph.
 
-Models of Llama's shape get a graph that is written operator by operator (`tokmarg_export.graph.llama_graph`); the
-forward of all others is traced (`tokmarg_export.graph.traced`). Same contract, same numbers, more nodes.
+Models of Llama's shape, and of Gemma's, get a graph that is written operator by operator
+(`tokmarg_export.graph.llama_graph`); the forward of all others is traced (`tokmarg_export.graph.traced`). Same
+contract, same numbers, more nodes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ from tokmarg_export.quantization.int4_blockwise import Bits, quantize_blockwise
 from tokmarg_export.quantization.int8_per_row import StatisticsOf, quantize_per_row
 
 from .contract import Precision, graph_contract
-from .llama_graph import build_llama_graph, llama_graph_mismatch
+from .family import llama_graph_mismatch
+from .llama_graph import build_llama_graph
 from .onnx_writer import finish_onnx_file, save_onnx, state_interface
 from .order_invariant_attention import make_attention_order_invariant
 from .rotated_graph import build_rotated_graph

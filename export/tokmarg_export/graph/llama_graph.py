@@ -21,7 +21,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +37,7 @@ from tokmarg_export.model.stored_parameters import values
 from .blocks import (
     AdditiveMasks,
     Blocks,
+    capped,
     decoder_of,
     linear,
     output_rows,
@@ -44,48 +45,19 @@ from .blocks import (
     split_heads,
     token_indices,
 )
+from .family import Rotary, family_of, gain, layer_norms, rotaries, rotary_kind
 from .onnx_graph_builder import MICROSOFT, OnnxGraphBuilder
 from .tensor_spool import StoreTensor
 
-__all__ = ["assemble", "build_llama_graph", "llama_graph_mismatch"]
+__all__ = ["assemble", "build_llama_graph"]
 
 _OPSET, _IR_VERSION = 18, 9
-_LAYER_MODULES = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_ATTENTION_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj"}
-_MLP_MODULES = {"gate_proj", "up_proj", "down_proj"}
-
-
-def llama_graph_mismatch(model: PreTrainedModel) -> str | None:
-    """Why a model cannot have this graph and must be traced; None if it can.
-
-    Names of modules decide, and not a list of model types alone: a checkpoint with additional modules is traced.
-    """
-    config = model.config
-    if config.model_type not in ("granite", "llama", "mistral", "qwen2", "qwen3"):
-        return f"model_type {config.model_type} is not of Llama's shape"
-    for i, layer in enumerate(decoder_of(model).layers):
-        for module, required, optional in (
-            (layer, _LAYER_MODULES, set()),
-            (layer.self_attn, _ATTENTION_MODULES, {"q_norm", "k_norm"}),
-            (layer.mlp, _MLP_MODULES, {"act_fn"}),
-        ):
-            names = {name for name, _ in module.named_children()}
-            if unknown := (names ^ required) - optional:
-                return f"layer {i} has other parts: {sorted(unknown)[0]}"
-            for name, child in module.named_children():
-                if name.endswith("_proj") and type(child) is not nn.Linear:
-                    return f"layer {i}: {name} is a {type(child).__name__}"
-    if config.hidden_act != "silu":
-        return f"hidden_act is {config.hidden_act}"
-    if 2 * decoder_of(model).rotary_emb.inv_freq.numel() != decoder_of(model).layers[0].self_attn.head_dim:
-        return "the rotary embedding covers a part of the head"
-    return None
 
 
 def build_llama_graph(
     model: PreTrainedModel, contract: GraphContract, dtype: torch.dtype, store: StoreTensor = numpy_helper.from_array
 ) -> onnx.ModelProto:
-    """The graph of a model for which :func:`llama_graph_mismatch` is None.
+    """The graph of a model for which :func:`tokmarg_export.graph.family.llama_graph_mismatch` is None.
 
     Args:
         model: unchanged afterwards.
@@ -106,8 +78,8 @@ def assemble(
     layers = list(decoder.layers)
     table = builder.weight("embedding", blocks.embedding())
     hidden = builder.op("Gather", [table, "input_ids"], "hidden", axis=0)
-    hidden = builder.scaled(hidden, getattr(model.config, "embedding_multiplier", 1.0), "hidden/scaled")
-    blocks.rotary(decoder.rotary_emb)
+    hidden = builder.scaled(hidden, family_of(model).embedding_scale(model.config), "hidden/scaled")
+    blocks.rotary(rotaries(model))
     normed = graph.norm(hidden, layers[0].input_layernorm, "layer.0/input_norm", "layer.0/normed")
     for i, layer in enumerate(layers):
         at = f"layer.{i}"
@@ -115,9 +87,12 @@ def assemble(
         if i == len(layers) - 1:  # from here on only the rows that the logits need
             context, hidden = graph.gather_logit_rows(context, hidden, at)
         attended = blocks.linear(context, [layer.self_attn.o_proj], f"{at}/attended")
-        normed, hidden = graph.add_norm(hidden, attended, layer.post_attention_layernorm, f"{at}/middle")
+        after_attention, before_mlp, after_mlp = layer_norms(layer)
+        attended = graph.norm_of_output(attended, after_attention)
+        normed, hidden = graph.add_norm(hidden, attended, before_mlp, f"{at}/middle")
         following = layers[i + 1].input_layernorm if i + 1 < len(layers) else decoder.norm
-        normed, hidden = graph.add_norm(hidden, graph.mlp(layer.mlp, normed, at), following, f"{at}/end")
+        change = graph.norm_of_output(graph.mlp(layer.mlp, normed, at), after_mlp)
+        normed, hidden = graph.add_norm(hidden, change, following, f"{at}/end")
     graph.heads(normed, table)
     return builder.model()
 
@@ -138,6 +113,10 @@ class _Assembly:
         gamma = self._blocks.norm_weight(weight_name, norm)
         return self._builder.op("SimplifiedLayerNormalization", [hidden, gamma], name, axis=-1, epsilon=self._epsilon)
 
+    def norm_of_output(self, change: str, norm: Any) -> str:
+        """What a layer adds to its input, [1, S, hidden], normed if the model does that."""
+        return change if norm is None else self.norm(change, norm, f"{change}/norm", f"{change}/normed")
+
     def add_norm(self, hidden: str, change: str, norm: Any, name: str) -> tuple[str, str]:
         """RMS norm of hidden + change, and the sum itself, [1, S, hidden] each."""
         change = self._builder.scaled(change, getattr(self._config, "residual_multiplier", 1.0), f"{name}/change")
@@ -152,7 +131,10 @@ class _Assembly:
         """[1, S, hidden] -> [1, S, hidden]."""
         gate = self._blocks.linear(normed, [module.gate_proj], f"{at}/gate")
         up = self._blocks.linear(normed, [module.up_proj], f"{at}/up")
-        active = self._builder.op("QuickGelu", [gate], f"{at}/active", MICROSOFT, alpha=1.0)  # x * sigmoid(x)
+        if family_of(self._model).activation[1] == "silu":
+            active = self._builder.op("QuickGelu", [gate], f"{at}/active", MICROSOFT, alpha=1.0)  # x * sigmoid(x)
+        else:
+            active = self._builder.op("FastGelu", [gate], f"{at}/active", MICROSOFT)  # with tanh in place of erf
         gated = self._builder.op("Mul", [active, up], f"{at}/gated")
         return self._blocks.linear(gated, [module.down_proj], f"{at}/mlp")
 
@@ -204,13 +186,13 @@ class _Assembly:
         builder.op("Identity", [self._scaled_logits(logits, "verdict")], "verdict_logits")
 
     def _scaled_logits(self, logits: str, name: str) -> str:
-        """Granite divides its logits by a constant."""
+        """Granite divides its logits by a constant, Gemma 2 caps them."""
         logits = self._builder.half_to_float(logits, f"{name}/logits/float")
         scaling = getattr(self._config, "logits_scaling", 1.0)
         if scaling != 1.0:
             divisor = self._builder.constant("head/scaling", np.array(scaling, np.float32))
             logits = self._builder.op("Div", [logits, divisor], f"{name}/logits/scaled")
-        return logits
+        return capped(self._builder, logits, getattr(self._config, "final_logit_softcapping", None), f"{name}/logits")
 
 
 class _PlainBlocks:
@@ -225,16 +207,17 @@ class _PlainBlocks:
         self._masks = AdditiveMasks(
             builder, model.config, contract, lambda: builder.ints("mask/groups", [1, 1, groups, 1])
         )
-        self._tables: tuple[str, str]  # cosines and sines, [S, head_dim / 2]
+        self._cap = family_of(model).score_cap(model.config)
+        self._tables: dict[str, tuple[str, str]]  # cosines and sines by kind of layer, [S, head_dim / 2]
 
     def embedding(self) -> Tensor:
         return cast(Tensor, decoder_of(self._model).embed_tokens.weight)
 
     def norm_weight(self, name: str, norm: Any) -> str:
-        return self._builder.weight(name, norm.weight)
+        return self._builder.weight(name, gain(norm))
 
-    def rotary(self, rotary: Any) -> None:
-        self._tables = rotary_tables(self._builder, rotary)
+    def rotary(self, rotaries: Mapping[str, Rotary]) -> None:
+        self._tables = rotary_tables(self._builder, rotaries)
         tokens, _ = token_indices(self._builder)  # token s reads row s
         self._builder.op("Reshape", [tokens, self._builder.ints("shape/row", [1, -1])], "rotary/index")
 
@@ -246,8 +229,9 @@ class _PlainBlocks:
         q, k, v = (f"{at}/{x}" for x in "qkv")
         builder.node("Split", [packed, sizes], [q, k, v], axis=2)
         new = {x: f"present.{layer}.{x}" for x in ("key", "value")}
-        query = self._rotate_positions(q, getattr(module, "q_norm", None), f"{at}/q/rotated")
-        self._rotate_positions(k, getattr(module, "k_norm", None), new["key"])
+        tables = self._tables[rotary_kind(self._model.config, layer)]
+        query = self._rotate_positions(q, getattr(module, "q_norm", None), tables, f"{at}/q/rotated")
+        self._rotate_positions(k, getattr(module, "k_norm", None), tables, new["key"])
         self._by_head(v, new["value"])
         key, value = (
             builder.op("Concat", [f"past_key_values.{layer}.{x}", new[x]], f"{at}/{x}s", axis=2)
@@ -260,7 +244,7 @@ class _PlainBlocks:
         scores = builder.op(
             "FusedMatMul", [stacked, key], f"{at}/scores", MICROSOFT, transB=1, alpha=float(module.scaling)
         )
-        scores = builder.half_to_float(scores, f"{at}/scores/float")
+        scores = capped(builder, builder.half_to_float(scores, f"{at}/scores/float"), self._cap, f"{at}/scores")
         masked = builder.op("Add", [scores, self._masks.of_layer(layer)], f"{at}/scores/masked")
         weights = builder.op("Softmax", [masked], f"{at}/weights", axis=-1)
         weights = builder.float_to_half(weights, f"{at}/weights/half")
@@ -290,7 +274,7 @@ class _PlainBlocks:
         heads = split_heads(self._builder, rows, norm, self._head_dim, self._epsilon)
         return self._builder.op("Transpose", [heads], name, perm=[0, 2, 1, 3])
 
-    def _rotate_positions(self, rows: str, norm: Any, name: str) -> str:
+    def _rotate_positions(self, rows: str, norm: Any, tables: tuple[str, str], name: str) -> str:
         """The rotary embedding of each head: [1, S, n * head_dim] -> [1, n, S, head_dim]."""
         heads = self._by_head(rows, f"{rows}/by_head", norm)
-        return self._builder.op("RotaryEmbedding", [heads, "rotary/index", *self._tables], name, MICROSOFT)
+        return self._builder.op("RotaryEmbedding", [heads, "rotary/index", *tables], name, MICROSOFT)

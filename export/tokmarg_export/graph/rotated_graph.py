@@ -18,7 +18,7 @@ the model's own, and its values, which are rotated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -29,12 +29,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokmarg.bundle.graph_contract import GraphContract
+from tokmarg.engine.graph_signature import LEAST_RELEASE
 from tokmarg_export.quantization.gptq import InputStatistics
+from tokmarg_export.quantization.input_rotation import rotation_of
 from tokmarg_export.quantization.input_statistics import LayerStatistics
 from tokmarg_export.quantization.int8_per_row import StatisticsOf
-from tokmarg_export.quantization.quarot import Rotation
 
 from .blocks import AdditiveMasks, decoder_of, linear, output_rows, rotary_tables, split_heads, token_indices
+from .family import Rotary, family_of, rotary_kind
 from .head_indices import HeadIndices
 from .llama_graph import assemble
 from .onnx_graph_builder import MICROSOFT, OnnxGraphBuilder
@@ -51,7 +53,7 @@ def build_rotated_graph(
     statistics: LayerStatistics | None = None,
     store: StoreTensor = numpy_helper.from_array,
 ) -> tuple[onnx.ModelProto, StatisticsOf]:
-    """The float32 graph of a model for which :func:`tokmarg_export.graph.llama_graph.llama_graph_mismatch` is None.
+    """The float32 graph of a model for which :func:`tokmarg_export.graph.family.llama_graph_mismatch` is None.
 
     Args:
         model: unchanged afterwards.
@@ -66,6 +68,8 @@ def build_rotated_graph(
     builder = OnnxGraphBuilder(torch.float32, _OPSET, _IR_VERSION, store)
     blocks = _RotatedBlocks(builder, model, contract)
     graph = assemble(builder, model, contract, blocks)
+    if family_of(model).score_cap(model.config) is not None:  # which releases before apply after the mask
+        graph.metadata_props.add(key=LEAST_RELEASE, value="1.27")
 
     def statistics_of(weight: str) -> InputStatistics | None:
         if statistics is None or weight not in blocks.layers:
@@ -85,29 +89,39 @@ class _RotatedBlocks:
         model: PreTrainedModel,
         contract: GraphContract,
     ) -> None:
-        self._builder, self._model, self.rotation = builder, model, Rotation(model)
+        self._builder, self._model, self.rotation = builder, model, rotation_of(model)
         self._kv_heads, self._head_dim = contract.kv_heads, contract.head_dim
         self._groups = model.config.num_attention_heads // model.config.num_key_value_heads
         self._epsilon = float(model.config.rms_norm_eps)
         self._head_indices = HeadIndices(builder, self._kv_heads, self._groups)
         self._masks = AdditiveMasks(builder, model.config, contract, self._head_indices.mask_repeats)
-        self._tables: list[str] = []  # cosines and sines, [N + 1, head_dim / 2]
+        cap = family_of(model).score_cap(model.config)
+        self._cap = {} if cap is None else {"softcap": cap}
+        self._tables: list[list[str]] = []  # of each layer cosines and sines, [N + 1, head_dim / 2]
+        self._in_blocks: set[str] = set()  # rows that the graph has so
         self.layers: dict[str, nn.Linear] = {}  # name of a weight -> the first of the model's layers that it comes from
 
     def embedding(self) -> Tensor:
         return self.rotation.embedding(cast(Tensor, decoder_of(self._model).embed_tokens.weight))
 
     def norm_weight(self, name: str, norm: Any) -> str:
+        if (gain := self.rotation.gain(norm)) is not None:
+            return self._builder.weight(name, gain)
         return self._builder.weight("norm/ones", torch.ones(norm.weight.shape))
 
-    def rotary(self, rotary: Any) -> None:
+    def rotary(self, rotaries: Mapping[str, Rotary]) -> None:
         """One row for each token, and a last one, angle 0, for values: they pass the operator for one copy of all."""
-        tables = dict(zip(("cos", "sin"), rotary_tables(self._builder, rotary), strict=True))
+        made = rotary_tables(self._builder, rotaries)
         self._rotary_index(*token_indices(self._builder))
-        for name, value in (("cos", 1), ("sin", 0)):
-            zero_angle = np.full((1, rotary.inv_freq.numel()), value, np.float32)
-            rows = [tables[name], self._builder.constant(f"rotary/{name}/still", zero_angle)]
-            self._tables.append(self._builder.op("Concat", rows, f"rotary/{name}/rows", axis=0))
+        by_kind: dict[str, list[str]] = {kind: [] for kind in made}
+        for kind, tables in made.items():
+            size = rotaries[kind].frequencies.numel()
+            for (name, value), table in zip((("cos", 1), ("sin", 0)), tables, strict=True):
+                still = self._builder.constant(f"rotary/{name}/still", np.full((1, size), value, np.float32))
+                rows = "/".join(filter(None, ("rotary", kind, name, "rows")))
+                by_kind[kind].append(self._builder.op("Concat", [table, still], rows, axis=0))
+        config = self._model.config
+        self._tables = [by_kind[rotary_kind(config, layer)] for layer in range(config.num_hidden_layers)]
 
     def _rotary_index(self, tokens: str, count: str) -> None:
         """The table's row for each head of each token, [N * heads, 1]: the token's for queries and keys, else N."""
@@ -124,7 +138,9 @@ class _RotatedBlocks:
         packed = self._normed_heads(module, normed, at)
         indices, rows = self._head_indices.indices(), builder.ints("shape/head_rows", [-1, dim])
         split = builder.op("Reshape", [packed, builder.ints("shape/each_head", [-1, 1, dim])], f"{at}/qkv/split")
-        rotated = builder.op("RotaryEmbedding", [split, "rotary/index", *self._tables], f"{at}/turned", MICROSOFT)
+        rotated = builder.op(
+            "RotaryEmbedding", [split, "rotary/index", *self._tables[layer]], f"{at}/turned", MICROSOFT
+        )
         heads = builder.op("Reshape", [rotated, rows], f"{at}/turned/rows")  # [N * (groups + 2) * kv_heads, head_dim]
         new = builder.op("Gather", [heads, indices.new], f"present.{layer}", axis=0)
         cached = [f"past_key_values.{layer}", f"own_key_values.{layer}"]
@@ -139,6 +155,7 @@ class _RotatedBlocks:
             ],
             f"{at}/mixed",
             scale=float(module.scaling),
+            **self._cap,
         )
         by_head = builder.op("Reshape", [mixed, rows], f"{at}/mixed/rows")
         by_row = builder.op("Gather", [by_head, indices.row], f"{at}/mixed/heads", axis=0)
@@ -162,13 +179,16 @@ class _RotatedBlocks:
 
     def linear(self, rows: str, layers: Sequence[nn.Linear], name: str) -> str:
         self.layers[f"{name}/weight"] = layers[0]
-        if name.endswith("/mlp") and (matrix := self.rotation.blocks) is not None:
+        if (matrix := self.rotation.before(layers[0])) is not None:
             rows = self._rotated_in_blocks(rows, matrix)
         return linear(self._builder, rows, [self.rotation.linear(layer) for layer in layers], name)
 
     def _rotated_in_blocks(self, rows: str, matrix: Tensor) -> str:
-        """What the down projection reads, [1, N, intermediate], each block of it times a matrix [block, block]."""
+        """What a product reads, [1, N, in], each block of it times a matrix [block, block]."""
         builder = self._builder
+        if rows in self._in_blocks:
+            return f"{rows}/unblocked"
+        self._in_blocks.add(rows)
         blocks = builder.op("Reshape", [rows, builder.ints("shape/blocks", [1, 0, -1, len(matrix)])], f"{rows}/blocks")
         # Three dimensions, so that it is not taken for a product with weights, which would be rounded.
         weight = builder.constant("turn/blocks", matrix.float().numpy()[None])
@@ -181,7 +201,8 @@ class _RotatedBlocks:
         return self.rotation.output_rows(output_rows(self._model, ids))
 
     def tied_head_input(self, normed: str) -> str:
-        return self._double_product(normed, self.rotation.back(), "head/back")
+        back = self.rotation.back()
+        return normed if back is None else self._double_product(normed, back, "head/back")
 
     def verdict_product(self, normed: str, weight: Tensor) -> str:
         return self._double_product(normed, weight, "verdict/weight")

@@ -24,7 +24,7 @@ from transformers.utils import logging
 from tokmarg.native import first_line, is_panic
 from tokmarg_export.errors import ExportError
 from tokmarg_export.graph.contract import check_model_type
-from tokmarg_export.graph.llama_graph import llama_graph_mismatch
+from tokmarg_export.graph.family import llama_graph_mismatch
 
 from .gguf_file import GgufFile
 from .gguf_model import gguf_config, gguf_model

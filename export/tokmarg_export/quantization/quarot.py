@@ -30,7 +30,7 @@ from tokmarg_export.model.stored_parameters import own_values, values
 
 from .gptq import InputStatistics
 
-__all__ = ["Rotation"]
+__all__ = ["Rotated", "Rotation", "orthogonal"]
 
 _ROWS = 8192  # of the embedding or the output layer that are rotated in one go
 _BLOCK = 64  # size of the blocks in which the down projection's input is rotated: larger ones cost more than they give
@@ -38,7 +38,7 @@ _BLOCK = 64  # size of the blocks in which the down projection's input is rotate
 Rotated = tuple[Tensor, Tensor | None]
 
 
-def _orthogonal(size: int, seed: int) -> Tensor:
+def orthogonal(size: int, seed: int) -> Tensor:
     """A random orthogonal matrix, float64 [size, size], the same on every machine up to rounding."""
     random = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     q, r = torch.linalg.qr(random)
@@ -54,12 +54,13 @@ class Rotation:
         layers: Any = decoder.layers
         hidden = decoder.embed_tokens.weight.shape[1]
         dim = layers[0].self_attn.head_dim
-        self._hidden, self._head = _orthogonal(hidden, 0), _orthogonal(dim, 1)
+        self._hidden, self._head = orthogonal(hidden, 0), orthogonal(dim, 1)
         #: Rotation of the down projection's input block by block, float64 [block, block]; None where blocks do not
         #: fit, or a row has but one: onnxruntime sums the product of a single row in an order of its own.
         blocks, rest = divmod(layers[0].mlp.down_proj.weight.shape[1], _BLOCK)
-        self.blocks = _orthogonal(_BLOCK, 2) if blocks > 1 and not rest else None
+        self.blocks = orthogonal(_BLOCK, 2) if blocks > 1 and not rest else None
         self._final: Tensor = decoder.norm.weight  # perhaps in the file, as all weights: `values` reads it
+        self._down = {id(layer.mlp.down_proj) for layer in layers}
         self._parameters: dict[int, Callable[[], Rotated]] = {}  # layer -> its rotated parameters
         self._rotations: dict[int, Callable[[Tensor], Tensor]] = {}  # layer -> rotation of rows of its input
         for layer in layers:
@@ -74,6 +75,14 @@ class Rotation:
     def linear(self, layer: nn.Linear) -> Rotated:
         """Weight float64 [out, in] and bias [out] of a layer of the decoder."""
         return self._parameters[id(layer)]()
+
+    def before(self, layer: nn.Linear) -> Tensor | None:
+        """What the graph multiplies each block of a layer's input with, float64 [block, block]; None: nothing."""
+        return self.blocks if id(layer) in self._down else None
+
+    def gain(self, norm: Any) -> Tensor | None:
+        """What a norm of hidden states multiplies by, [hidden]; None: nothing, since the weights after it do."""
+        return None
 
     def statistics(self, layer: nn.Linear, statistics: InputStatistics) -> InputStatistics:
         """Statistics of the rotated layer's inputs, given those of the layer itself."""
@@ -100,9 +109,9 @@ class Rotation:
             part.copy_((part.double() * factors) @ self._hidden)
         return rows
 
-    def back(self) -> Tensor:
-        """Matrix applied after a final norm of weight 1 where the embedding is the output layer: float64
-        [hidden, hidden]."""
+    def back(self) -> Tensor | None:
+        """Matrix applied after the final norm where the embedding is the output layer, float64 [hidden, hidden]; None:
+        nothing."""
         return self._hidden.T @ (values(self._final).double()[:, None] * self._hidden)
 
     def values_of_heads(self, values: Tensor) -> Tensor:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from tokmarg.bundle.graph_contract import GraphContract
-from tokmarg.errors import BundleError
+from tokmarg.errors import BundleError, DeviceError
 
 from .ort import ort
 
-__all__ = ["GraphSignature", "check_signature"]
+__all__ = ["LEAST_RELEASE", "GraphSignature", "check_release", "check_signature"]
+
+#: Metadata of a graph: the first release of onnxruntime that computes it right, as "1.27".
+LEAST_RELEASE = "least_onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,24 @@ class GraphSignature:
     pasts: tuple[str, ...]
     owns: tuple[str, ...]
     presents: tuple[str, ...]
+
+
+def check_release(session: ort.InferenceSession, where: str) -> None:
+    """Whether this release of onnxruntime computes a graph right: older ones load some that they get wrong.
+
+    Raises:
+        BundleError: the graph says nothing that can be read.
+        DeviceError: it names a later release.
+    """
+    least = session.get_modelmeta().custom_metadata_map.get(LEAST_RELEASE, "0.0")
+    if re.fullmatch(r"[0-9]{1,4}\.[0-9]{1,4}", least) is None:
+        raise BundleError(f"{where}: {LEAST_RELEASE} must be a release such as 1.27, not {least!r:.60}")
+    if _release(ort.__version__) < _release(least):
+        raise DeviceError(f"{where}: onnxruntime {ort.__version__} computes this graph wrong: install {least} or newer")
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version)[:2])
 
 
 def check_signature(session: ort.InferenceSession, g: GraphContract, where: str) -> GraphSignature:

@@ -25,7 +25,7 @@ from .cpu import denormals_as_zero, int8_products_saturate
 from .cuda import CPU, CUDA, CUDA_OPTIONS, on_cuda
 from .device_kv import DeviceKVStore
 from .forward import Forward, Outputs, token_distances
-from .graph_signature import check_signature
+from .graph_signature import check_release, check_signature
 from .kv_cache import HOST, KVCache, KVStore
 from .ort import ort, session_options
 from .row_padding import without_padding, without_single_rows
@@ -103,6 +103,7 @@ class Session:
         self._pads = self.device == "cpu" and bundle.manifest.precision == "int4" and not self.graph.by_content
         # No __del__ does it: an exception that a caller raises there is lost.
         _alive[:] = [*(each for each in _alive if each() is not None), weakref.ref(self._session)]
+        check_release(self._session, str(path))
         self._names = check_signature(self._session, self.graph, str(path))
         self.counts = np.zeros(4, dtype=np.int64)
         self._returning = ort.RunOptions()

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import PreTrainedModel
 
-from tests.support.graphs import FUSED, VOCAB, Graph, exported, nodes_of, reference_logits, tiny, tree_logits
+from tests.support.graphs import VOCAB, Graph, exported, nodes_of, reference_logits, tiny, tree_logits
 from tokmarg_export.graph.contract import SUPPORTED_MODEL_TYPES
 from tokmarg_export.graph.export import export_graph, tracer
-from tokmarg_export.graph.llama_graph import llama_graph_mismatch
+from tokmarg_export.graph.family import llama_graph_mismatch
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +129,8 @@ def test_wanted_rows_may_repeat_and_come_in_any_order(llama: tuple[PreTrainedMod
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED_MODEL_TYPES)
-def test_which_families_fit(model_type: str) -> None:
-    reason = llama_graph_mismatch(tiny(model_type))
-    if model_type in FUSED:
-        assert reason is None
-    else:
-        assert reason == f"model_type {model_type} is not of Llama's shape"
+def test_every_family_fits(model_type: str) -> None:
+    assert llama_graph_mismatch(tiny(model_type)) is None
 
 
 class Patched(nn.Linear):
@@ -149,6 +145,7 @@ def test_a_part_that_is_not_known_is_no_reason_to_guess() -> None:
     model.model.layers[0].mlp.up_proj = Patched(64, 96, bias=False)
     assert llama_graph_mismatch(model) == "layer 0: up_proj is a Patched"
     assert llama_graph_mismatch(tiny("llama", hidden_act="gelu")) == "hidden_act is gelu"
+    assert llama_graph_mismatch(tiny("gemma2", hidden_activation="gelu")) == "hidden_activation is gelu"
     model = tiny("llama")
     model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq[:3]
     assert llama_graph_mismatch(model) == "the rotary embedding covers a part of the head"

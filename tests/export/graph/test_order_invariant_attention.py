@@ -95,9 +95,9 @@ def in_company(graph: Graph, company: int) -> np.ndarray:
     return graph.run([*other, *ids], positions, visible, rows, past, list(range(150)))[0]
 
 
-@pytest.mark.parametrize(("model_type", "precision"), [("gemma2", "int4"), ("gemma3_text", "int8")])
+@pytest.mark.parametrize(("model_type", "precision"), [("llama", "int4"), ("gemma3_text", "int4"), ("llama", "int8")])
 def test_company_changes_no_bit_of_a_quantized_pass(model_type: str, precision: Any, tmp_path: Path) -> None:
-    graph = exported(tiny(model_type, num_hidden_layers=2), tmp_path, precision=precision)
+    graph = exported(tiny(model_type), tmp_path, precision=precision, trace=True)
     alone = in_company(graph, 0)
     for company in (1, 37, 70):
         np.testing.assert_array_equal(in_company(graph, company), alone)

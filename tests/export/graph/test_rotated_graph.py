@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.graphs import FUSED, PROMPT, VOCAB, Graph, exported, reference_logits, tiny, tree_logits, written
+from tokmarg.engine.graph_signature import LEAST_RELEASE
 from tokmarg_export.graph.contract import graph_contract
 
 PREFIX = [7, 3, 250, 9, 81]
@@ -131,9 +132,10 @@ def some_contents(draw: st.DrawFn) -> list[Content]:
     return [one() for _ in range(draw(st.integers(1, 7)))]
 
 
-@pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, np.ndarray]:
-    graph = exported(tiny("llama", intermediate_size=128), tmp_path_factory.mktemp("int8"), precision="int8")
+@pytest.fixture(scope="module", params=["llama", "gemma2", "gemma3_text"])
+def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Graph, np.ndarray]:
+    model = tiny(request.param, hidden_size=128, intermediate_size=128)  # two blocks for each product's rotation
+    graph = exported(model, tmp_path_factory.mktemp("int8"), precision="int8")
     return graph, prefix_of(graph)
 
 
@@ -223,6 +225,9 @@ CASES = [
     ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": False}),
     ("llama", {"tie_word_embeddings": True, "intermediate_size": 128}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1}),
+    ("gemma2", {"hidden_size": 128, "intermediate_size": 192, "attention_bias": True}),
+    ("gemma2", {"hidden_size": 256, "intermediate_size": 384, "tie_word_embeddings": False}),
+    ("gemma3_text", {"hidden_size": 128, "intermediate_size": 192}),
 ]
 
 
@@ -243,9 +248,9 @@ def test_rotated_graph_equals_pytorch(model_type: str, changes: dict[str, Any], 
 
 
 @pytest.mark.parametrize("rotated", [False, True])
-@pytest.mark.parametrize("model_type", ["llama", "granite", "qwen3"])
+@pytest.mark.parametrize("model_type", ["llama", "granite", "qwen3", "gemma2"])
 def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool, tmp_path: Path) -> None:
-    model = tiny(model_type)
+    model = tiny(model_type, **({"layer_types": ["full_attention"] * 2} if model_type == "gemma2" else {}))
     contract = graph_contract(model, head_token_ids=None, precision="fp32", verdict_token_ids=COLUMNS)
     contract = replace(contract, by_content=rotated)
     assert contract.verdict_token_ids == tuple(COLUMNS)
@@ -268,3 +273,9 @@ def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool
             expected = model(torch.tensor([PROMPT])).logits[0].numpy()
         np.testing.assert_allclose(logits[0], expected[whole], rtol=1e-4, atol=2e-4)
         np.testing.assert_allclose(verdict[0], expected[few][:, COLUMNS], rtol=1e-4, atol=2e-4)
+
+
+def test_a_graph_with_a_cap_names_the_first_release_that_applies_it_before_the_mask(tmp_path: Path) -> None:
+    for model_type, least in (("gemma2", "1.27"), ("gemma3_text", None), ("llama", None)):
+        graph = exported(tiny(model_type), tmp_path / model_type, precision="int8")
+        assert graph.session.get_modelmeta().custom_metadata_map.get(LEAST_RELEASE) == least

@@ -156,15 +156,15 @@ def test_an_outlier_channel_costs_only_its_block_precision() -> None:
     assert errors[1] < errors[0] / 10
 
 
-# Llama-shaped models have another int8 and int4, see test_int8_per_row and test_int4_columns.
-CASES = [("gemma2", 8), ("gemma3_text", 8), ("gemma2", 4), ("gemma3_text", 4)]
+# Traced graphs; for the others see test_int8_per_row and test_int4_columns.
+CASES = [("gemma2", 8), ("llama", 8), ("llama", 4), ("qwen3", 4), ("gemma2", 4), ("gemma3_text", 4)]
 
 
 @pytest.mark.parametrize(("model_type", "bits"), CASES)
 def test_every_family_is_its_float32_self_with_rounded_weights(model_type: str, bits: Any, tmp_path: Path) -> None:
     """What is left is the rounding of activations to 8 bits, whatever the bits of the weights."""
     model = tiny(model_type)
-    graph = exported(model, tmp_path, precision=f"int{bits}")
+    graph = exported(model, tmp_path, precision=f"int{bits}", trace=True)
     logits = tree_logits(graph)
     np.testing.assert_allclose(tree_logits(graph, split=4), logits, rtol=1e-4, atol=1e-4)
     table = model.get_input_embeddings().weight

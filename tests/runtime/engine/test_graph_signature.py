@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
@@ -12,8 +14,9 @@ from onnx import helper
 
 from tests.support.edited_bundle import edit_graph, edit_graph_table, load, rename
 from tests.support.word_guard import VOCAB
-from tokmarg import BundleError
+from tokmarg import BundleError, DeviceError
 from tokmarg.bundle.bundle import Bundle
+from tokmarg.engine.graph_signature import LEAST_RELEASE, check_release
 from tokmarg.engine.session import Session
 
 HEADS = {"head": "verdict", "head_token_ids": [0, 1, 2]}
@@ -87,3 +90,21 @@ def test_input_that_nobody_feeds(bundle_copy: Path) -> None:
     edit_graph(bundle_copy, lambda graph: graph.input.append(extra))
     with pytest.raises(BundleError, match=r"graph input token_type_ids is unknown to this tokmarg"):
         load(bundle_copy)
+
+
+def test_a_graph_that_an_older_release_computes_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one with a cap on attention scores, which onnxruntime before 1.27 applied after the mask."""
+
+    def session(least: str | None) -> Any:
+        found = {} if least is None else {LEAST_RELEASE: least}
+        return SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=found))
+
+    monkeypatch.setattr("onnxruntime.__version__", "1.26.3")
+    for least in (None, "1.26", "1.3", "0.9"):
+        check_release(session(least), "g")
+    for least in ("1.27", "2.0"):
+        with pytest.raises(DeviceError, match=rf"g: onnxruntime 1\.26\.3 .* wrong: install {least} or newer"):
+            check_release(session(least), "g")
+    for least in ("", "x", "1", "1.27.0", "1." + "9" * 5000):
+        with pytest.raises(BundleError, match=r"g: least_onnxruntime must be a release such as 1\.27"):
+            check_release(session(least), "g")
