@@ -17,7 +17,7 @@ _NODES_FIRST = 12
 #: machines of a kind. Nor need they be, as the best numbers hardly depend on it. For 60 harmful rows judged by the
 #: reference guard, 8 to 24 nodes and then 48 to 96 all cost within 7 % of the least, both where a pass costs 10 rows,
 #: as with 135 million parameters on two cores, and where it costs 28, as with a billion.
-_CONTENT_NODES_FIRST, _CONTENT_NODES = 16, 48
+_CONTENT_NODES_FIRST, _CONTENT_NODES = 12, 48
 #: Nodes that a search is always allowed in later passes.
 _LEAST = 4
 
