@@ -47,7 +47,7 @@ def test_one_pass(word_bundle: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_of_a_large_pass_goes_back(tiny_bundle: Path) -> None:
-    """Scores of 2,048 tokens that see each other take 16 MB a head, and as much again while they become weights: 160 MB in all."""
+    """Scores of 2,048 tokens that see each other, and the weights that they become, take 160 MB."""
     session = Session(Bundle.open(tiny_bundle), "cpu", threads=1)
 
     def kept(tokens: int) -> float:
