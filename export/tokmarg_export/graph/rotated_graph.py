@@ -3,7 +3,8 @@
 The rotation is that of `tokmarg_export.quantization.quarot`, the products those of `int8_per_row` beside it. What
 differs from `llama_graph`: the weights; norms, whose own weights are 1; a small product before the down projection;
 float64 before the output layers, where the order of a sum would show in the rounding after it; and attention, whose
-sums would show it, too. It is one operator, and works content by content:
+sums would show it, too. (Of Gemma norms keep their gains, and what q, k, v, gate and up read has the small product as
+well: see `input_rotation`.) Attention is one operator, and works content by content:
 
     rows of the pass [1, N, ...]  ->  Gather  ->  contents [B, ..., S, ...]  ->  Attention  ->  Gather  ->  rows
 
@@ -96,7 +97,7 @@ class _RotatedBlocks:
         self._head_indices = HeadIndices(builder, self._kv_heads, self._groups)
         self._masks = AdditiveMasks(builder, model.config, contract, self._head_indices.mask_repeats)
         cap = family_of(model).score_cap(model.config)
-        self._cap = {} if cap is None else {"softcap": cap}
+        self._cap: dict[str, Any] = {} if cap is None else {"softcap": cap}
         self._tables: list[list[str]] = []  # of each layer cosines and sines, [N + 1, head_dim / 2]
         self._in_blocks: set[str] = set()  # rows that the graph has so
         self.layers: dict[str, nn.Linear] = {}  # name of a weight -> the first of the model's layers that it comes from

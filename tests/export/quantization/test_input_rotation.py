@@ -38,6 +38,7 @@ def test_values_are_rotated_by_head_and_the_output_projection_undoes_it() -> Non
     rotation, attention = InputRotation(model), model.model.layers[0].self_attn
     rows = torch.randn(5, 128, dtype=torch.float64)
     weight, bias = rotation.linear(attention.v_proj)
+    assert bias is not None
     values = attention.v_proj.double()(rows)
     found = turned(rows, rotation.before(attention.v_proj)) @ weight.T + bias
     torch.testing.assert_close(found.float(), rotation.values_of_heads(values.reshape(5, 2, 24)).flatten(1))
@@ -68,7 +69,9 @@ def test_hidden_states_stay_as_they_are() -> None:
     rotation, table = InputRotation(model), model.get_input_embeddings().weight
     assert torch.equal(rotation.embedding(table), table)
     assert rotation.back() is None
-    assert torch.equal(rotation.gain(model.model.norm), 1 + model.model.norm.weight)
+    gain = rotation.gain(model.model.norm)
+    assert gain is not None
+    assert torch.equal(gain, 1 + model.model.norm.weight)
 
 
 def test_which_rotation() -> None:
