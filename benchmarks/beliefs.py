@@ -67,19 +67,19 @@ class Belief:
         following, end = self.following([label for label in self.labels if node.certain & bit[label]])
         weights = []
         seen: set[int] = set()
-        for child in children:
+        for child in reversed(children):  # a token of a higher id is longer: "S1,S2" and not "S1, S2"
             new = child.certain & ~node.certain
             left = child.possible & ~child.certain
             if new:
                 weight = sum(p for label, p in following.items() if new & bit[label])
             elif left:
                 weight = sum(p for label, p in following.items() if left & bit[label])
-                weight *= STRAY if left in seen else 1.0  # another separator, say
+                weight *= STRAY if left in seen else 1.0  # another spelling
                 seen.add(left)
             else:
                 weight = end
             weights.append(max(weight, 1e-9))
-        return weights
+        return weights[::-1]
 
     def following(self, named: Sequence[str]) -> tuple[dict[str, float], float]:
         """Label -> probability that it is named next, and that of none, after some labels.

@@ -48,13 +48,13 @@ class LlamaCpp(StepEngine):
         self._decode([(0, 0, self.job["prefix"])])
 
     def tune(self) -> None:
-        every, best = range(min(len(self.messages), self.TOGETHER)), {}
+        some, best = range(min(len(self.messages), 4)), {}
         for flash in (True, False):
             self._open(flash)
-            best[flash] = min(_timed(self.verdict, len(self.messages) - 1) for _ in range(5))
+            best[flash] = min(_timed(self.verdict, len(self.messages) - 1) for _ in range(3))
         self._open(best[True] < best[False])
-        batched = min(_timed(self._batched, every) for _ in range(2))
-        self.batches = batched < min(_timed(super().together, every) for _ in range(2))
+        self._batched(some)
+        self.batches = _timed(self._batched, some) < _timed(super().together, some)
 
     def _decode(self, parts: Sequence[tuple[int, int, Sequence[int]]]) -> None:
         """Feeds tokens (sequence, position of the first, tokens) and looks for the most probable ones after each."""
