@@ -1,4 +1,4 @@
-"""tokmarg on a GPU, beside transformers: `python benchmarks/gpu.py [--shape smollm2] [--shape llama-1b]`.
+"""tokmarg on a GPU, beside transformers: `python benchmarks/gpu.py [--shape 135m] [--shape 1b]`.
 
 Guards with random weights (benchmarks/gpu_guards.py) are exported here. Of each: whether the whole graph runs on CUDA,
 how far its bounds are from PyTorch's, and a message's on its own from those in a batch; then what one message takes and
@@ -26,10 +26,11 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
-from gpu_guards import SHAPES, Transformers, make
+from gpu_guards import PRECISIONS, Transformers, make
 from graphs import machine
 from growth import text_of
 from messages import MESSAGES
+from shapes import SHAPES
 
 from tokmarg import Guard, Result
 from tokmarg.bundle.bundle import Bundle
@@ -56,7 +57,7 @@ Device = Literal["cpu", "cuda"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check and time tokmarg on a GPU.")
-    parser.add_argument("--shape", action="append", choices=list(SHAPES), help="[default: all]")
+    parser.add_argument("--shape", action="append", choices=list(PRECISIONS), help="[default: all]")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="cpu: to try the script")
     parser.add_argument("--layers", type=int, help="fewer than the shape has, to try the script")
     parser.add_argument("--rounds", type=int, default=20)
@@ -70,7 +71,7 @@ def main() -> None:
         f"{arguments.rounds} rounds."
     )
     wrong: list[str] = []
-    for name in arguments.shape or SHAPES:
+    for name in arguments.shape or PRECISIONS:
         with tempfile.TemporaryDirectory() as scratch:
             loaded = make(name, device, arguments.layers)
             guard = check(name, loaded, Path(scratch), device, wrong)
@@ -86,7 +87,7 @@ def check(name: str, loaded: LoadedModel, scratch: Path, device: Device, wrong: 
     print(f"\n## {name}\n")
     print("| precision | bundle MB | on the GPU MB | nodes on CUDA | from PyTorch fp32: max | mean | batch: max |")
     print("|---|---|---|---|---|---|---|")
-    for precision in SHAPES[name].precisions:
+    for precision in PRECISIONS[name]:
         folder = scratch / precision
         build_bundle(loaded, spec, folder, precision=precision, verify=False)
         bundle = Bundle.open(folder)

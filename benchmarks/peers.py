@@ -1,10 +1,12 @@
-"""tokmarg beside its peers, all in one run: `python benchmarks/peers.py [--llama PYTHON] [--genai PYTHON]`.
+"""tokmarg beside its peers, all in one run: `python benchmarks/peers.py [--shape 1b] [--llama PYTHON] ...`.
 
 The reference guard's weights judge the same messages in every peer, with the same token ids and threads, and with the
 policy prefix cached. Each peer is a process of its own (benchmarks/peer.py), since their packages do not go into one
 environment; the processes live side by side and take turns round by round, so that what else the machine does meets all
 alike. A peer whose packages are missing is a row that says so. benchmarks/README.md tells how to set up, and what each
 peer does.
+
+With --shape other weights of a real size take their place: random ones (benchmarks/shape_peers.py).
 
 Times are of all messages in a round; of each message the median over the rounds counts.
 """
@@ -15,7 +17,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -24,7 +25,11 @@ from typing import Any
 
 from messages import MESSAGES
 from peer import PEERS, Peer
+from peer_facts import facts
+from peer_process import PeerProcess
 from peer_weights import make_forms
+from shape_peers import compare
+from shapes import SHAPES
 
 LIMIT = 20  # tokens to generate at most
 
@@ -34,77 +39,47 @@ class Running:
     """A peer's process, and its answers so far."""
 
     peer: Peer
-    process: subprocess.Popen[str] | None = None
-    failed: str = ""
+    process: PeerProcess = field(default_factory=PeerProcess)
     release: str = ""
     loading: float | None = None
     peak: float | None = None
     times: dict[int, list[float]] = field(default_factory=dict)
     flagged: dict[int, bool] = field(default_factory=dict)
 
-    def start(self, name: str, python: str, job: Path) -> None:
+    def start(self, name: str, python: str, job: Path, threads: int) -> None:
         """Starts the process and waits until it has scored two messages."""
-        command = [python, str(Path(__file__).with_name("peer.py")), name, str(job)]
-        environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(json.loads(job.read_text())["threads"]),
-        }
-        try:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                env=environment,
-            )  # fmt: skip
-        except OSError as error:
-            self.failed = f"not installed: {python}: {error.strerror}"
-            return
-        answer = self._answer()
+        answer = self.process.start(python, "peer.py", [name, str(job)], threads)
         self.release, self.loading = answer.get("ready", ""), answer.get("loading")
 
     def round(self, chosen: list[int]) -> None:
         """Scores some messages."""
-        if self.failed or not chosen:
-            return
-        assert self.process is not None
-        assert self.process.stdin is not None
-        try:
-            print(json.dumps(chosen), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            self.failed = "its process has ended"
-            return
-        answer = self._answer()
+        answer = self.process.ask(chosen) if chosen else {}
         self.peak = answer.get("peak", self.peak)
         for i, time, flagged in zip(chosen, answer.get("times", ()), answer.get("flagged", ()), strict=False):
             self.times.setdefault(i, []).append(time)
             self.flagged[i] = flagged
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process is not None
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"failed": f"ended with exit code {self.process.wait()}"}
-        self.failed = answer.get("failed", "")
-        return answer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time tokmarg beside its peers.")
     parser.add_argument("--llama", metavar="PYTHON", help="of an environment with llama-cpp-python")
     parser.add_argument("--genai", metavar="PYTHON", help="of an environment with onnxruntime-genai")
+    parser.add_argument("--openvino", metavar="PYTHON", help="of an environment with openvino-genai; with --shape")
+    parser.add_argument("--shape", choices=list(SHAPES), help="random weights of a real size (benchmarks/shapes.py)")
+    parser.add_argument("--layers", type=int, help="of the shape [default: all; 4 of 8b's]")
     parser.add_argument("--bundle", help="[default: the installed reference guard]")
     parser.add_argument("--work", type=Path, default=Path("peers-work"), metavar="DIR", help="keeps the peers' weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--messages", type=int, default=32, help="how many of the 32, half of them harmless")
-    parser.add_argument("--peers", default=",".join(PEERS), help="names, joined by commas")
+    parser.add_argument("--peers", help="names, joined by commas [default: all]")
     arguments = parser.parse_args()
-    names = ["tokmarg", *(n for n in arguments.peers.split(",") if n != "tokmarg")]
+    pythons = {"main": sys.executable, "llama": arguments.llama, "genai": arguments.genai}
+    if arguments.shape:
+        return compare(arguments, pythons | {"openvino": arguments.openvino})
+    names = ["tokmarg", *(n for n in (arguments.peers or ",".join(PEERS)).split(",") if n != "tokmarg")]
     if unknown := set(names) - set(PEERS):
         parser.error(f"no peer {min(unknown)!r}; there are {', '.join(PEERS)}")
-    pythons = {"main": sys.executable, "llama": arguments.llama, "genai": arguments.genai}
     texts = MESSAGES[: arguments.messages]
     forms, failed = make_forms(arguments.work, pythons, {f for n in names if (f := PEERS[n].form)})
     with tempfile.TemporaryDirectory() as scratch:
@@ -117,12 +92,12 @@ def main() -> None:
             one = running[name] = Running(peer)
             python = pythons[peer.environment]
             if python is None:
-                one.failed = f"not installed: give --{peer.environment}"
+                one.process.failed = f"not installed: give --{peer.environment}"
             elif peer.form in failed:
-                one.failed = f"no weights: {failed[peer.form]}"
+                one.process.failed = f"no weights: {failed[peer.form]}"
             else:
-                one.start(name, python, job)
-            print(f"{name}: {one.failed or one.release}", file=sys.stderr, flush=True)
+                one.start(name, python, job, arguments.threads)
+            print(f"{name}: {one.process.failed or one.release}", file=sys.stderr, flush=True)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         for number in range(arguments.rounds):
             for one in running.values():
@@ -131,10 +106,11 @@ def main() -> None:
                 one.round([i for i in every if not one.peer.slow or i // 2 % arguments.rounds == number])
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr, flush=True)
         for one in running.values():
-            one.stop()
+            one.process.stop()
     sizes = [len(message["ids"]) for message in described["messages"]]
     print(facts(arguments.threads, arguments.rounds, sizes, len(described["prefix"]), load))
     print(table(running, len(texts)))
+    return None
 
 
 def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, Any]:
@@ -173,18 +149,6 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
     }
 
 
-def facts(threads: int, rounds: int, sizes: list[int], prefix: int, load: float) -> str:
-    """What the table was measured on."""
-    from graphs import machine
-
-    mean = statistics.mean(sizes)
-    return (
-        f"{machine()}, {threads} threads; load average before the rounds {load:.1f}. {len(sizes)} messages, half of "
-        f"them harmless; {min(sizes)} to {max(sizes)} new tokens each, {mean:.0f} on average, after a cached prefix "
-        f"of {prefix}; {rounds} rounds.\n"
-    )
-
-
 def table(running: dict[str, Running], count: int) -> str:
     """One row for each peer."""
     lines = [
@@ -196,8 +160,8 @@ def table(running: dict[str, Running], count: int) -> str:
     for name, one in running.items():
         title = f"{one.peer.title} | {one.peer.delivers}"
         each = _each(one)
-        if one.failed or not each:
-            lines.append(f"| {title} | {one.failed or 'not measured'} |" + " |" * 9)
+        if one.process.failed or not each:
+            lines.append(f"| {title} | {one.process.failed or 'not measured'} |" + " |" * 9)
             continue
         halves = ["", ""]  # in a pack no message has a time of its own
         if not one.peer.together:
