@@ -132,10 +132,11 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
 
     prompts = [list(guard.prompt(text).token_ids) for text in texts]
     prefix = prompts[0][: min(shared_tokens(prompts[0], prompt) for prompt in prompts)]
-    messages = []
+    messages, lead = [], ""
     for text, prompt in zip(texts, prompts, strict=True):
         result = guard.score(text, method="greedy", max_depth=LIMIT)
         verdict = (isinstance(result, MethodResult) and result.verdict) or ""
+        lead = verdict[: len(verdict) - len(verdict.lstrip())]  # the space or lines that the guard begins with
         messages.append({"text": text, "ids": prompt[len(prefix) :], "verdict_tokens": len(encoded(verdict)) + 1})
     return {
         "bundle": str(folder),
@@ -143,7 +144,7 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
         "prefix": prefix,
         "messages": messages,
         "ends": [encoded(end)[0] for end in guard.spec.verdict.terminators],
-        "unsafe": encoded("unsafe"),
+        "unsafe": encoded(f"{lead}unsafe"),
         "labels": list(guard.labels),
         "limit": LIMIT,
     }
