@@ -10,6 +10,7 @@ takes the error of its logits from 0.16 to 0.07.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,18 +41,18 @@ def gptq_levels(
     weight: npt.NDArray[np.float32],
     scale: npt.NDArray[np.float32],
     moments: Tensor,
-    steps: npt.NDArray[np.int8] | None = None,
+    bits: Literal[4, 8] = 8,
 ) -> npt.NDArray[np.int8]:
-    """Integer levels of a matrix, int8 [K, N]: -127 to 127, or of 4 bits, -8 to 7.
+    """Integer levels of a matrix, int8 [K, N]: -127 to 127, or in 4 bits -8 to 7.
 
     Args:
         weight: float32 [K, N].
         scale: float32 [N], the step of each column.
         moments: M, float64 [K, K].
-        steps: for 4 bits, whole numbers int8 [K, N] that the column's step is multiplied with; none is 0.
+        bits: of a level.
     """
-    least, most = (-127, 127) if steps is None else (-8, 7)
-    remaining = torch.from_numpy(weight / scale).double()  # in the column's steps
+    least, most = (-127, 127) if bits == 8 else (-8, 7)
+    remaining = torch.from_numpy(weight / scale).double()  # in levels
     count = len(remaining)
     damped = moments + _DAMPING * moments.diagonal().mean() * torch.eye(count, dtype=torch.float64)
     # Row k of this triangle, over its diagonal: how the coordinates after k compensate a unit of error at k.
@@ -61,10 +62,9 @@ def gptq_levels(
         end = min(start + _BLOCK, count)
         errors = torch.empty_like(remaining[start:end])
         for k in range(start, end):
-            step = 1.0 if steps is None else torch.from_numpy(steps[k]).double()
-            rounded = (remaining[k] / step).round().clamp(least, most)
+            rounded = remaining[k].round().clamp(least, most)
             levels[k] = rounded.to(torch.int8)
-            errors[k - start] = (remaining[k] - rounded * step) / triangle[k, k]
+            errors[k - start] = (remaining[k] - rounded) / triangle[k, k]
             remaining[k + 1 : end] -= triangle[k, k + 1 : end, None] * errors[k - start]
         remaining[end:] -= triangle[start:end, end:].T @ errors
     return levels.numpy()

@@ -34,7 +34,7 @@ from tokmarg_export.graph.tensor_spool import StoreTensor, values_of
 
 from .gptq import InputStatistics, gptq_levels
 from .int4_blockwise import Bits
-from .int4_columns import quantize_blocks, stored_levels
+from .int4_columns import packed_levels, quantize_columns_4
 
 __all__ = ["REACH", "StatisticsOf", "quantize_columns", "quantize_per_row"]
 
@@ -150,14 +150,15 @@ class _Rewriter:
             self._statistics, moments = {rows: statistics}, statistics.covariance  # of the next product's input alone
             product = statistics.mean.numpy() @ values.astype(np.float64)
             self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
+        levels_name = f"{weight.name}/levels"
         if self._bits == 4 and values.shape[1] % 2 == 0:
-            halves, steps, scales = quantize_blocks(values, moments)
-            tensors, nodes = stored_levels(weight.name, halves, steps, self._store)
-            self.tensors |= {tensor.name: tensor for tensor in tensors}
-            self.unpacking += nodes
+            levels, scales = quantize_columns_4(values, moments)
+            packed, unpack = packed_levels(levels_name, levels, self._store)
+            self.tensors[packed.name] = packed
+            self.unpacking.append(unpack)
         else:
             levels, scales = quantize_columns(values, moments)
-            self._keep(f"{weight.name}/levels", levels)
+            self._keep(levels_name, levels)
         self._keep(f"{weight.name}/scales", scales)
 
     def _keep(self, name: str, value: npt.NDArray[Any]) -> None:

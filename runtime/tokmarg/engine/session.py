@@ -244,9 +244,6 @@ def _options(graph: GraphContract, threads: int) -> ort.SessionOptions:
     config = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "1"}
     # Threads of the pool flush denormals to zero. So would the one that makes the first session of a process, for good;
     # that session is not this one, since `int8_products_saturate` has made another.
-    if graph.by_content:
-        # Else it leaves weights of 4 bits as they are and makes integers of 8 of them in every pass.
-        config["session.disable_quant_qdq"] = "1"
     if int8_products_saturate() and graph.by_content:
         config["session.x64quantprecision"] = "1"
     return session_options(threads, config | {"session.set_denormal_as_zero": "1"})
