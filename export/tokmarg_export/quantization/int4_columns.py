@@ -61,11 +61,11 @@ def _scales(weight: Floats) -> Floats:
         trial = whole * reach
         error = np.square(_rounded(weight, trial) * trial - weight).sum(axis=0)
         scales, best = np.where(error < best, trial, scales), np.minimum(error, best)
-    return scales.astype(np.float32)
+    return np.asarray(scales, np.float32)
 
 
 def _rounded(weight: Floats, scale: Floats) -> Floats:
-    return np.clip(np.rint(weight / scale), -8, 7).astype(np.float32)
+    return np.asarray(np.clip(np.rint(weight / scale), -8, 7), np.float32)
 
 
 def packed_levels(name: str, levels: Levels, store: StoreTensor) -> tuple[TensorProto, NodeProto]:
