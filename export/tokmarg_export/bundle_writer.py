@@ -29,7 +29,7 @@ from tokmarg.prompt.messages import Message
 from tokmarg.prompt.spec import Spec
 from tokmarg.prompt.windows import longest
 from tokmarg.tokenizer import Encoder
-from tokmarg_export.graph.contract import Precision, graph_contract
+from tokmarg_export.graph.contract import ROUNDED, Precision, graph_contract
 from tokmarg_export.graph.export import export_graph
 from tokmarg_export.model.loaded_model import LoadedModel
 from tokmarg_export.model.stored_parameters import is_stored
@@ -72,8 +72,8 @@ def build_bundle(
         head: ``full`` vocabulary, or only the rows of tokens that the verdict grammar uses.
         verify: compare with PyTorch and record the figures.
         force: replace the bundle at ``out``.
-        texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 weights are
-            rounded for them; None = neither.
+        texts: calibration conversations: the manifest keeps the branch priors of their verdicts, and int8 and int4
+            weights are rounded for them; None = neither.
         progress: is told of each stage.
 
     Returns:
@@ -90,7 +90,7 @@ def build_bundle(
     prompts = _calibration_prompts(prompt_builder, texts or ())  # in all precisions: a text may be unfit to be scored
     _check_range(loaded, prompt_builder, precision)
     with new_bundle(out, loaded.sources, force=force) as new:
-        rounds, stored = precision in ("int8", "int4"), is_stored(loaded.model)
+        rounds, stored = precision in ROUNDED, is_stored(loaded.model)
         unrounded = new.scratch / "unrounded" if rounds and not stored else None  # which takes memory for all layers
         form = _write_graph(loaded, new.folder, contract, precision, max_file_size, prompts, unrounded, progress)
         (new.folder / "tokenizer.json").write_text(loaded.tokenizer_json, encoding="utf-8")
@@ -159,7 +159,7 @@ def _write_graph(
     progress: Progress,
 ) -> str:
     """Writes the graph and its weights; returns the manifest's ``graph_form``."""
-    prompts = prompts if precision in ("int8", "int4") else []
+    prompts = prompts if precision in ROUNDED else []
     rounding = f", rounded for {len(prompts)} prompts" if prompts else ""
     progress(f"writing the graph ({precision}, {contract.head} head{rounding})")
     return export_graph(

@@ -13,9 +13,11 @@ from tokmarg_export.errors import ExportError
 from .family import llama_graph_mismatch
 from .traced import DICT_MASK_TYPES
 
-__all__ = ["SUPPORTED_MODEL_TYPES", "Precision", "check_model_type", "check_supported", "graph_contract"]
+__all__ = ["ROUNDED", "SUPPORTED_MODEL_TYPES", "Precision", "check_model_type", "check_supported", "graph_contract"]
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
+#: Those whose weights are rounded to integers.
+ROUNDED = ("int8", "int4")
 
 #: The families whose graph is tested for equality with PyTorch.
 SUPPORTED_MODEL_TYPES = ("gemma2", "gemma3_text", "granite", "llama", "mistral", "qwen2", "qwen3")
@@ -66,7 +68,7 @@ def graph_contract(
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
         verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
-        by_content=fits and precision in ("int8", "int4"),
+        by_content=fits and precision in ROUNDED,
     )
 
 

@@ -104,8 +104,7 @@ def export_graph(
     if trace:
         contract = replace(contract, verdict_token_ids=None, by_content=False)
     mismatch = "as asked for" if trace else llama_graph_mismatch(model)
-    rotated = mismatch is None and precision in ("int8", "int4")
-    if prompts is not None and not rotated:
+    if prompts is not None and not contract.by_content:
         raise ExportError(f"typical texts are for int8 and int4 in fused graphs; this one is {mismatch or precision}")
     bits, statistics = _BITS.get(precision), None
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -123,7 +122,7 @@ def export_graph(
         if bits is not None:
             second = _spool(Path(scratch) / _ROUNDED, model, lambda part: share((1 + part) / 2))
             graph = _quantized(graph, bits, statistics, unrounded, second)
-        save_onnx(graph, out_dir, max_file_size, rows_apart=rotated)  # which runs on the CPU only
+        save_onnx(graph, out_dir, max_file_size, rows_apart=contract.by_content)  # which runs on the CPU only
     return _form(mismatch)
 
 
@@ -135,7 +134,7 @@ def _fused(
     store: StoreTensor,
 ) -> tuple[onnx.ModelProto, StatisticsOf | None]:
     """The graph written operator by operator; and the statistics of its inputs, where it is rotated."""
-    if precision not in ("int8", "int4"):
+    if not contract.by_content:
         return build_llama_graph(model, contract, _dtype(precision), store), None
     return build_rotated_graph(model, contract, None if prompts is None else LayerStatistics(model, prompts), store)
 

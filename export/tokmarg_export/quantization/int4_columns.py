@@ -73,11 +73,11 @@ def packed_levels(name: str, levels: Levels, store: StoreTensor) -> tuple[Tensor
 
     Args:
         name: of the levels.
-        levels: -8 to 7, int8 [K, N]; N is even.
+        levels: -8 to 7, int8 [K, N].
         store: makes initializers.
     """
-    halves = levels.astype(np.uint8) & 15
-    packed = store((halves[:, 0::2] | (halves[:, 1::2] << 4)).astype(np.uint8), f"{name}/packed")
+    halves = np.pad(levels.reshape(-1).view(np.uint8) & 15, (0, levels.size % 2))
+    packed = store(halves[0::2] | (halves[1::2] << 4), f"{name}/packed")
     packed.data_type = TensorProto.INT4  # two to a byte, the first in the low half
     packed.dims[:] = levels.shape
     return packed, helper.make_node("Cast", [packed.name], [name], to=TensorProto.INT8)

@@ -151,7 +151,7 @@ class _Rewriter:
             product = statistics.mean.numpy() @ values.astype(np.float64)
             self._keep(f"{weight.name}/of_mean", product.astype(np.float32))
         levels_name = f"{weight.name}/levels"
-        if self._bits == 4 and values.shape[1] % 2 == 0:
+        if self._bits == 4:
             levels, scales = quantize_columns_4(values, moments)
             packed, unpack = packed_levels(levels_name, levels, self._store)
             self.tensors[packed.name] = packed

@@ -80,8 +80,9 @@ def test_products_are_those_of_the_integers() -> None:
     assert len(stored.raw_data) == weight.size // 2
 
 
-def test_packed_levels_are_read_as_onnx_reads_them() -> None:
-    levels = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+@pytest.mark.parametrize("shape", [(4, 4), (3, 5)])
+def test_packed_levels_are_read_as_onnx_reads_them(shape: tuple[int, int]) -> None:
+    levels = np.resize(np.arange(-8, 8, dtype=np.int8), shape)
     tensor, node = packed_levels("w", levels, numpy_helper.from_array)
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), levels)
     assert (node.op_type, list(node.output)) == ("Cast", ["w"])
