@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,6 +86,36 @@ def forget_peak() -> None:
         switch.write_text("5")
 
 
+def answer_questions(package: str, load: Callable[[], Any], ask: Callable[[Any, Any], dict[str, Any]]) -> None:
+    """Loads, says so, and answers questions, in lines of JSON, until an empty one.
+
+    Args:
+        package: whose release is told.
+        load: makes what is asked, and has it judge something.
+        ask: the answer to a question, given that.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(**fields: object) -> None:
+        print(json.dumps(fields), file=answers, flush=True)
+
+    try:
+        release = version(package)
+        engine = load()
+        answer(ready=f"{package} {release}", loading=peak())
+        forget_peak()
+        for line in sys.stdin:
+            if not line.strip():
+                break
+            answer(**ask(engine, json.loads(line)), peak=peak())
+    except PackageNotFoundError:
+        answer(failed="not installed")
+    except Exception as error:  # whatever a peer's packages raise becomes its row
+        message = (str(error).strip() or "?").splitlines()[0]
+        answer(failed=f"{type(error).__name__}: {message:.200}")
+
+
 def scored(peer: Peer, score: Any, chosen: Sequence[int]) -> tuple[list[float], list[Flagged]]:
     """Milliseconds and verdict of each message; scored together, each has its share of the time."""
     started = time.perf_counter()
@@ -105,29 +136,17 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="JSON file: prefix, messages and weights")
     arguments = parser.parse_args()
     peer, job = PEERS[arguments.peer], json.loads(arguments.job.read_text(encoding="utf-8"))
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what libraries print is no answer
 
-    def answer(**fields: object) -> None:
-        print(json.dumps(fields), file=answers, flush=True)
-
-    try:
-        release = version(peer.package)
+    def load() -> Any:
         score = peer.make(job)
         scored(peer, score, [0, len(job["messages"]) - 1])
-    except PackageNotFoundError:
-        return answer(failed="not installed")
-    except Exception as error:  # whatever a peer's packages raise becomes its row
-        message = (str(error).strip() or "?").splitlines()[0]
-        return answer(failed=f"{type(error).__name__}: {message:.200}")
-    answer(ready=f"{peer.package} {release}", loading=peak())
-    forget_peak()
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        times, flagged = scored(peer, score, json.loads(line))
-        answer(times=times, flagged=flagged, peak=peak())
-    return None
+        return score
+
+    def ask(score: Any, chosen: Sequence[int]) -> dict[str, Any]:
+        times, flagged = scored(peer, score, chosen)
+        return {"times": times, "flagged": flagged}
+
+    answer_questions(peer.package, load, ask)
 
 
 if __name__ == "__main__":

@@ -65,20 +65,7 @@ def _make(name: str, work: Path, pythons: Mapping[str, str | None]) -> Path:
         )
     if name in ("genai-fp32", "genai-int4"):
         precision = name.removeprefix("genai-")
-        builder: list[str | Path] = [
-            "-m",
-            "onnxruntime_genai.models.builder",
-            "-e",
-            "cpu",
-            "-p",
-            precision,
-            "-i",
-            merged,
-        ]
-        options = ["--extra_options", "prune_lm_head=true"]  # the head for the last token only: faster
-        return kept(
-            work / name, lambda out: called(pythons["genai"], *builder, "-o", out, "-c", work / "cache", *options)
-        )
+        return kept(work / name, lambda out: built_by_genai(pythons["genai"], merged, out, precision))
     if name == "optimum":
         return kept(work / name, functools.partial(_optimum, merged))
     if name == "optimum-int8":
@@ -110,6 +97,13 @@ def called(python: str | None, *arguments: str | Path) -> None:
 def quantized_gguf(python: str | None, source: Path, out: Path, kind: str) -> None:
     """Quantizes a GGUF file by llama.cpp."""
     called(python, "-c", QUANTIZE, source, out, kind)
+
+
+def built_by_genai(python: str | None, source: Path, out: Path, precision: str, *options: str) -> None:
+    """Makes the folder that onnxruntime-genai reads, with the head for the last token only, which is faster."""
+    folders: list[str | Path] = ["-i", source, "-o", out, "-c", out.parent / "cache"]
+    model: list[str | Path] = ["-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", precision, *folders]
+    called(python, *model, "--extra_options", "prune_lm_head=true", *options)
 
 
 def _merged(out: Path) -> None:

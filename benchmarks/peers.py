@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from typing import Any
 
 from messages import MESSAGES
 from peer import PEERS, Peer
-from peer_facts import facts
+from peer_facts import facts, load_average, prefix_and_rests
 from peer_process import PeerProcess
 from peer_weights import make_forms
 from shape_peers import compare
@@ -98,7 +97,7 @@ def main() -> None:
             else:
                 one.start(name, python, job, arguments.threads)
             print(f"{name}: {one.process.failed or one.release}", file=sys.stderr, flush=True)
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+        load = load_average()
         for number in range(arguments.rounds):
             for one in running.values():
                 every = range(len(texts))
@@ -119,7 +118,6 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
 
     from tokmarg import Guard
     from tokmarg.bundle.installed import find_bundle
-    from tokmarg.engine.prefix import shared_tokens
     from tokmarg.results import MethodResult
 
     folder = find_bundle(bundle)
@@ -130,14 +128,13 @@ def describe(texts: list[str], bundle: str | None, threads: int) -> dict[str, An
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    prompts = [list(guard.prompt(text).token_ids) for text in texts]
-    prefix = prompts[0][: min(shared_tokens(prompts[0], prompt) for prompt in prompts)]
+    prefix, rests = prefix_and_rests(guard, texts)
     messages, lead = [], ""
-    for text, prompt in zip(texts, prompts, strict=True):
+    for text, ids in zip(texts, rests, strict=True):
         result = guard.score(text, method="greedy", max_depth=LIMIT)
         verdict = (isinstance(result, MethodResult) and result.verdict) or ""
         lead = verdict[: len(verdict) - len(verdict.lstrip())]  # the space or lines that the guard begins with
-        messages.append({"text": text, "ids": prompt[len(prefix) :], "verdict_tokens": len(encoded(verdict)) + 1})
+        messages.append({"text": text, "ids": ids, "verdict_tokens": len(encoded(verdict)) + 1})
     return {
         "bundle": str(folder),
         "threads": threads,

@@ -7,16 +7,14 @@ judge messages, and answer with their times; an empty line ends it.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from peer import forget_peak, peak
+from peer import answer_questions, forget_peak
 
 Job = dict[str, Any]
 
@@ -74,27 +72,13 @@ SHAPE_PEERS = {
 
 def main() -> None:
     peer, job = SHAPE_PEERS[sys.argv[1]], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
 
-    def answer(**fields: object) -> None:
-        print(json.dumps(fields), file=answers, flush=True)
-
-    try:
-        release = version(peer.package)
+    def load() -> Any:
         engine = peer.make(job)
         engine.verdict(0)
-        answer(ready=f"{peer.package} {release}", loading=peak())
-        for line in sys.stdin:
-            if not line.strip():
-                break
-            row, chosen = json.loads(line)
-            answer(times=ask(engine, row, chosen), peak=peak())
-    except PackageNotFoundError:
-        answer(failed="not installed")
-    except Exception as error:  # whatever a peer's packages raise becomes its row
-        message = (str(error).strip() or "?").splitlines()[0]
-        answer(failed=f"{type(error).__name__}: {message:.200}")
+        return engine
+
+    answer_questions(peer.package, load, lambda engine, question: {"times": ask(engine, *question)})
 
 
 def ask(engine: Any, row: str, chosen: list[int]) -> list[Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from messages import MESSAGES
-from peer_facts import facts
+from peer_facts import facts, load_average, prefix_and_rests
 from peer_process import PeerProcess
 from shape_peer import SHAPE_PEERS, ShapePeer
 from shape_weights import make_form
@@ -88,7 +87,7 @@ def compare(arguments: argparse.Namespace, pythons: Mapping[str, str | None]) ->
                 one.start(name, str(pythons[one.peer.environment]), file, threads)
                 one.ask("warm", every)
             print(f"{name}: {one.process.failed or one.release}", file=sys.stderr, flush=True)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    load = load_average()
     for number in range(arguments.rounds):
         for one in running.values():
             for row in ROWS:
@@ -108,7 +107,6 @@ def describe(spec: str, bundle: str, texts: list[str], threads: int) -> dict[str
     from beliefs import Belief
 
     from tokmarg import Guard
-    from tokmarg.engine.prefix import shared_tokens
 
     guard = Guard.load(bundle, device="cpu", threads=threads)
     believing = Guard.load("reference-guard", device="cpu", threads=threads, calibration=False)
@@ -120,15 +118,14 @@ def describe(spec: str, bundle: str, texts: list[str], threads: int) -> dict[str
             said.unsafe.probability, {label: m.probability if m else 0.0 for label, m in marginals.items()}
         )
 
-    prompts = [list(guard.prompt(text).token_ids) for text in texts]
-    prefix = prompts[0][: min(shared_tokens(prompts[0], prompt) for prompt in prompts)]
+    prefix, rests = prefix_and_rests(guard, texts)
     trie = guard._parts.tries["user", None]
     messages = []
-    for text, prompt in zip(texts, prompts, strict=True):
+    for text, ids in zip(texts, rests, strict=True):
         one = belief(text)
         verdict, lead = one.verdict(trie), one.lead(trie)
         fields = {"verdict": verdict, "lead": lead, "unsafe": one.unsafe, "labels": one.labels}
-        messages.append({"text": text, "ids": prompt[len(prefix) :], **fields})
+        messages.append({"text": text, "ids": ids, **fields})
     others = [text for text in MESSAGES if text not in texts] or MESSAGES
     return {
         "threads": threads,
@@ -161,10 +158,10 @@ def of_verdicts(job: dict[str, Any], work: list[list[int]]) -> str:
     """How long verdicts are, and what tokmarg's searches take."""
     lengths = [len(message["verdict"]) for message in job["messages"]]
     said = [f"{min(part)} to {max(part)}" for part in (lengths[::2], lengths[1::2])]
-    text = f"Verdicts: {said[0]} tokens for the harmless messages, {said[1]} for the harmful ones."
+    text = f"Verdicts: {said[0]} tokens for the harmless messages, {said[1]} for the harmful ones"
     if work:
         halves = [[statistics.mean(column) for column in zip(*part, strict=True)] for part in (work[::2], work[1::2])]
-        text += " tokmarg int8: " + "; ".join(
+        text += ". tokmarg int8: " + "; ".join(
             f"{kind} {nodes:.1f} nodes, {passes:.1f} passes of {tokens:.0f} tokens in all"
             for kind, (nodes, passes, tokens) in zip(("harmless", "harmful"), halves, strict=True)
         )

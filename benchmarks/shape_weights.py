@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peer_weights import called, kept, neighbours, quantized_gguf
+from peer_weights import built_by_genai, called, kept, neighbours, quantized_gguf
 from shapes import SHAPES, Shape, checkpoint
 
 #: Run by the environment that has OpenVINO: checkpoint, folder, bits.
@@ -48,9 +48,7 @@ def make_form(name: str, shape: str, layers: int | None, work: Path, pythons: Ma
         bits = name.removeprefix("openvino-int")
         return kept(path, lambda out: called(pythons["openvino"], "-c", OPENVINO, source, out, bits, str(group)))
     if name == "genai-int4":
-        builder: list[str | Path] = ["-m", "onnxruntime_genai.models.builder", "-e", "cpu", "-p", "int4", "-i", source]
-        options = ["--extra_options", "prune_lm_head=true", "int4_accuracy_level=4"]
-        return kept(path, lambda out: called(pythons["genai"], *builder, "-o", out, "-c", work / "cache", *options))
+        return kept(path, lambda out: built_by_genai(pythons["genai"], source, out, "int4", "int4_accuracy_level=4"))
     raise ValueError(f"no form {name!r}")
 
 
