@@ -29,6 +29,8 @@ _log = logging.getLogger("tokmarg.service")
 _GONE = 499
 #: Answers that may come before the body has been read: the connection cannot be used any further.
 _UNREAD = (401, 408, 413)
+#: Seconds in which the rest of such a body is read and dropped.
+_LINGER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,10 @@ class Exchange:
         with suppress(ClientDisconnect):  # nobody is there to be answered
             try:
                 response = await self._response(Request(scope, receive), receive)
-                await _unless_gone(response(scope, _never, counting), receive)
+                if response.status_code in _UNREAD:
+                    await _lingering(response, scope, receive, counting)
+                else:
+                    await _unless_gone(response(scope, _never, counting), receive)
             except OSError:  # of the connection, which broke while the answer was sent
                 status = _GONE
             except Exception as error:  # it ends in the middle, without a traceback, which may hold a text
@@ -161,6 +166,21 @@ class Exchange:
 
 def _too_large(limit: int) -> RequestError:
     return RequestError(413, f"the body has more than {limit:,} bytes", code="body_too_large")
+
+
+async def _lingering(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends an answer to a body that has not been read, and closes only when the client has sent the rest: a connection
+    that is closed with bytes unread is reset, and a client that is still sending loses the answer."""
+
+    async def unfinished(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await response(scope, _never, unfinished)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _unless_gone(work: Awaitable[R], receive: Receive) -> R:

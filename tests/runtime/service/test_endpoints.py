@@ -7,8 +7,9 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,13 @@ def test_classify_as_vllm_has_it(served: Served, guard: Guard) -> None:
     assert served.post("/classify", {"input": [3]})[0] == 400
 
 
+def test_rows_say_what_they_took(served: Served) -> None:
+    _, row = served.post("/v1/score", {"text": "gun", "options": {"work": True}})
+    assert row["work"].keys() == {"passes", "tokens", "nodes"}
+    _, text, _ = served.ask("POST", "/v1/score?work=true", b'{"text": "gun"}\n', JSONL)
+    assert json.loads(text)["work"] == row["work"]
+
+
 # Health, metrics, paths
 
 
@@ -169,11 +177,27 @@ def test_other_paths_and_methods(served: Served) -> None:
 def test_a_body_beyond_the_limit(served: Served) -> None:
     status, answer, headers = served.ask("POST", "/v1/moderations", {"input": "x" * 30_000})
     assert (status, answer["error"]["code"], headers["connection"]) == (413, "body_too_large", "close")
-    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
-    parts = iter([b'{"input": "', *[b"x" * 1000] * 30, b'"}'])
-    connection.request("POST", "/v1/moderations", parts, {"Transfer-Encoding": "chunked"}, encode_chunked=True)
-    assert connection.getresponse().status == 413
-    connection.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002])
+def test_a_client_that_is_still_sending_gets_its_answer(served: Served, pause: float) -> None:
+    """A body of 4 MB that was refused after the first 20 kB: a connection that were closed at once would be reset, and
+    the client would fail to send, or would not read why."""
+
+    def body() -> Iterator[bytes]:
+        yield b'{"input": "'
+        for _ in range(64):
+            time.sleep(pause)
+            yield b"x" * 65_536
+        yield b'"}'
+
+    for _ in range(5):
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+        with closing(connection):
+            connection.request("POST", "/v1/moderations", body(), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+            response = connection.getresponse()
+            assert (response.status, response.headers["connection"]) == (413, "close")
+            assert json.loads(response.read())["error"]["code"] == "body_too_large"
 
 
 def test_a_body_that_does_not_come(table_bundle: Path) -> None:
