@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tokmarg.engine.batch import PACK_TOKENS
 from tokmarg.engine.prefix import shared_tokens
-from tokmarg.engine.sequence import Sequence
+from tokmarg.engine.sequence import Carried, Sequence
 from tokmarg.prompt.builder import Prompt
 from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.prompt.labels import Role
@@ -71,10 +71,12 @@ def sequences_of(record: EncodedRecord, search: Callable[[Prompt], Any]) -> Wind
         search: makes the search of a prompt.
     """
     found: WindowSequences = []
+    carried = Carried()
     for prompts in record.windows:
         of_window: list[Sequence[Any]] = []
         for prompt in prompts:
-            of_window.append(Sequence(prompt.token_ids, search(prompt), trunk=of_window[0] if of_window else None))
+            trunk = of_window[0] if of_window else None
+            of_window.append(Sequence(prompt.token_ids, search(prompt), trunk, carried=carried))
         found.append(of_window)
     return found
 

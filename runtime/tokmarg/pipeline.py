@@ -30,7 +30,7 @@ from .branching import WindowSequences, branch_tokens, in_stages, run_together, 
 from .errors import ContentError
 from .loading import GuardParts
 from .results import MethodResult, Result, Thresholds
-from .score_call import ScoreCall, ScoreCalls, Searches
+from .score_call import ScoreCall, ScoreCalls, Searched
 from .score_options import OnOverflow, OnRole, ScoreOptions
 
 __all__ = ["Pipeline", "freeing_memory", "outcomes_of", "searched"]
@@ -74,7 +74,7 @@ class Pipeline:
     def _results(self, contents: Contents, call: ScoreCall) -> Iterator[list[Result | MethodResult | ContentError]]:
         for pack in self.packs(contents, call.options, call.options.on_overflow):
             yield [
-                outcome if isinstance(outcome, ContentError) else call.result(*outcome)
+                outcome if isinstance(outcome, ContentError) else call.result(outcome)
                 for outcome in self.run(pack, call.scorer.search)
             ]
 
@@ -96,8 +96,7 @@ class Pipeline:
                 if isinstance(outcome, ContentError):
                     yield outcome
                 else:
-                    record, searches = outcome
-                    pairs = zip(record.windows[0], searches[0], strict=True)
+                    pairs = zip(outcome.record.windows[0], outcome.searches[0], strict=True)
                     yield [(prompt, self._parts.tries[prompt.role, prompt.label], search) for prompt, search in pairs]
 
     def encode(
@@ -215,7 +214,7 @@ class Pipeline:
 
     def run(
         self, pack: GenericSequence[EncodedRecord | ContentError], search: Callable[[Prompt], Any]
-    ) -> Iterator[tuple[EncodedRecord, Searches] | ContentError]:
+    ) -> Iterator[Searched | ContentError]:
         """Runs the searches of a pack.
 
         Args:
@@ -248,14 +247,14 @@ class Pipeline:
         return self._new_engine(new_prompt_cache(self._parts.session.graph, _NO_LIMIT))
 
 
-def searched(record: EncodedRecord, windows: WindowSequences) -> tuple[EncodedRecord, Searches] | ContentError:
+def searched(record: EncodedRecord, windows: WindowSequences) -> Searched | ContentError:
     """A record with its searches, once the engine has run its sequences; or its error."""
     for sequence in itertools.chain.from_iterable(windows):
         if sequence.error is not None:
             sequence.error.id, sequence.error.index = record.id, record.index
             sequence.error.role = None if record.index is None else record.role
             return sequence.error
-    return record, [[each.search for each in window] for window in windows]
+    return Searched(record, [[each.search for each in window] for window in windows], windows[0][0].carried)
 
 
 def outcomes_of(

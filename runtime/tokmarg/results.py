@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
 from .arguments import check_number, check_type, number
@@ -21,6 +21,7 @@ __all__ = [
     "Raw",
     "Result",
     "Thresholds",
+    "Work",
     "any_flagged",
 ]
 
@@ -113,6 +114,22 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """What the model did for one content.
+
+    Attributes:
+        passes: forward passes that carried tokens of it, alone or with other contents'; each window has its own.
+        tokens: of it that they carried: those of its prompts after the policy's, without what a cache had of them, and
+            those of verdicts.
+        nodes: verdict nodes at which the model was evaluated.
+    """
+
+    passes: int
+    tokens: int
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The scores of one content.
 
@@ -134,6 +151,7 @@ class Result:
         suspicious: what is odd about the content, from :data:`tokmarg.prompt.injection.SUSPICIONS`; it changes no
         number.
         raw: ``unsafe`` and ``labels`` before calibration; None where there is none.
+        work: what the content took, with the option ``work``.
     """
 
     id: object
@@ -153,11 +171,12 @@ class Result:
     skipped: Mapping[str, int] = field(default_factory=dict)
     index: int | None = None
     role: str | None = None
+    work: Work | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row: plain types only, labels in the policy's order; ``events`` only where the guard has any,
-        ``suspicious`` and ``skipped`` only where there is something to say, ``raw`` only with a calibration, ``index``
-        and ``role`` only where not the last message was asked for."""
+        ``suspicious`` and ``skipped`` only where there is something to say, ``raw`` only with a calibration, ``work``
+        only with the option, ``index`` and ``role`` only where not the last message was asked for."""
         others = {**self.labels, **self.events}
         events = {k: None if m is None else m.probability for k, m in self.events.items()}
         return {
@@ -181,6 +200,7 @@ class Result:
             **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
             **({"skipped": dict(self.skipped)} if self.skipped else {}),
             **({} if self.raw is None else {"raw": self.raw.to_dict()}),
+            **({} if self.work is None else {"work": asdict(self.work)}),
         }
 
 
@@ -201,7 +221,7 @@ class MethodResult:
         verdict: the generated text, of the methods that generate one.
         uncertainty: of the methods that have one; NaN where the formula has no value.
         evaluated_nodes: token paths at which the model was evaluated.
-        suspicious, skipped, index, role: as in :class:`Result`.
+        suspicious, skipped, index, role, work: as in :class:`Result`.
     """
 
     id: object
@@ -218,6 +238,7 @@ class MethodResult:
     skipped: Mapping[str, int] = field(default_factory=dict)
     index: int | None = None
     role: str | None = None
+    work: Work | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The JSONL row: the fields of :meth:`Result.to_dict`, null where the method has none, and its own."""
@@ -241,4 +262,5 @@ class MethodResult:
             "uncertainty": self.uncertainty if uncertain else None,
             **({"suspicious": list(self.suspicious)} if self.suspicious else {}),
             **({"skipped": dict(self.skipped)} if self.skipped else {}),
+            **({} if self.work is None else {"work": asdict(self.work)}),
         }

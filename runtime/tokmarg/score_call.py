@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokmarg.calibration.calibration import Calibration
 from tokmarg.calibration.prior_shift import with_prior
+from tokmarg.engine.sequence import Carried
 from tokmarg.prompt.builder import PromptKey
 from tokmarg.prompt.encoded_record import EncodedRecord
 from tokmarg.scoring.first_label import FirstLabelSearch
@@ -18,13 +19,24 @@ from tokmarg.scoring.scorers import ExactScorer, GuardInfo, MethodScorer, Scorer
 
 from .errors import OptionError, SpecError, TokmargError
 from .loading import GuardParts
-from .results import METHODS, Method, MethodResult, Result, Thresholds
+from .results import METHODS, Method, MethodResult, Result, Thresholds, Work
 from .score_options import ScoreOptions
 
-__all__ = ["ScoreCall", "ScoreCalls", "Searches"]
+__all__ = ["ScoreCall", "ScoreCalls", "Searched"]
 
-#: A record's searches, run to their end: by window, then by prompt.
-Searches = Sequence[Sequence[Any]]
+
+class Searched(NamedTuple):
+    """A record whose searches have run to their end.
+
+    Attributes:
+        record: as given.
+        searches: by window, then by prompt.
+        carried: by passes, for all of them.
+    """
+
+    record: EncodedRecord
+    searches: Sequence[Sequence[Any]]
+    carried: Carried
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +55,13 @@ class ScoreCall:
     calibration: Calibration | None
     thresholds: Thresholds
 
-    def result(self, record: EncodedRecord, searches: Searches) -> Result | MethodResult:
-        """The result of a record, given its searches."""
-        result: Result | MethodResult = self.scorer.result(record, searches)
+    def result(self, searched: Searched) -> Result | MethodResult:
+        """The result of a record."""
+        result: Result | MethodResult = self.scorer.result(searched.record, searched.searches)
+        if self.options.work:
+            result = replace(
+                result, work=Work(searched.carried.passes, searched.carried.tokens, result.evaluated_nodes)
+            )
         if self.calibration is None or not isinstance(result, Result):
             return result
         return self.calibration.apply(result, self.thresholds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from .arguments import check_choice, check_integer, check_number, number, shown
+from .arguments import check_choice, check_integer, check_number, check_type, number, shown
 from .errors import OptionError
 from .results import MAX_DEPTH, METHODS, Method, Thresholds
 
@@ -47,6 +47,7 @@ class OptionChanges(TypedDict, total=False):
     max_tokens: int | None
     on_overflow: OnOverflow
     on_role: OnRole
+    work: bool
 
 
 class ExactKeywords(OptionChanges, total=False):
@@ -85,6 +86,7 @@ class ScoreOptions:
             overlapping windows, without the oldest messages where those would leave too little of a window.
         on_role: what to do with messages of the system, the developer and tools where the guard's template has no place
             for them: ``skip`` = leave them out and count them in the result's ``skipped``, or ``error``.
+        work: whether the result says what it took (:class:`tokmarg.results.Work`).
 
     Raises:
         OptionError: a value is of the wrong type or out of range; names the option.
@@ -101,11 +103,13 @@ class ScoreOptions:
     max_tokens: int | None = None
     on_overflow: OnOverflow = "error"
     on_role: OnRole = "skip"
+    work: bool = False
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, METHODS)
         check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
         check_choice("on_role", self.on_role, get_args(OnRole))
+        check_type("work", self.work, bool, "True or False")
         check_number("tolerance", self.tolerance, 0 < number(self.tolerance) <= 1, "(0, 1]")
         check_number("top_p", self.top_p, 0 < number(self.top_p) <= 1, "(0, 1]")
         check_number("eps", self.eps, 0 <= number(self.eps) <= 1, "[0, 1]")

@@ -25,6 +25,7 @@ from tokmarg.score_options import MAX_NODES
         *(("max_depth", value) for value in (0, 65, 1.0, "x")),
         *(("method", value) for value in ("best", "", None, 1)),
         *(("on_overflow", value) for value in ("windows", None, True)),
+        *(("work", value) for value in (1, "yes", None)),
         *(("thresholds", value) for value in (0.5, {"unsafe": 0.5}, "0.5")),
     ],
 )

@@ -237,6 +237,10 @@ _SCORE_OPTIONS: dict[str, dict[str, Any]] = {
         "type": click.Choice(["skip", "error"]),
         "help": "Turns of a system, developer or tool that the guard has no place for: left out, or not scored.",
     },
+    "work": {
+        "is_flag": True,
+        "help": "Say in each row of JSON what it took: passes, tokens, verdict nodes.",
+    },
 }
 
 
@@ -261,7 +265,7 @@ def score_options(*names: str) -> Callable[[F], Callable[..., Any]]:
             option = click.option(
                 f"--{name.replace('_', '-')}",
                 default=getattr(_DEFAULTS, name),
-                show_default=True,
+                show_default="is_flag" not in _SCORE_OPTIONS[name],
                 **_SCORE_OPTIONS[name],
             )
             decorated = option(decorated)

@@ -17,7 +17,7 @@ from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.errors import ContentError
 
 from .forward import Outputs
-from .sequence import LogitsRequest, Sequence, TokenPath
+from .sequence import Carried, LogitsRequest, Sequence, TokenPath
 
 __all__ = ["PACK_TOKENS", "LogitsRouter", "TreeBatch"]
 
@@ -42,13 +42,14 @@ class TreeBatch:
     positions: list[int] = field(default_factory=list)
     sees: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)
     requests: list[LogitsRequest] = field(default_factory=list)
+    _carried: list[Carried] = field(default_factory=list)
 
     def add_prompt(self, sequence: Sequence[Any], max_tokens: int) -> bool:
         """Lays out as much of a prompt as a pass of ``max_tokens`` has space for; returns whether that was the rest."""
         done, end = sequence.laid_out, len(sequence.token_ids)
         part = sequence.token_ids[done : done + max(0, max_tokens - len(self.tokens))]
         if part:
-            slot = self._add(part, done, [(0, sequence.shared), *sequence.spans])
+            slot = self._add(sequence, part, done, [(0, sequence.shared), *sequence.spans])
             sequence.spans.append((slot, slot + len(part)))
             sequence.laid_out += len(part)
         if sequence.laid_out < end:
@@ -70,11 +71,23 @@ class TreeBatch:
                 return
             for step in missing:
                 visible = [(0, sequence.shared), *sequence.spans, *_ancestors(sequence, step)]
-                sequence.slots[step] = self._add([step.token], len(sequence.token_ids) + step.depth - 1, visible)
+                position = len(sequence.token_ids) + step.depth - 1
+                sequence.slots[step] = self._add(sequence, [step.token], position, visible)
             self.requests.append(LogitsRequest(sequence, node, sequence.slots[node] - self.past))
 
-    def _add(self, tokens: GenericSequence[int], position: int, visible: list[tuple[int, int]]) -> int:
+    def _add(
+        self,
+        sequence: Sequence[Any],
+        tokens: GenericSequence[int],
+        position: int,
+        visible: list[tuple[int, int]],
+    ) -> int:
         """Adds consecutive tokens that see ``visible`` slots and each other causally; returns the first slot."""
+        carried = sequence.carried
+        carried.tokens += len(tokens)
+        if not any(carried is each for each in self._carried):
+            carried.passes += 1
+            self._carried.append(carried)
         row = len(self.tokens)
         self.tokens += tokens
         self.positions += range(position, position + len(tokens))

@@ -17,7 +17,7 @@ from tokmarg.errors import ContentError
 
 from .prefix import Prefix, shared_tokens
 
-__all__ = ["LogitsRequest", "P", "Search", "Sequence", "TokenPath"]
+__all__ = ["Carried", "LogitsRequest", "P", "Search", "Sequence", "TokenPath"]
 
 
 class TokenPath(Protocol):
@@ -52,6 +52,14 @@ class Search(Protocol[P]):
         :meth:`whole` is false, other tokens than a verdict's may be at minus infinity."""
 
 
+@dataclass(slots=True, eq=False)
+class Carried:
+    """What passes have carried of a content: ``tokens``, in so many ``passes``."""
+
+    passes: int = 0
+    tokens: int = 0
+
+
 @dataclass(slots=True)
 class Sequence(Generic[P]):
     """One prompt in flight.
@@ -66,6 +74,7 @@ class Sequence(Generic[P]):
         laid_out: leading tokens that have a cache slot; -1 before :meth:`begin`.
         spans: cache slots [start, end) of the prompt's own tokens, those after ``shared``.
         slots: cache slot of each path's last token.
+        carried: of the content; its sequences have one in common.
     """
 
     token_ids: GenericSequence[int]
@@ -76,6 +85,7 @@ class Sequence(Generic[P]):
     laid_out: int = -1
     spans: list[tuple[int, int]] = field(default_factory=list)
     slots: dict[TokenPath, int] = field(default_factory=dict)
+    carried: Carried = field(default_factory=Carried)
 
     def begin(self, prefix: Prefix) -> None:
         """Takes over the tokens that prefix and trunk have of the prompt; the trunk's prompt has been laid out."""

@@ -21,7 +21,7 @@ from tokmarg.pipeline import searched
 from tokmarg.prompt.labels import Role
 from tokmarg.prompt.messages import Content, Record
 from tokmarg.results import MethodResult, Result
-from tokmarg.score_call import ScoreCall
+from tokmarg.score_call import ScoreCall, Searched
 from tokmarg.score_options import MAX_TOKENS, ExactKeywords, ScoreKeywords, ScoreOptions
 
 from .async_moderation import moderated
@@ -276,7 +276,7 @@ class AsyncGuard:
             def finish(error: TokmargError | None) -> None:
                 try:
                     found = error or searched(encoded, [group.sequences for group in ticket.groups])
-                    outcomes.append(call.result(*found) if isinstance(found, tuple) else found)
+                    outcomes.append(call.result(found) if isinstance(found, Searched) else found)
                 except Exception as unexpected:
                     outcomes.append(unexpected)
                 _in_loop(loop, done.set)

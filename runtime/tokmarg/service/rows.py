@@ -78,7 +78,9 @@ async def rows_of(first: Outcome, outcomes: AsyncGenerator[Outcome, None]) -> As
 
 
 def _value(name: str, text: str) -> object:
-    """An option's value from a query: a number where it looks like one."""
+    """An option's value from a query: a number, or true or false, where it looks like one."""
+    if text in ("true", "false"):
+        return text == "true"
     for kind in (int, float):
         try:
             return kind(text)

@@ -72,7 +72,17 @@ __all__ = ["score"]
 @options.calibration
 @click.option("--fail-on-flagged", is_flag=True, help="Exit with 3 if anything was flagged, else 1 if any row failed.")
 @options.score_options(
-    "prior", "method", "tolerance", "max_nodes", "top_p", "eps", "max_depth", "max_tokens", "on_overflow", "on_role"
+    "prior",
+    "method",
+    "tolerance",
+    "max_nodes",
+    "top_p",
+    "eps",
+    "max_depth",
+    "max_tokens",
+    "on_overflow",
+    "on_role",
+    "work",
 )
 @options.device
 @options.threads

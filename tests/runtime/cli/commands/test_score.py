@@ -54,6 +54,12 @@ def test_scores_are_those_of_the_library(tokmarg: Run, word_bundle: Path) -> Non
     assert rows(result) == [expected]
 
 
+def test_work(tokmarg: Run) -> None:
+    rows = [json.loads(line) for line in tokmarg("score", "gun", "", "--work").stdout.splitlines()]
+    assert rows[0]["work"].keys() == {"passes", "tokens", "nodes"}
+    assert rows[1].keys() == {"schema_version", "id", "error"}
+
+
 @pytest.mark.parametrize("arguments", [[], ["--input", "-"]])
 def test_stdin_is_plain_lines(tokmarg: Run, arguments: list[str]) -> None:
     result = tokmarg("score", *arguments, input='{"text": "gun"}\ngun\n')
