@@ -70,6 +70,7 @@ class BatchInvariantEngine:
     def __init__(self, session: Session, own_verdicts: bool = True, cache: HostPromptCache | None = None) -> None:
         self._session, self._cache = session, cache
         self._router = LogitsRouter(session.graph, own_verdicts)
+        self._pool = KVBufferPool(session.graph)
 
     def run(self, groups: GenericSequence[SequenceGroup]) -> None:
         """Runs the searches of contents to their end; sets the ``error`` of a sequence where one fails."""
@@ -83,7 +84,7 @@ class BatchInvariantEngine:
         """
         with PassExecutor[_SharedPass](self._session) as executor:
             line.watch(executor.wake)
-            flight = _Flight(self._session, self._router, executor, line, self._cache)
+            flight = _Flight(self._session, self._router, executor, line, self._cache, self._pool)
             while flight.has_contents() or line.wait():
                 flight.admit()
                 flight.run_passes()
@@ -97,6 +98,7 @@ class _Flight:
         executor: runs passes side by side.
         line: where contents come from.
         cache: of earlier prompts, or None.
+        pool: of memory for keys and values.
     """
 
     def __init__(
@@ -106,19 +108,19 @@ class _Flight:
         executor: PassExecutor[_SharedPass],
         line: WaitingLine,
         cache: HostPromptCache | None,
+        pool: KVBufferPool,
     ) -> None:
-        self._cache = cache
+        self._cache, self._pool = cache, pool
         self._session, self._router, self._executor, self._line = session, router, executor, line
         contents = max(_MIN_IN_FLIGHT, _IN_FLIGHT_PER_WORKER * session.workers)
         self._limit = InFlightLimit(contents, _TOKENS_IN_FLIGHT, PROMPT_TOKENS)
         self._in_flight: list[ContentState] = []
         self._ready: list[ContentState] = []  # those in flight whose next pass has not begun
-        self._pool = KVBufferPool(session.graph)
 
     def has_contents(self) -> bool:
         """Whether any is in flight."""
         if not self._in_flight:
-            self._pool = KVBufferPool(self._session.graph)  # what the largest contents took goes back
+            self._pool.trim()
         return bool(self._in_flight)
 
     def admit(self) -> None:

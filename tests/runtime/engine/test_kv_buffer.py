@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokmarg.bundle.graph_contract import GraphContract
-from tokmarg.engine.kv_buffer import KVBuffer
+from tokmarg.engine.kv_buffer import KVBuffer, KVBufferPool
 from tokmarg.engine.kv_cache import heads_by_token, key_and_value
 
 LAYERS, KV_HEADS, HEAD_DIM = 3, 2, 4
@@ -61,3 +63,36 @@ def test_heads_by_token_and_back(count: int) -> None:
         np.testing.assert_array_equal(here[KV_HEADS], value[0, 0, token])
     for found, wanted in zip(key_and_value(rows, KV_HEADS), (key, value), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_pool_keeps_little_and_gives_back_what_was_large() -> None:
+    pool = KVBufferPool(GRAPH)
+    taken = [pool.take() for _ in range(6)]
+    for buffer, tokens in zip(taken, [10, 5000, 20, 4000, 30, 40], strict=True):
+        buffer.extend(tokens)
+        pool.release(buffer)
+    pool.trim()
+    kept = [pool.take() for _ in range(6)]
+    assert [buffer.count for buffer in kept] == [0] * 6
+    assert sum(buffer.capacity > 0 for buffer in kept) == 2
+    assert all(buffer.capacity < 1000 for buffer in kept)
+    assert len({id(buffer) for buffer in kept}) == 6
+
+
+def test_threads_never_get_the_same_buffer() -> None:
+    pool, held, twice = KVBufferPool(GRAPH), set[int](), list[int]()
+
+    def work(_: int) -> None:
+        for _ in range(300):
+            buffer = pool.take()
+            if id(buffer) in held:
+                twice.append(id(buffer))
+            held.add(id(buffer))
+            buffer.extend(3)
+            held.discard(id(buffer))
+            pool.release(buffer)
+            pool.trim()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert not twice
