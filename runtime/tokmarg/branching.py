@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as GenericSequence
 from typing import Any, NamedTuple
 
-from tokmarg.engine.batch import PACK_TOKENS
+from tokmarg.engine.batch import PACK_SIZES
 from tokmarg.engine.prefix import shared_tokens
 from tokmarg.engine.sequence import Carried, Sequence
 from tokmarg.prompt.builder import Prompt
@@ -29,6 +29,8 @@ from .errors import ContentError
 
 __all__ = ["Stages", "WindowSequences", "branch_tokens", "in_stages", "run_together", "sequences_of"]
 
+#: Tokens beyond which a window is long.
+_LONG = 2 * PACK_SIZES["cpu"].tokens
 #: The sequences of one record: by window, then by prompt.
 WindowSequences = list[list[Sequence[Any]]]
 
@@ -89,7 +91,7 @@ def branch_tokens(trunk: Prompt, branch: Prompt) -> int:
 def run_together(windows: GenericSequence[list[Sequence[Any]]]) -> Iterator[list[list[Sequence[Any]]]]:
     """Windows that run together. Long ones run one by one, as do those of one long content: together they would not fit
     the memory of a pass."""
-    for long, group in itertools.groupby(windows, lambda window: len(window[0].token_ids) > 2 * PACK_TOKENS):
+    for long, group in itertools.groupby(windows, lambda window: len(window[0].token_ids) > _LONG):
         if long:
             yield from ([window] for window in group)
         else:

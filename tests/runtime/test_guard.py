@@ -19,6 +19,7 @@ from tests.conftest import run_python
 from tests.support.optional import present
 from tests.support.results import assert_same, marginal
 from tokmarg import ContentError, Guard, Record, SpecError, Thresholds
+from tokmarg.engine.batch import PACK_SIZES, PackSize
 from tokmarg.engine.forward import Forward
 from tokmarg.engine.packed import PackedEngine
 from tokmarg.engine.session import Session
@@ -125,11 +126,25 @@ def test_score_does_not_depend_on_its_company(tiny_guard: Guard) -> None:
         assert_same(a, c, 1e-5)
 
 
-def test_long_prompts_fed_in_several_passes_change_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = [tiny_guard.score(text) for text in TEXTS]
-    monkeypatch.setattr("tokmarg.engine.packed.PACK_TOKENS", 16)
-    for a, b in zip(whole, tiny_guard.score_many(TEXTS), strict=True):
+@pytest.mark.parametrize("size", [PackSize(32, 16), PackSize(2, 512), PackSize(128, 2048)])
+def test_the_size_of_a_pack_changes_nothing(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, size: PackSize) -> None:
+    """Nor do long prompts that are fed in several passes."""
+    passes: list[int] = []
+    run = Session.run
+
+    def counted(self: Session, forward: Forward) -> Any:
+        passes.append(len(forward.input_ids))
+        return run(self, forward)
+
+    whole = Guard.load(tiny_bundle, device="cpu", verify=False)
+    monkeypatch.setitem(PACK_SIZES, "cpu", size)
+    guard = Guard.load(tiny_bundle, device="cpu", verify=False)
+    expected = [whole.score(text) for text in TEXTS]
+    monkeypatch.setattr(Session, "run", counted)
+    for a, b in zip(expected, guard.score_many(TEXTS), strict=True):
         assert_same(a, b, 1e-5)
+    assert max(passes) < size.tokens + 64  # nodes come on top
+    assert (max(passes) > 32) == (size.tokens > 16)
 
 
 def test_forgetting_tokens_that_no_node_sees_changes_nothing(
@@ -177,6 +192,35 @@ def test_the_second_output_layer_changes_nothing(tiny_bundle: Path, monkeypatch:
     for a, text in zip(few, TEXTS, strict=True):
         assert_same(a, guard.score(text, max_nodes=60), 1e-5)
     assert not any(narrow for _, narrow in rows)
+
+
+def test_the_vocabulary_is_fetched_only_where_a_method_reads_it(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[set[str]] = []
+    run = Session.run
+
+    def watched(self: Session, forward: Forward) -> Any:
+        outputs = run(self, forward)
+        read.append(set(forward.reads))
+        assert len(outputs.logits) == (len(forward.logit_rows) if "logits" in forward.reads else 0)
+        return outputs
+
+    guard = Guard.load(tiny_bundle, device="cpu")
+    assert guard.manifest.graph.log_probabilities
+    monkeypatch.setattr(Session, "run", watched)
+    results = [guard.score(text) for text in TEXTS]
+    assert set.union(*read) == {"log_probabilities"}
+    read.clear()
+    guard.score(TEXTS[0], method="greedy")
+    assert set.union(*read) == {"logits"}
+    monkeypatch.setattr(guard._pipeline._engine._router, "_log_probabilities", False)  # as of an older bundle
+    read.clear()
+    for a, text in zip(results, TEXTS, strict=True):
+        b = guard.score(text)
+        assert_same(a, b, 1e-5)
+        assert b.coverage == pytest.approx(a.coverage, abs=1e-5)
+    assert set.union(*read) == {"logits"}
 
 
 def test_stored_prefix_changes_nothing(tiny_guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def graph_contract(
         if len(set(ids)) != len(ids):
             raise ExportError("The verdict head's token ids must be distinct.")
     fits = llama_graph_mismatch(model) is None
+    columns = tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None
     return GraphContract(
         layers=config.num_hidden_layers,
         kv_heads=config.num_key_value_heads,
@@ -67,7 +68,8 @@ def graph_contract(
         sliding_window=_sliding_window(model),
         kv_dtype="float16" if precision == "fp16" else "float32",
         max_positions=config.max_position_embeddings,
-        verdict_token_ids=tuple(verdict_token_ids) if verdict_token_ids and ids is None and fits else None,
+        verdict_token_ids=columns,
+        log_probabilities=columns is not None,
         by_content=fits and precision in ROUNDED,
     )
 

@@ -13,6 +13,7 @@ Inputs (S new tokens, P cached ones, K positions of interest; S, P and K are dyn
 Outputs:
 
     logits                    float32 [1, K, V], or [1, K, len(head_token_ids)] for the verdict head
+    log_probabilities         float32 [1, K, len(verdict_token_ids)], within the whole vocabulary
     verdict_logits            float32 [1, N, len(verdict_token_ids)]
     present.{i}.key           float  [1, kv_heads, S, head_dim], and .value: the new tokens only
 
@@ -102,7 +103,7 @@ def export_graph(
         model, head_token_ids=head_token_ids, precision=precision, verdict_token_ids=verdict_token_ids
     )
     if trace:
-        contract = replace(contract, verdict_token_ids=None, by_content=False)
+        contract = replace(contract, verdict_token_ids=None, log_probabilities=False, by_content=False)
     mismatch = "as asked for" if trace else llama_graph_mismatch(model)
     if prompts is not None and not contract.by_content:
         raise ExportError(f"typical texts are for int8 and int4 in fused graphs; this one is {mismatch or precision}")

@@ -161,7 +161,7 @@ class _Assembly:
         self._head(normed, table)
 
     def _head(self, normed: str, table: str) -> None:
-        """Logits [1, K, columns]; caps and scales are computed in float32."""
+        """Logits [1, K, columns]; caps and scales are computed in float32. Log-probabilities [1, K, verdict tokens]."""
         builder, layer, ids = self._builder, self._output, self._contract.head_token_ids
         embedding = decoder_of(self._model).embed_tokens.weight
         if ids is None and layer.weight is embedding:
@@ -176,6 +176,10 @@ class _Assembly:
             )
         logits = self._scaled_logits(builder.op("Gemm", inputs, "head/logits", transB=1), "head")
         builder.op("Unsqueeze", [logits, builder.ints("axes/first", [0])], "logits")
+        if self._contract.log_probabilities:
+            within = builder.op("LogSoftmax", ["logits"], "head/log_probabilities", axis=-1)
+            columns = builder.ints("head/verdict_tokens", list(self._contract.verdict_token_ids or ()))
+            builder.op("Gather", [within, columns], "log_probabilities", axis=2)
 
     def _verdict_head(self, normed: str) -> None:
         """Logits [1, N, columns] of verdict tokens only."""

@@ -106,7 +106,10 @@ def state_interface(graph: onnx.GraphProto, contract: GraphContract) -> None:
     outputs: dict[str, _Spec] = {"logits": (TensorProto.FLOAT, [1, "logits", rows])}
     if contract.verdict_token_ids is not None:
         inputs["verdict_positions"] = (TensorProto.INT64, ["verdict_logits"])
-        outputs["verdict_logits"] = (TensorProto.FLOAT, [1, "verdict_logits", len(contract.verdict_token_ids)])
+        columns = len(contract.verdict_token_ids)
+        outputs["verdict_logits"] = (TensorProto.FLOAT, [1, "verdict_logits", columns])
+        if contract.log_probabilities:
+            outputs["log_probabilities"] = (TensorProto.FLOAT, [1, "logits", columns])
 
     def cached(tokens: str) -> _Spec:
         if contract.by_content:

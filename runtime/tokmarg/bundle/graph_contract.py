@@ -26,6 +26,8 @@ class GraphContract:
         verdict_token_ids: of a ``full`` head: token id of each column of a second, small output layer, for positions
             where only verdict tokens matter (input ``verdict_positions``, output ``verdict_logits``); None if the graph
             has none.
+        log_probabilities: the graph also gives log-probabilities of ``verdict_token_ids`` within the whole vocabulary
+            (output ``log_probabilities``), so that the logits of the whole vocabulary need not leave the device.
         by_content: attention is computed for each content of a batch on its own (inputs ``attention_rows``,
             ``row_places``, ``key_slots``, ``stack_heads`` and ``own_key_values``), so that its sums do not depend on
             the rest of the batch. Set where later rounding would make a difference visible.
@@ -41,6 +43,7 @@ class GraphContract:
     sliding_window: int | None
     max_positions: int
     verdict_token_ids: tuple[int, ...] | None = None
+    log_probabilities: bool = False
     by_content: bool = False
 
     @property
@@ -87,6 +90,9 @@ class GraphContract:
             raise f.fail("head_token_ids", "must list token ids with the verdict head, and be null with the full head")
         if verdict_ids is not None and head != "full":
             raise f.fail("verdict_token_ids", "goes with the full head only")
+        log_probabilities = f.get("log_probabilities", bool, False)
+        if log_probabilities and verdict_ids is None:
+            raise f.fail("log_probabilities", "goes with verdict_token_ids only")
         window = f.get("sliding_window", int, None)
         if window is not None and window < 1:
             raise f.fail("sliding_window", f"must be positive, not {window}")
@@ -97,6 +103,7 @@ class GraphContract:
             kv_dtype=cast('Literal["float32", "float16"]', kv_dtype),
             sliding_window=window,
             verdict_token_ids=verdict_ids,
+            log_probabilities=log_probabilities,
             by_content=f.get("by_content", bool, False),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,22 @@ from tokmarg.bundle.graph_contract import GraphContract
 from tokmarg.errors import ContentError
 
 from .forward import Outputs
-from .sequence import Carried, LogitsRequest, Sequence, TokenPath
+from .sequence import Carried, LogitsRequest, Reads, Sequence, TokenPath
 
-__all__ = ["PACK_TOKENS", "LogitsRouter", "TreeBatch"]
+__all__ = ["PACK_SIZES", "LogitsRouter", "PackSize", "TreeBatch"]
 
-#: New tokens that one pass carries at most; longer prompts are fed in several passes.
-PACK_TOKENS = 512
+
+class PackSize(NamedTuple):
+    """Contents that share passes at most, and new tokens that one pass carries at most; longer prompts are fed in
+    several."""
+
+    contents: int
+    tokens: int
+
+
+#: By device. A GPU has the most work where a pass is large; attention scores of 2,048 tokens over as many take 0.5 GB
+#: with 32 heads.
+PACK_SIZES = {"cpu": PackSize(32, 512), "cuda": PackSize(128, 2048)}
 
 
 @dataclass(slots=True)
@@ -127,7 +137,7 @@ def _ancestors(sequence: Sequence[Any], node: TokenPath) -> list[tuple[int, int]
 
 
 class LogitsRouter:
-    """Routes requests to the full or the small (verdict) output layer, and feeds their logits to the searches.
+    """Routes requests to the full or the small (verdict) output layer, and feeds what comes of it to the searches.
 
     Args:
         graph: whose output layers they are.
@@ -137,6 +147,7 @@ class LogitsRouter:
     def __init__(self, graph: GraphContract, own_verdicts: bool) -> None:
         ids = graph.verdict_token_ids if own_verdicts else None
         self._verdict_ids = None if ids is None else np.asarray(ids)
+        self._log_probabilities = ids is not None and graph.log_probabilities
         self._vocab_size = graph.vocab_size
 
     def split(self, requests: GenericSequence[LogitsRequest]) -> tuple[list[LogitsRequest], list[LogitsRequest]]:
@@ -144,22 +155,34 @@ class LogitsRouter:
         full: list[LogitsRequest] = []
         verdict: list[LogitsRequest] = []
         for request in requests:
-            needs_all = self._verdict_ids is None or request.sequence.search.whole(request.node)
-            (full if needs_all else verdict).append(request)
+            (verdict if self._output(request) == "verdict_logits" else full).append(request)
         return full, verdict
+
+    def _output(self, request: LogitsRequest) -> Reads:
+        """The output of the graph that serves a request."""
+        if self._verdict_ids is None:
+            return "logits"
+        reads: Reads = request.sequence.search.reads(request.node)
+        return "logits" if reads == "log_probabilities" and not self._log_probabilities else reads
+
+    def reads(self, full: GenericSequence[LogitsRequest]) -> set[Reads]:
+        """What is read of the full output layer's rows: ``reads`` of :class:`tokmarg.engine.forward.Forward`."""
+        return {self._output(request) for request in full}
 
     def feed(
         self, full: GenericSequence[LogitsRequest], verdict: GenericSequence[LogitsRequest], outputs: Outputs
     ) -> None:
-        """Feeds the searches: the logits to those of ``full``, the verdict logits to those of ``verdict``."""
-        # A pass without a request has one row of logits that nobody wants.
-        for request, logits in zip(full, outputs.logits, strict=False):
-            _feed(request, logits)
-        if verdict:
-            spread = np.full(self._vocab_size, -np.inf, dtype=np.float32)
-            for request, logits in zip(verdict, outputs.verdict_logits, strict=True):
-                spread[self._verdict_ids] = logits
-                _feed(request, spread)
+        """Feeds the searches: of the full output layer those of ``full``, of the verdict layer those of ``verdict``."""
+        spread = np.full(self._vocab_size, -np.inf, dtype=np.float32)
+        for row, request in enumerate(full):
+            if self._output(request) == "logits":
+                _feed(request, outputs.logits[row])
+            else:
+                spread[self._verdict_ids] = outputs.log_probabilities[row]
+                _feed(request, spread, normalized=True)
+        for request, logits in zip(verdict, outputs.verdict_logits, strict=True):
+            spread[self._verdict_ids] = logits
+            _feed(request, spread)
 
     @staticmethod
     def rows(
@@ -171,10 +194,10 @@ class LogitsRouter:
         return [request.row for request in full] or ([] if verdict else [0]), [request.row for request in verdict]
 
 
-def _feed(request: LogitsRequest, logits: npt.NDArray[np.float32]) -> None:
+def _feed(request: LogitsRequest, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
     sequence = request.sequence
     try:
         if sequence.error is None:
-            sequence.search.feed(request.node, logits)
+            sequence.search.feed(request.node, logits, normalized=normalized)
     except ContentError as error:
         sequence.error = error

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tokmarg.errors import DeviceError
 
-from .batch import PACK_TOKENS, LogitsRouter
+from .batch import PACK_SIZES, LogitsRouter
 from .block_layout import lay_out
 from .content_state import PROMPT_TOKENS, ContentState
 from .executor import PassExecutor
@@ -42,6 +42,10 @@ _SIMILAR_ROWS = 32
 #: Contents in flight at most, for each worker and at least, and the tokens of all their prompts, of short and of long
 #: ones: each takes memory for its keys and values (46 kB a token in SmolLM2-135M).
 _IN_FLIGHT_PER_WORKER, _MIN_IN_FLIGHT, _TOKENS_IN_FLIGHT = 4, 8, 1024
+
+
+#: New tokens that contents share a pass with at most.
+_PASS_TOKENS = PACK_SIZES["cpu"].tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,7 @@ class _Flight:
             logit_rows,
             verdict_rows,
             layout,
+            self._router.reads(full),
         )
         return _SharedPass(contents, full, verdict, buffer), forward
 
@@ -237,7 +242,7 @@ def _together(ready: list[ContentState], parts: int) -> list[ContentState]:
         if content.group.prefix is first.group.prefix and abs(content.rows - first.rows) <= _SIMILAR_ROWS
     ]
     size = max(max(content.rows, len(content.seen) // 2) for content in similar)  # cached tokens take memory, too
-    chosen = similar[: max(1, min(-(-len(similar) // parts), PACK_TOKENS // size))]
+    chosen = similar[: max(1, min(-(-len(similar) // parts), _PASS_TOKENS // size))]
     for content in chosen:
         ready.remove(content)
     return chosen

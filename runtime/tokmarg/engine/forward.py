@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ class Forward:
         past: cache of P tokens; one that lies elsewhere than the session's ``store`` is copied there.
         logit_rows: indices of the new tokens whose logits are wanted.
         verdict_rows: more of them, where the columns of ``graph.verdict_token_ids`` are enough; none without those.
+        reads: what is read of ``logit_rows``: ``logits``, ``log_probabilities`` (of graphs that have them), both or
+            nothing.
         blocks: for graphs with ``by_content``; None where all new tokens are one content's.
     """
 
@@ -35,19 +37,22 @@ class Forward:
     logit_rows: Sequence[int]
     verdict_rows: Sequence[int] = ()
     blocks: BlockLayout | None = None
+    reads: Collection[str] = ("logits",)
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Outputs of a forward pass.
+    """Outputs of a forward pass. An output that the graph does not have, or that was not to be read, has no rows.
 
     Attributes:
         logits: float32 [logit_rows, columns of the head].
-        verdict_logits: float32 [verdict_rows, verdict_token_ids]; no rows without those.
+        log_probabilities: float32 [logit_rows, verdict_token_ids], within the whole vocabulary.
+        verdict_logits: float32 [verdict_rows, verdict_token_ids].
         new: keys and values of the new tokens, in the session's ``store``.
     """
 
     logits: npt.NDArray[np.float32]
+    log_probabilities: npt.NDArray[np.float32]
     verdict_logits: npt.NDArray[np.float32]
     new: KVCache
 

@@ -23,7 +23,7 @@ class GraphSignature:
 
     Attributes:
         inputs: all inputs.
-        heads: outputs that are logits.
+        heads: outputs that are logits, or log-probabilities.
         pasts, owns, presents: tensors of the cache, of contents' own cached tokens, and of the new tokens; in the order
             of :attr:`tokmarg.bundle.graph_contract.GraphContract.cache_parts`.
     """
@@ -78,11 +78,11 @@ def check_signature(session: ort.InferenceSession, g: GraphContract, where: str)
         (inputs, "logit_positions", "tensor(int64)", {}),
         (outputs, "logits", "tensor(float)", {2: columns}),
     ]
-    heads = ["logits"]
+    more_heads: list[str] = []
     if g.verdict_token_ids is not None:
-        heads.append("verdict_logits")
+        more_heads = ["verdict_logits", *(["log_probabilities"] if g.log_probabilities else [])]
         wanted.append((inputs, "verdict_positions", "tensor(int64)", {}))
-        wanted.append((outputs, "verdict_logits", "tensor(float)", {2: len(g.verdict_token_ids)}))
+        wanted += [(outputs, name, "tensor(float)", {2: len(g.verdict_token_ids)}) for name in more_heads]
     if g.by_content:
         wanted += [(inputs, name, "tensor(int64)", {}) for name in ("attention_rows", "row_places", "key_slots")]
         wanted.append((inputs, "stack_heads", "tensor(bool)", {0: 1}))
@@ -110,4 +110,4 @@ def check_signature(session: ort.InferenceSession, g: GraphContract, where: str)
         raise BundleError(f"{where}: graph input {unknown[0]} is unknown to this tokmarg")
     sides = ("past_key_values", "own_key_values", "present")
     names = [tuple(f"{side}.{part}" for part in g.cache_parts) for side in sides]
-    return GraphSignature(frozenset(inputs), tuple(heads), *names)
+    return GraphSignature(frozenset(inputs), ("logits", *more_heads), *names)

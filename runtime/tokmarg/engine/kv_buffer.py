@@ -60,7 +60,7 @@ class KVBuffer:
     @property
     def capacity(self) -> int:
         """Number of tokens that the memory is enough for."""
-        return self._rows.shape[1]
+        return int(self._rows.shape[1])
 
     @property
     def all(self) -> npt.NDArray[Any]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 __all__ = ["packed_first", "packed_later", "single_first", "single_later"]
 
-#: Packed engine: nodes by one content, and by all contents of a pack together.
-_NODES, _NODES_PACK = 32, 256
+#: Packed engine: nodes by one content.
+_NODES = 32
 #: And in the first pass, after the prompts: most guards leave a benign content a probability of some hundredths, which
 #: the first level of labels settles. A pass of its own for those costs more than they do beside the prompt.
 _NODES_FIRST = 12
@@ -22,14 +22,15 @@ _CONTENT_NODES_FIRST, _CONTENT_NODES = 12, 48
 _LEAST = 4
 
 
-def packed_first(sequences: int) -> int:
-    """Nodes for each of the sequences that share a pass, in the one that carries their prompts."""
-    return max(1, min(_NODES_FIRST, _NODES_PACK // sequences))
+def packed_first(sequences: int, together: int) -> int:
+    """Nodes for each of the sequences that share a pass, in the one that carries their prompts; about ``together`` for
+    all of them."""
+    return max(1, min(_NODES_FIRST, together // sequences))
 
 
-def packed_later(sequences: int) -> int:
+def packed_later(sequences: int, together: int) -> int:
     """Nodes for each of the sequences that share a pass, after their prompts."""
-    return max(_LEAST, min(_NODES, _NODES_PACK // max(1, sequences)))
+    return max(_LEAST, min(_NODES, together // max(1, sequences)))
 
 
 def single_first(sequences: int) -> int:

@@ -21,18 +21,13 @@ from collections.abc import Sequence as GenericSequence
 
 from tokmarg.errors import DeviceError
 
-from .batch import PACK_TOKENS, LogitsRouter
+from .batch import PACK_SIZES, LogitsRouter
 from .prefix_batch import PrefixBatch
 from .prompt_cache import StorePromptCache
 from .session import Session
 from .waiting_line import BatchLine, InFlightLimit, SequenceGroup, WaitingLine
 
-__all__ = ["PACK_CONTENTS", "PackedEngine"]
-
-#: Contents that share passes at most.
-PACK_CONTENTS = 32
-#: What may be in flight: a pack, and long contents that take turns.
-_LIMIT = InFlightLimit(PACK_CONTENTS, 4 * PACK_TOKENS, PACK_TOKENS)
+__all__ = ["PackedEngine"]
 
 
 class PackedEngine:
@@ -42,14 +37,16 @@ class PackedEngine:
         session: the graph.
         own_verdicts: the policy is the bundle's own, whose verdict tokens the graph's small output layer has.
         cache: of earlier prompts (:func:`tokmarg.engine.prompt_cache.new_prompt_cache`), or None.
-    """
 
-    #: Contents, and new tokens of theirs, that may share passes.
-    pack_contents, pack_tokens = PACK_CONTENTS, PACK_TOKENS
+    Attributes:
+        pack_contents, pack_tokens: contents, and new tokens of theirs, that may share passes.
+    """
 
     def __init__(self, session: Session, own_verdicts: bool = True, cache: StorePromptCache | None = None) -> None:
         self._session, self._cache = session, cache
         self._router = LogitsRouter(session.graph, own_verdicts)
+        self._size = PACK_SIZES[session.device]
+        self.pack_contents, self.pack_tokens = self._size
 
     def run(self, groups: GenericSequence[SequenceGroup]) -> None:
         """Runs the searches of contents to their end; sets the ``error`` of a sequence where one fails."""
@@ -62,9 +59,11 @@ class PackedEngine:
             DeviceError: a pass failed, and the line of its contents does not take that.
         """
         batches: dict[int, PrefixBatch] = {}
+        size = self._size  # in flight: a pack, and long contents that take turns
+        limit = InFlightLimit(size.contents, 4 * size.tokens, size.tokens)
 
         def fits(group: SequenceGroup) -> bool:
-            return _LIMIT.fits(group.size, [each.size for batch in batches.values() for each in batch.groups])
+            return limit.fits(group.size, [each.size for batch in batches.values() for each in batch.groups])
 
         while batches or line.wait():
             for batch in batches.values():
@@ -72,7 +71,7 @@ class PackedEngine:
             while (group := line.take(fits)) is not None:
                 key = id(group.prefix)
                 if key not in batches:
-                    batches[key] = PrefixBatch(self._session, self._router, group.prefix, self._cache)
+                    batches[key] = PrefixBatch(self._session, self._router, group.prefix, size.tokens, self._cache)
                 batches[key].add(group)
             for batch in batches.values():
                 self._run_pass(batch, line)

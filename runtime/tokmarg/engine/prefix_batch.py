@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .batch import PACK_TOKENS, LogitsRouter, TreeBatch
+from .batch import LogitsRouter, TreeBatch
 from .forward import Forward
 from .kv_cache import KVCache
 from .nodes_per_pass import packed_first, packed_later
@@ -49,6 +49,7 @@ class PrefixBatch:
     Args:
         session, router: of the engine.
         prefix: that the prompts begin with; one that lies elsewhere than the session's ``store`` is copied there.
+        tokens: new ones that a pass carries at most.
         prompts: cache of earlier prompts, or None.
 
     Attributes:
@@ -56,8 +57,14 @@ class PrefixBatch:
     """
 
     def __init__(
-        self, session: Session, router: LogitsRouter, prefix: Prefix, prompts: StorePromptCache | None = None
+        self,
+        session: Session,
+        router: LogitsRouter,
+        prefix: Prefix,
+        tokens: int,
+        prompts: StorePromptCache | None = None,
     ) -> None:
+        self._tokens = tokens
         self._session, self._router, self._prefix = session, router, prefix.moved(session.store)
         self._key, self._prompts = id(prefix), prompts
         self._cache = _GrowingCache(self._prefix.cache)
@@ -113,9 +120,9 @@ class PrefixBatch:
         batch = TreeBatch(self._cache.length)
         before = [sequence for sequence in self._searching if sequence.error is None]
         started = self._add_prompts(batch)
-        limit, still = packed_later(len(before)), []
+        limit, still = packed_later(len(before), self._tokens // 2), []
         for sequence in before:
-            requests, full = len(batch.requests), len(batch.tokens) >= PACK_TOKENS
+            requests, full = len(batch.requests), len(batch.tokens) >= self._tokens
             if not full:
                 batch.add_nodes(sequence, limit)
             if full or len(batch.requests) > requests:
@@ -126,12 +133,12 @@ class PrefixBatch:
     def _add_prompts(self, batch: TreeBatch) -> list[Sequence[Any]]:
         """The sequences whose prompts end in this pass."""
         ended: list[Sequence[Any]] = []
-        limit = packed_first(sum(len(group.sequences) for group in self.groups))
+        limit = packed_first(sum(len(group.sequences) for group in self.groups), self._tokens // 2)
         while self._unfinished:
             sequence = self._unfinished[0]
             if sequence.laid_out < 0:
                 sequence.begin(self._prefix)
-            if not batch.add_prompt(sequence, PACK_TOKENS):
+            if not batch.add_prompt(sequence, self._tokens):
                 break
             ended.append(self._unfinished.pop(0))
             batch.add_nodes(sequence, limit)
@@ -147,7 +154,8 @@ class PrefixBatch:
         if past.length - len(seen) >= _MIN_UNSEEN:  # nodes without open descendants, contents that are done
             mask = np.concatenate([mask[:, seen], mask[:, past.length :]], axis=1)  # [S, P'+S]
             past = past.take(seen)
-        outputs = self._session.run(Forward(batch.tokens, positions, mask, past, logit_rows, verdict_rows))
+        reads = self._router.reads(full)
+        outputs = self._session.run(Forward(batch.tokens, positions, mask, past, logit_rows, verdict_rows, reads=reads))
         self._router.feed(full, verdict, outputs)
         self._cache.append(outputs.new)
 

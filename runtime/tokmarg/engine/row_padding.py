@@ -33,7 +33,7 @@ def without_single_rows(forward: Forward) -> Forward:
     logit_rows, verdict_rows = _twice(forward.logit_rows), _twice(forward.verdict_rows)
     if _single(len(logit_rows) + len(verdict_rows)):  # the last layer computes both together
         logit_rows = [*logit_rows, logit_rows[0]]
-    return Forward(tokens, positions, mask, forward.past, logit_rows, verdict_rows)
+    return Forward(tokens, positions, mask, forward.past, logit_rows, verdict_rows, reads=forward.reads)
 
 
 def without_padding(outputs: Outputs, forward: Forward) -> Outputs:
@@ -41,8 +41,8 @@ def without_padding(outputs: Outputs, forward: Forward) -> Outputs:
     tokens, new = len(forward.input_ids), outputs.new
     if new.length != tokens:
         new = new.take(np.arange(tokens))
-    logits, verdict = outputs.logits, outputs.verdict_logits
-    return Outputs(logits[: len(forward.logit_rows)], verdict[: len(forward.verdict_rows)], new)
+    rows, verdict_rows = len(forward.logit_rows), len(forward.verdict_rows)
+    return Outputs(outputs.logits[:rows], outputs.log_probabilities[:rows], outputs.verdict_logits[:verdict_rows], new)
 
 
 def _single(rows: int) -> bool:

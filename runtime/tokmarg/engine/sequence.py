@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from tokmarg.errors import ContentError
 
 from .prefix import Prefix, shared_tokens
 
-__all__ = ["Carried", "LogitsRequest", "P", "Search", "Sequence", "TokenPath"]
+__all__ = ["Carried", "LogitsRequest", "P", "Reads", "Search", "Sequence", "TokenPath"]
 
 
 class TokenPath(Protocol):
@@ -32,6 +32,10 @@ class TokenPath(Protocol):
 
 
 P = TypeVar("P", bound=TokenPath)
+#: What a search reads of the next token: logits of the whole vocabulary; log-probabilities within it of verdict tokens;
+#: or logits of verdict tokens, which are enough to compare those with each other. The names are those of the graph's
+#: outputs.
+Reads = Literal["logits", "log_probabilities", "verdict_logits"]
 
 
 class Search(Protocol[P]):
@@ -44,12 +48,19 @@ class Search(Protocol[P]):
     def wanted(self, limit: int) -> GenericSequence[P]:
         """Paths to evaluate next, about ``limit`` at most; empty when done."""
 
-    def whole(self, node: P, /) -> bool:
-        """Whether the whole vocabulary's logits matter after a path, and not only those of verdict tokens."""
+    def reads(self, node: P, /) -> Reads:
+        """What is enough to know after a path."""
 
-    def feed(self, node: P, logits: npt.NDArray[np.float32], /) -> None:
-        """Takes the logits [columns] after a path that :meth:`wanted` named. The array is only lent; where
-        :meth:`whole` is false, other tokens than a verdict's may be at minus infinity."""
+    def feed(self, node: P, logits: npt.NDArray[np.float32], /, *, normalized: bool = False) -> None:
+        """Takes the logits [columns] after a path that :meth:`wanted` named. The array is only lent.
+
+        Args:
+            node: the path.
+            logits: of the next token. Where :meth:`reads` does not say ``logits``, other tokens than a verdict's may be
+                at minus infinity.
+            normalized: whether these are log-probabilities within the whole vocabulary. Only where :meth:`reads` says
+                ``log_probabilities``, and not always there.
+        """
 
 
 @dataclass(slots=True, eq=False)

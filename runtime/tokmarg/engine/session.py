@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -37,6 +37,9 @@ Device = Literal["auto", "cpu", "cuda"]
 _BAD_RELEASES = ("1.20.0", "1.24.0", "1.24.1")
 #: Memory for attention scores is kept from pass to pass up to so many for each head: 256 tokens that see 512, say.
 _KEPT_SCORES = 1 << 17
+
+#: Outputs, in the order of :class:`Outputs`.
+_HEADS = ("logits", "log_probabilities", "verdict_logits")
 
 #: onnxruntime's sessions of this process.
 _alive: list[weakref.ref[ort.InferenceSession]] = []
@@ -125,18 +128,17 @@ class Session:
         blocks = forward.blocks
         # One content's heads are too few to share out among threads when they are stacked.
         feeds = self._feeds(forward, stack=self.workers == 1 or (blocks is not None and len(blocks.rows) > 1))
+        names = self._heads(forward)
         try:
             feeds.update(zip(self._names.pasts, forward.past.moved(self.store).tensors, strict=True))
             heads, tensors = denormals_as_zero(
-                lambda: self.store.run(
-                    self._session, feeds, self._names.heads, self._names.presents, self._run_options(forward)
-                )
+                lambda: self.store.run(self._session, feeds, names, self._names.presents, self._run_options(forward))
             )
         except Exception as error:  # out of device memory, say
             if not raised_by(error, "onnxruntime"):
                 raise
             raise self._failed(forward, first_line(error)) from error
-        outputs = self._outputs(forward, heads, tensors)
+        outputs = self._outputs(forward, dict(zip(names, heads, strict=True)), tensors)
         return without_padding(outputs, asked) if self._pads else outputs
 
     def run_alone(self, forward: Forward, *, pooled: bool) -> Outputs:
@@ -156,7 +158,8 @@ class Session:
         self.check_process()
         feeds = self._feeds(forward, stack=True)
         feeds.update(zip(self._names.pasts, forward.past.moved(HOST).tensors, strict=True))
-        names, heads = [*self._names.heads, *self._names.presents], len(self._names.heads)
+        heads = self._heads(forward)
+        names = [*heads, *self._names.presents]
         options = self._run_options(forward)
         try:
             if pooled:
@@ -169,7 +172,7 @@ class Session:
             raise self._failed(forward, first_line(error)) from error
         if failure:
             raise self._failed(forward, failure)
-        return self._outputs(forward, outputs[:heads], tuple(outputs[heads:]))
+        return self._outputs(forward, dict(zip(heads, outputs, strict=False)), tuple(outputs[len(heads) :]))
 
     def _run_options(self, forward: Forward) -> ort.RunOptions | None:
         """On the CPU, those that give memory back after a pass whose attention takes much of it."""
@@ -212,9 +215,16 @@ class Session:
             feeds["sliding_attention_mask"] = feeds["attention_mask"] & (distances < self.graph.sliding_window)
         return {name: array for name, array in feeds.items() if name in self._names.inputs}
 
-    def _outputs(self, forward: Forward, heads: Sequence[npt.NDArray[Any]], tensors: tuple[Any, ...]) -> Outputs:
-        verdict = np.zeros((0, 0), np.float32) if self.graph.verdict_token_ids is None else heads[1][0]
-        return Outputs(heads[0][0], verdict, KVCache(tensors, forward.positions, self.store))
+    def _heads(self, forward: Forward) -> list[str]:
+        """The outputs that a pass reads, without keys and values."""
+        return [name for name in self._names.heads if name in forward.reads or name == "verdict_logits"]
+
+    def _outputs(
+        self, forward: Forward, heads: Mapping[str, npt.NDArray[np.float32]], tensors: tuple[Any, ...]
+    ) -> Outputs:
+        none = np.zeros((1, 0, 0), np.float32)
+        logits, log_probabilities, verdict = (heads.get(name, none)[0] for name in _HEADS)
+        return Outputs(logits, log_probabilities, verdict, KVCache(tensors, forward.positions, self.store))
 
     def _failed(self, forward: Forward, why: str) -> DeviceError:
         return DeviceError(f"onnxruntime failed on {self.device} in a pass of {len(forward.input_ids)} tokens: {why}")

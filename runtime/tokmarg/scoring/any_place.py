@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -63,11 +64,11 @@ class AnyPlaceSearch:
         limit = min(limit, MAX_PATHS - self.evaluated)
         return heapq.nlargest(limit, self._open, key=self._open.__getitem__)
 
-    def whole(self, _: DecodedPath) -> bool:
-        """Whether the whole vocabulary's logits matter after a path: after all of them."""
-        return True
+    def reads(self, _: DecodedPath) -> Literal["logits"]:
+        """What is enough to know after a path: no less than the whole vocabulary's logits."""
+        return "logits"
 
-    def feed(self, path: DecodedPath, logits: npt.NDArray[np.float32]) -> None:
+    def feed(self, path: DecodedPath, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
         """Takes the logits, float32 [V], of the token after a path.
 
         Raises:

@@ -24,6 +24,7 @@ import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -154,12 +155,17 @@ class ExactSearch:
                     heapq.heappush(heap, (negative * share, child.path, child))
         return nodes
 
-    def whole(self, node: Node) -> bool:
-        """Whether the coverage needs the whole vocabulary's logits after a node."""
-        return any(u.node is node for u in self._undecided)
+    def reads(self, node: Node) -> Literal["log_probabilities", "verdict_logits"]:
+        """What is enough to know after a node: where the coverage needs it, shares of the whole vocabulary."""
+        return "log_probabilities" if any(u.node is node for u in self._undecided) else "verdict_logits"
 
-    def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
+    def feed(self, node: Node, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
         """Takes the logits, float32 [columns], of the token after ``node``'s path.
+
+        Args:
+            node: that :meth:`wanted` named.
+            logits: of the whole vocabulary where :meth:`reads` says ``log_probabilities``.
+            normalized: they are log-probabilities already, and those of the allowed tokens are enough.
 
         Raises:
             ContentError: ``non_finite_logits``.
@@ -167,9 +173,9 @@ class ExactSearch:
         allowed = allowed_logits(self._trie, node, logits, self._columns)
         self._shares[node] = shares = softmax(allowed).tolist()
         self.branch_estimates.observe(node, self._trie.children(node), shares)
-        if self.whole(node):
-            raw = probabilities_within(allowed, logits).tolist()
-            self._raw[node] = dict(zip(self._trie.children(node), raw, strict=True))
+        if self.reads(node) == "log_probabilities":
+            raw = np.exp(allowed) if normalized else probabilities_within(allowed, logits)
+            self._raw[node] = dict(zip(self._trie.children(node), raw.tolist(), strict=True))
 
     def result(self) -> Marginals:
         """Bounds of every event; call when :meth:`wanted` is empty."""

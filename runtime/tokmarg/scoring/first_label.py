@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,11 @@ class FirstLabelSearch:
         """All nodes that are not evaluated yet: they are known in advance, and few."""
         return [node for node in self._needed if node not in self._logits]
 
-    def whole(self, _: Node) -> bool:
-        """Whether the whole vocabulary's logits matter after a node: never, the allowed tokens' are enough."""
-        return False
+    def reads(self, _: Node) -> Literal["verdict_logits"]:
+        """What is enough to know after a node: the allowed tokens' logits."""
+        return "verdict_logits"
 
-    def feed(self, node: Node, logits: npt.NDArray[np.float32]) -> None:
+    def feed(self, node: Node, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
         """Takes the logits, float32 [columns], of the token after a node.
 
         Raises:

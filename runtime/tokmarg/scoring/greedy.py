@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,11 +66,11 @@ class GreedySearch:
         """The path so far, until it ends."""
         return [] if self.ended or self.path.depth == self._max_depth else [self.path]
 
-    def whole(self, _: DecodedPath) -> bool:
-        """Whether the whole vocabulary's logits matter after a path: after all of them."""
-        return True
+    def reads(self, _: DecodedPath) -> Literal["logits"]:
+        """What is enough to know after a path: no less than the whole vocabulary's logits."""
+        return "logits"
 
-    def feed(self, path: DecodedPath, logits: npt.NDArray[np.float32]) -> None:
+    def feed(self, path: DecodedPath, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
         """Takes the logits, float32 [V], of the token after the path, and appends the most probable one (ties: the
         lowest id).
 

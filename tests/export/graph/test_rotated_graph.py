@@ -268,11 +268,14 @@ def test_verdict_logits_are_columns_of_the_logits(model_type: str, rotated: bool
         feeds |= {f"{kind}.{part}": np.zeros(contract.cache_shape(0), np.float32) for part in contract.cache_parts}
     for whole, few in (([0, 5, 10], [10, 2]), ([3], []), ([], [4, 4, 1])):
         positions = {"logit_positions": np.array(whole, np.int64), "verdict_positions": np.array(few, np.int64)}
-        logits, verdict = graph.session.run(["logits", "verdict_logits"], feeds | positions)
+        names = ["logits", "verdict_logits", "log_probabilities"]
+        logits, verdict, within = graph.session.run(names, feeds | positions)
         with torch.no_grad():
             expected = model(torch.tensor([PROMPT])).logits[0].numpy()
         np.testing.assert_allclose(logits[0], expected[whole], rtol=1e-4, atol=2e-4)
         np.testing.assert_allclose(verdict[0], expected[few][:, COLUMNS], rtol=1e-4, atol=2e-4)
+        log_probabilities = torch.log_softmax(torch.tensor(logits[0], dtype=torch.float64), -1)[:, COLUMNS].numpy()
+        np.testing.assert_allclose(within[0], log_probabilities, rtol=1e-6, atol=1e-6)
 
 
 def test_a_graph_with_a_cap_names_the_first_release_that_applies_it_before_the_mask(tmp_path: Path) -> None:

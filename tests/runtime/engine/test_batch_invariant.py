@@ -18,7 +18,7 @@ from tokmarg.engine.batch_invariant import BatchInvariantEngine, _together
 from tokmarg.engine.forward import Forward
 from tokmarg.engine.kv_cache import KVCache
 from tokmarg.engine.prefix import Prefix
-from tokmarg.engine.sequence import Search, Sequence
+from tokmarg.engine.sequence import Reads, Search, Sequence
 from tokmarg.engine.session import Session
 from tokmarg.engine.waiting_line import SequenceGroup
 from tokmarg.scoring.exact import ExactSearch, Marginals
@@ -86,7 +86,7 @@ def test_long_prompts_fed_in_several_passes(
     guard: Guard, monkeypatch: pytest.MonkeyPatch, passes: list[tuple[int, int]]
 ) -> None:
     monkeypatch.setattr("tokmarg.engine.content_state.PROMPT_TOKENS", 24)
-    monkeypatch.setattr("tokmarg.engine.batch_invariant.PACK_TOKENS", 24)
+    monkeypatch.setattr("tokmarg.engine.batch_invariant._PASS_TOKENS", 24)
     single = [guard.score(text, **SETTINGS) for text in TEXTS]
     assert max(tokens for tokens, _ in passes) < 24 + 24  # nodes come on top
     assert list(guard.score_many(TEXTS[::-1], **SETTINGS)) == single[::-1]
@@ -186,10 +186,10 @@ class Fails:
     def wanted(self, limit: int) -> list[Any]:
         return [self.root]
 
-    def whole(self, _: Any) -> bool:
-        return True
+    def reads(self, _: Any) -> Reads:
+        return "logits"
 
-    def feed(self, node: Any, logits: np.ndarray) -> None:
+    def feed(self, node: Any, logits: np.ndarray, *, normalized: bool = False) -> None:
         raise ContentError("non_finite_logits", "as if")
 
 

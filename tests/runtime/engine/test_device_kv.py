@@ -140,7 +140,7 @@ class Watched(DeviceKVStore):
         return found, tensors
 
 
-def test_no_key_and_no_value_crosses_after_loading(tiny_bundle: Path) -> None:
+def test_no_key_no_value_and_no_vocabulary_crosses_after_loading(tiny_bundle: Path) -> None:
     """Each role mode's prefix goes to the device once, when the guard is made."""
     bundle = Bundle.open(tiny_bundle)
     session = Session(bundle, "cpu")
@@ -151,8 +151,8 @@ def test_no_key_and_no_value_crosses_after_loading(tiny_bundle: Path) -> None:
     list(guard.score_many(TEXTS * 3, max_nodes=40, tolerance=1e-6))
     assert store.moves == 0
     assert {name for name, _ in store.crossed} == {
-        "input_ids", "position_ids", "attention_mask", "logit_positions", "verdict_positions", "slots", "logits",
-        "verdict_logits",
+        "input_ids", "position_ids", "attention_mask", "logit_positions", "verdict_positions", "slots",
+        "log_probabilities", "verdict_logits",
     }  # fmt: skip
 
 

@@ -228,6 +228,28 @@ def test_partial_head_gives_the_same_marginals_and_no_coverage() -> None:
     assert search.result().bounds == full.bounds
 
 
+def test_log_probabilities_of_the_allowed_tokens_are_enough() -> None:
+    trie = build("llama3", ["S1", "S2", "S3"])
+    model = RandomModel(trie, 12, 2.0)
+    whole = model.run()
+    search = ExactSearch(trie, tolerance=1e-3, max_nodes=256, thresholds={})
+    while wanted := search.wanted(1):
+        for node in wanted:
+            logits = model.logits(node.path).astype(np.float64)
+            shown = np.full(VOCABULARY, -np.inf, dtype=np.float32)
+            tokens = list(trie.children(node))
+            normalized = search.reads(node) == "log_probabilities"
+            shown[tokens] = (logits - (np.logaddexp.reduce(logits) if normalized else 0))[tokens]
+            search.feed(node, shown, normalized=normalized)
+    found = search.result()
+    assert found.coverage == pytest.approx(whole.coverage, rel=1e-6)
+    assert found.coverage is not None
+    assert 0 < found.coverage < 1
+    for event, bounds in whole.bounds.items():
+        assert found.bounds[event].lower == pytest.approx(bounds.lower, abs=1e-6)
+        assert found.bounds[event].upper == pytest.approx(bounds.upper, abs=1e-6)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_non_finite_logits_are_refused(value: float) -> None:
     trie = build("llama3", ["S1"])

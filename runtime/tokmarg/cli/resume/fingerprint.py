@@ -52,8 +52,8 @@ def fingerprint(
         input: size and sha256 of the input.
         input_format, output_format: as used.
     """
+    from tokmarg.engine.batch import PACK_SIZES
     from tokmarg.engine.batch_invariant import BatchInvariantEngine
-    from tokmarg.engine.packed import PackedEngine
 
     return {
         **partial_fingerprint(options, input, input_format, output_format),
@@ -62,7 +62,10 @@ def fingerprint(
         "device": guard.device,
         "thresholds": asdict(thresholds),
         "calibration": _calibration(guard),
-        "packs": [[engine.pack_contents, engine.pack_tokens] for engine in (PackedEngine, BatchInvariantEngine)],
+        "packs": [
+            *map(list, PACK_SIZES.values()),
+            [BatchInvariantEngine.pack_contents, BatchInvariantEngine.pack_tokens],
+        ],
     }
 
 
