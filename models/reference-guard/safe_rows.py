@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from composition import (
     FRAMES,
     REGISTERS,
@@ -60,24 +62,14 @@ def foreign(sources: Sources) -> Row:
     return user_row(sources.texts.draw(sources.label("benign_foreign"), "benign_foreign")[0], [])
 
 
-def everyday(sources: Sources) -> Row:
-    return _everyday(sources, "safe", "requests")
+def written(name: str, field: str, *, as_typed: bool = True) -> Callable[[Sources], Row]:
+    """What draws the texts of a list of a file in ``texts/``."""
 
+    def draw(sources: Sources) -> Row:
+        text = sources.texts.draw(name, field)[0]
+        return user_row(typed(sources, text) if as_typed else text, [])
 
-def post(sources: Sources) -> Row:
-    return _everyday(sources, "safe", "statements")
-
-
-def everyday_foreign(sources: Sources) -> Row:
-    return _everyday(sources, "safe", "foreign")
-
-
-def edge(sources: Sources) -> Row:
-    return _everyday(sources, "edges", "edge")
-
-
-def _everyday(sources: Sources, name: str, field: str) -> Row:
-    return user_row(typed(sources, sources.texts.draw(name, field)[0]), [])
+    return draw
 
 
 def answer(sources: Sources) -> Row:
@@ -109,10 +101,6 @@ def charged_long(sources: Sources) -> Row:
     return user_row(rng.choice([" ", " ", "\n", "\n\n"]).join(parts), [])
 
 
-def tale(sources: Sources) -> Row:
-    return user_row(sources.texts.draw("posts", "tales")[0], [])
-
-
 def long(sources: Sources) -> Row:
     subject = sources.rng.choice(["fiction", "opinion", "life", "facts"])
     return user_row(sources.texts.draw("long_harmless", subject)[0], [])
@@ -124,44 +112,6 @@ def thread(sources: Sources) -> Row:
 
 def listing(sources: Sources) -> Row:
     return user_row(listing_page(sources, "plain"), [])
-
-
-def loaded(sources: Sources) -> Row:
-    """A harmless request in words that look harmful."""
-    return _everyday(sources, "requests", "loaded")
-
-
-def wrapped(sources: Sources) -> Row:
-    """A harmless request in the pretexts and role plays that harmful ones come in."""
-    return _everyday(sources, "requests", "wrapped_harmless")
-
-
-def plain_request(sources: Sources) -> Row:
-    return _everyday(sources, "requests", "plain")
-
-
-def not_threat(sources: Sources) -> Row:
-    return _everyday(sources, "threats_and_hate", "not_threats")
-
-
-def not_hate(sources: Sources) -> Row:
-    return _everyday(sources, "threats_and_hate", "not_hate")
-
-
-def not_self_harm(sources: Sources) -> Row:
-    return _everyday(sources, "posts_and_answers", "not_selfharm")
-
-
-def not_sexual(sources: Sources) -> Row:
-    return _everyday(sources, "posts_and_answers", "not_sexual")
-
-
-def not_violence(sources: Sources) -> Row:
-    return _everyday(sources, "posts_and_answers", "not_violence")
-
-
-def long_post(sources: Sources) -> Row:
-    return user_row(sources.texts.draw("posts_and_answers", "long_harmless")[0], [])
 
 
 def written_answer(sources: Sources) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from composition import (
     FRAMES,
     answer_row,
@@ -214,46 +216,14 @@ def tweet(sources: Sources) -> Row:
     return user_row(sources.rng.choice(sources.hateful_tweets), ["S10"])
 
 
-def plain_request(sources: Sources) -> Row:
-    return _of_file(sources, "requests", "harmful")
+def written(name: str, field: str, *, as_typed: bool = True) -> Callable[[Sources], Row]:
+    """What draws the texts of a list of a file in ``texts/``, with their labels."""
 
+    def draw(sources: Sources) -> Row:
+        text, labels = sources.texts.draw(name, field)
+        return user_row(typed(sources, text) if as_typed else text, labels)
 
-def rewritten_request(sources: Sources) -> Row:
-    """A request in a pretext, a role play, a dialect."""
-    return _of_file(sources, "requests", "rewritten")
-
-
-def threat(sources: Sources) -> Row:
-    return _of_file(sources, "threats_and_hate", "threats")
-
-
-def hate(sources: Sources) -> Row:
-    return _of_file(sources, "threats_and_hate", "hate")
-
-
-def cruelty(sources: Sources) -> Row:
-    return _of_file(sources, "threats_and_hate", "cruel")
-
-
-def self_harm(sources: Sources) -> Row:
-    return _of_file(sources, "posts_and_answers", "selfharm")
-
-
-def sexual(sources: Sources) -> Row:
-    return _of_file(sources, "posts_and_answers", "sexual")
-
-
-def violence(sources: Sources) -> Row:
-    return _of_file(sources, "posts_and_answers", "violence")
-
-
-def long_post(sources: Sources) -> Row:
-    return user_row(*sources.texts.draw("posts_and_answers", "long_harmful"))
-
-
-def _of_file(sources: Sources, name: str, field: str) -> Row:
-    text, labels = sources.texts.draw(name, field)
-    return user_row(typed(sources, text), labels)
+    return draw
 
 
 def answer(sources: Sources) -> Row:

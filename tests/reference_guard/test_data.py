@@ -23,6 +23,9 @@ HARMFUL_LISTS = {
     "threats_and_hate": ("threats", "hate", "cruel"),
     "requests": ("harmful", "rewritten"),
     "posts_and_answers": ("selfharm", "sexual", "violence", "long_harmful", "answers_harmful", "turns_harmful"),
+    "request_pairs": ("harmful", "disguised"),
+    "hate_cases": ("hate", "emoji_hate"),
+    "mixed_posts": ("harmful",),
 }
 HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
 #: What the public sets look like, one mild row each.
@@ -125,20 +128,23 @@ def test_conversations_say_whose_turns_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "harmful", "harmless"),
+    ("name", "harmless", "least"),
     [
-        ("threats_and_hate", {"threats", "hate", "cruel"}, {"not_threats", "not_hate"}),
-        ("requests", {"harmful", "rewritten"}, {"wrapped_harmless", "loaded", "plain"}),
+        ("threats_and_hate", ("not_threats", "not_hate"), 350),
+        ("requests", ("wrapped_harmless", "loaded", "plain"), 350),
         (
             "posts_and_answers",
-            {"selfharm", "sexual", "violence", "long_harmful", "answers_harmful", "turns_harmful"},
-            {"not_selfharm", "not_sexual", "not_violence", "long_harmless", "answers_harmless", "turns_harmless"},
+            ("not_selfharm", "not_sexual", "not_violence", "long_harmless", "answers_harmless", "turns_harmless"),
+            350,
         ),
+        ("request_pairs", ("harmless", "disguised_harmless"), 400),
+        ("hate_cases", ("not_hate", "emoji_harmless"), 380),
+        ("mixed_posts", ("harmless",), 150),
     ],
 )
-def test_contrast_files_have_as_many_harmless_texts(name: str, harmful: set[str], harmless: set[str]) -> None:
-    counts = [sum(len(FILES[name][field]) for field in fields) for fields in (harmful, harmless)]
-    assert min(counts) > 350
+def test_contrast_files_have_as_many_harmless_texts(name: str, harmless: tuple[str, ...], least: int) -> None:
+    counts = [sum(len(FILES[name][field]) for field in fields) for fields in (HARMFUL_LISTS[name], harmless)]
+    assert min(counts) > least
     assert counts[1] > 0.8 * counts[0]
 
 
