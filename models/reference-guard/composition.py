@@ -14,6 +14,7 @@ REGISTERS = (
     "religion", "romance", "body", "despair", "slang", "identity", "web", "short",
 )  # fmt: skip
 FRAMES = ("one", "two", "three")  # of so many intents
+_LEET = str.maketrans("aeiostAEIOST", "431057431057")
 
 
 def user_row(text: str, labels: list[str] | None) -> Row:
@@ -46,7 +47,7 @@ def union(*lists: list[str]) -> list[str]:
 
 
 def typed(sources: Sources, text: str) -> str:
-    """The text as a person types it: greetings, small letters, no stops, slips of the finger."""
+    """The text as a person types it: greetings, small letters, no stops, slips of the finger, tricks of spelling."""
     rng = sources.rng
     text = capitalised(text)
     if rng.random() < 0.08:
@@ -57,10 +58,12 @@ def typed(sources: Sources, text: str) -> str:
         text = text.lower()
     if rng.random() < 0.15:
         text = text.rstrip(".?!")
-    if rng.random() < 0.01:
+    if rng.random() < 0.02:
         text = text.upper()
     if rng.random() < 0.08:
         text = misspelt(rng, text)
+    elif rng.random() < 0.05:
+        text = rng.choice([leet, spaced, drawn_out])(rng, text)
     return text
 
 
@@ -77,6 +80,32 @@ def misspelt(rng: random.Random, text: str) -> str:
         if places:
             rng.choice(slips)(rng.choice(places))
     return "".join(letters)
+
+
+def leet(rng: random.Random, text: str) -> str:
+    """The text with digits for some letters, as in `h4te sp3ech`."""
+    return "".join(c.translate(_LEET) if rng.random() < 0.6 else c for c in text)
+
+
+def spaced(rng: random.Random, text: str) -> str:
+    """The text with something between the letters of one word or two: `t h e s e`, `w.o.r.d.s`."""
+    words = text.split(" ")
+    long = [i for i, word in enumerate(words) if len(word) > 3 and word.isalpha()]
+    between = rng.choice([" ", ".", "-", "*", "_"])
+    for i in rng.sample(long, min(len(long), rng.choice([1, 2]))):
+        words[i] = between.join(words[i])
+    return " ".join(words)
+
+
+def drawn_out(rng: random.Random, text: str) -> str:
+    """The text with a letter of every fourth word or so drawn out: `pleeeease`."""
+    words = text.split(" ")
+    for i, word in enumerate(words):
+        vowels = [j for j, c in enumerate(word) if c in "aeiou"]
+        if vowels and rng.random() < 0.25:
+            j = rng.choice(vowels)
+            words[i] = word[:j] + word[j] * rng.randint(3, 5) + word[j + 1 :]
+    return " ".join(words)
 
 
 def paragraph(rng: random.Random, parts: list[str]) -> str:
