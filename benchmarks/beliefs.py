@@ -142,7 +142,7 @@ def install(guard: Guard, beliefs: Mapping[tuple[int, ...], Belief]) -> None:
             belief, trie, feed = beliefs[tuple(prompt.token_ids)], found._trie, found.feed
             believed = np.full(vocabulary, rest, dtype=np.float32)
 
-            def feed_believed(node: Node, logits: npt.NDArray[np.float32]) -> None:
+            def feed_believed(node: Node, logits: npt.NDArray[np.float32], *, normalized: bool = False) -> None:
                 tokens = list(trie.children(node))
                 believed[tokens] = np.log(belief.shares(trie, node))
                 feed(node, believed)

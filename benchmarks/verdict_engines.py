@@ -80,10 +80,9 @@ class Tokmarg:
 
     def work(self, i: int) -> list[int]:
         """Verdict nodes that a message needs, its passes, and the tokens that they carry."""
-        before = self.guard._session.counts.copy()
-        result = self.guard.score(self.texts[i])
-        tokens, _, _, passes = (self.guard._session.counts - before).tolist()
-        return [result.evaluated_nodes, passes, tokens]
+        work = self.guard.score(self.texts[i], work=True).work
+        assert work is not None
+        return [work.nodes, work.passes, work.tokens]
 
 
 class Transformers(StepEngine):

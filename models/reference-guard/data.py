@@ -73,6 +73,7 @@ UNSAFE = {
     "hate case": Kind(7, unsafe.written("hate_cases", "hate")),
     "emoji case": Kind(7, unsafe.written("hate_cases", "emoji_hate", as_typed=False)),
     "mixed post": Kind(6, unsafe.written("mixed_posts", "harmful", as_typed=False)),
+    "compound": Kind(16, unsafe.written("compound_requests", "compound")),
 }
 SAFE = {
     "composed": Kind(4, safe.composed),
@@ -119,6 +120,7 @@ SAFE = {
     "hate case": Kind(9, safe.written("hate_cases", "not_hate")),
     "emoji case": Kind(7, safe.written("hate_cases", "emoji_harmless", as_typed=False)),
     "mixed post": Kind(8, safe.written("mixed_posts", "harmless", as_typed=False)),
+    "compound": Kind(7, safe.written("compound_requests", "compound_harmless")),
     "prose": Kind(7, safe.prose),  # left out where none is given
 }
 RUDE = {

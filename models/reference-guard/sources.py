@@ -4,9 +4,9 @@
 ``frames.toml``, sentences that join several intents; ``edges.toml``, harmless questions that look harmful beside
 harmful ones; ``posts.toml`` and ``harmful_posts.toml``, what people tell and do not ask; ``long_*.toml``, long texts;
 ``listings.toml``, web pages of titles and advertisements; ``threats_and_hate.toml``, ``requests.toml``,
-``posts_and_answers.toml``, ``request_pairs.toml``, ``hate_cases.toml`` and ``mixed_posts.toml``, harmful texts beside
-harmless ones in the same words. They ask for harm, so that a guard can recognise it; they do not explain any. Texts of
-label S4 come from the public sets alone, but for bare category names.
+``posts_and_answers.toml``, ``request_pairs.toml``, ``hate_cases.toml``, ``mixed_posts.toml`` and
+``compound_requests.toml``, harmful texts beside harmless ones in the same words. They ask for harm, so that a guard can
+recognise it; they do not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
 """
 
 from __future__ import annotations

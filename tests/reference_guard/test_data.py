@@ -26,6 +26,7 @@ HARMFUL_LISTS = {
     "request_pairs": ("harmful", "disguised"),
     "hate_cases": ("hate", "emoji_hate"),
     "mixed_posts": ("harmful",),
+    "compound_requests": ("compound",),
 }
 HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
 #: What the public sets look like, one mild row each.
@@ -140,12 +141,13 @@ def test_conversations_say_whose_turns_they_are() -> None:
         ("request_pairs", ("harmless", "disguised_harmless"), 400),
         ("hate_cases", ("not_hate", "emoji_harmless"), 380),
         ("mixed_posts", ("harmless",), 150),
+        ("compound_requests", ("compound_harmless",), 170),
     ],
 )
 def test_contrast_files_have_as_many_harmless_texts(name: str, harmless: tuple[str, ...], least: int) -> None:
     counts = [sum(len(FILES[name][field]) for field in fields) for fields in (HARMFUL_LISTS[name], harmless)]
     assert min(counts) > least
-    assert counts[1] > 0.8 * counts[0]
+    assert counts[1] > (0.55 if name == "compound_requests" else 0.8) * counts[0]
 
 
 @pytest.mark.parametrize("label", LABELS)
