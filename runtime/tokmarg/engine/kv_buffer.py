@@ -22,8 +22,8 @@ __all__ = ["KVBuffer", "KVBufferPool"]
 
 #: Spare tokens when a buffer grows; memory that is not written to is not there either.
 _GROWTH = 128
-#: Between contents so many buffers are kept, of so many tokens each at most: 24 MB in SmolLM2-135M. A short message
-#: would take 2 ms longer, of 45, if its memory were new.
+#: Between contents so many buffers are kept, of so many tokens each at most: 24 MB in SmolLM2-135M. A message of
+#: several passes would take 3 % longer if its memory were new.
 _KEPT_BUFFERS, _KEPT_TOKENS = 2, 256
 _PRIVATE: dict[str, int] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
