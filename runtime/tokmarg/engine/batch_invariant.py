@@ -44,7 +44,7 @@ _SIMILAR_ROWS = 32
 _IN_FLIGHT_PER_WORKER, _MIN_IN_FLIGHT, _TOKENS_IN_FLIGHT = 4, 8, 1024
 
 
-#: New tokens that contents share a pass with at most.
+#: New tokens of a pass that contents share, at most.
 _PASS_TOKENS = PACK_SIZES["cpu"].tokens
 
 
