@@ -22,6 +22,16 @@ def user_row(text: str, labels: list[str] | None) -> Row:
     return {"messages": [{"role": "user", "content": text}], "labels": labels}
 
 
+def written(name: str, field: str, *, as_typed: bool = True) -> Callable[[Sources], Row]:
+    """What draws the texts of a list of a file in ``texts/``, with their labels; harmless ones have none."""
+
+    def draw(sources: Sources) -> Row:
+        text, labels = sources.texts.draw(name, field)
+        return user_row(typed(sources, text) if as_typed else text, labels)
+
+    return draw
+
+
 def bot_row(row: Row, labels: list[str] | None) -> Row:
     """A row of ConvAbuse: what a person said to a chat bot, after the bot's turn."""
     turns = [("assistant", row["before"].strip()), ("user", row["text"])]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from composition import (
     FRAMES,
     REGISTERS,
@@ -60,16 +58,6 @@ def response(sources: Sources) -> Row:
 
 def foreign(sources: Sources) -> Row:
     return user_row(sources.texts.draw(sources.label("benign_foreign"), "benign_foreign")[0], [])
-
-
-def written(name: str, field: str, *, as_typed: bool = True) -> Callable[[Sources], Row]:
-    """What draws the texts of a list of a file in ``texts/``."""
-
-    def draw(sources: Sources) -> Row:
-        text = sources.texts.draw(name, field)[0]
-        return user_row(typed(sources, text) if as_typed else text, [])
-
-    return draw
 
 
 def answer(sources: Sources) -> Row:

@@ -68,9 +68,15 @@ class Texts:
         self._bags: dict[tuple[str, str], list[Any]] = {}
 
     def draw(self, name: str, field: str) -> tuple[str, list[str]]:
-        """A template of a list, filled, and its labels. Every template of a list comes once before any comes twice."""
+        """A template of a list, filled, and its labels: its own, or the label whose file it is, or none.
+
+        Every template of a list comes once before any comes twice.
+        """
         item = self._item(name, field)
-        text, labels = (item["text"], item["labels"]) if isinstance(item, dict) else (item, [name])
+        if isinstance(item, dict):
+            text, labels = item["text"], item["labels"]
+        else:
+            text, labels = item, [name] if name in LABELS else []
         return self.fill(text, self.slots(name)), labels
 
     def draw_conversation(self, name: str, field: str) -> Row:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from composition import (
     FRAMES,
     answer_row,
@@ -144,11 +142,6 @@ def foreign(sources: Sources) -> Row:
     return user_row(*sources.texts.draw(sources.label_with("foreign"), "foreign"))
 
 
-def edge(sources: Sources) -> Row:
-    text, labels = sources.texts.draw("edges", "edge_unsafe")
-    return user_row(typed(sources, text), labels)
-
-
 def post(sources: Sources) -> Row:
     text, labels = sources.texts.draw("harmful_posts", sources.label("harmful post", HARMFUL_POSTS))
     return user_row(typed(sources, text), labels)
@@ -214,16 +207,6 @@ def unknown(sources: Sources) -> Row:
 
 def tweet(sources: Sources) -> Row:
     return user_row(sources.rng.choice(sources.hateful_tweets), ["S10"])
-
-
-def written(name: str, field: str, *, as_typed: bool = True) -> Callable[[Sources], Row]:
-    """What draws the texts of a list of a file in ``texts/``, with their labels."""
-
-    def draw(sources: Sources) -> Row:
-        text, labels = sources.texts.draw(name, field)
-        return user_row(typed(sources, text) if as_typed else text, labels)
-
-    return draw
 
 
 def answer(sources: Sources) -> Row:
