@@ -173,7 +173,8 @@ class LogitsRouter:
         self, full: GenericSequence[LogitsRequest], verdict: GenericSequence[LogitsRequest], outputs: Outputs
     ) -> None:
         """Feeds the searches: of the full output layer those of ``full``, of the verdict layer those of ``verdict``."""
-        spread = np.full(self._vocab_size, -np.inf, dtype=np.float32)
+        # With a policy of the user's own nothing is spread out.
+        spread = np.full(0 if self._verdict_ids is None else self._vocab_size, -np.inf, dtype=np.float32)
         for row, request in enumerate(full):
             if self._output(request) == "logits":
                 _feed(request, outputs.logits[row])

@@ -42,8 +42,6 @@ _SIMILAR_ROWS = 32
 #: Contents in flight at most, for each worker and at least, and the tokens of all their prompts, of short and of long
 #: ones: each takes memory for its keys and values (46 kB a token in SmolLM2-135M).
 _IN_FLIGHT_PER_WORKER, _MIN_IN_FLIGHT, _TOKENS_IN_FLIGHT = 4, 8, 1024
-
-
 #: New tokens of a pass that contents share, at most.
 _PASS_TOKENS = PACK_SIZES["cpu"].tokens
 

@@ -45,8 +45,7 @@ class PackedEngine:
     def __init__(self, session: Session, own_verdicts: bool = True, cache: StorePromptCache | None = None) -> None:
         self._session, self._cache = session, cache
         self._router = LogitsRouter(session.graph, own_verdicts)
-        self._size = PACK_SIZES[session.device]
-        self.pack_contents, self.pack_tokens = self._size
+        self.pack_contents, self.pack_tokens = PACK_SIZES[session.device]
 
     def run(self, groups: GenericSequence[SequenceGroup]) -> None:
         """Runs the searches of contents to their end; sets the ``error`` of a sequence where one fails."""
@@ -59,8 +58,8 @@ class PackedEngine:
             DeviceError: a pass failed, and the line of its contents does not take that.
         """
         batches: dict[int, PrefixBatch] = {}
-        size = self._size  # in flight: a pack, and long contents that take turns
-        limit = InFlightLimit(size.contents, 4 * size.tokens, size.tokens)
+        # In flight: a pack, and long contents that take turns.
+        limit = InFlightLimit(self.pack_contents, 4 * self.pack_tokens, self.pack_tokens)
 
         def fits(group: SequenceGroup) -> bool:
             return limit.fits(group.size, [each.size for batch in batches.values() for each in batch.groups])
@@ -71,7 +70,7 @@ class PackedEngine:
             while (group := line.take(fits)) is not None:
                 key = id(group.prefix)
                 if key not in batches:
-                    batches[key] = PrefixBatch(self._session, self._router, group.prefix, size.tokens, self._cache)
+                    batches[key] = PrefixBatch(self._session, self._router, group.prefix, self.pack_tokens, self._cache)
                 batches[key].add(group)
             for batch in batches.values():
                 self._run_pass(batch, line)
