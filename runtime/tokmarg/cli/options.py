@@ -239,7 +239,7 @@ _SCORE_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "work": {
         "is_flag": True,
-        "help": "Say in each row of JSON what it took: passes, tokens, verdict nodes.",
+        "help": "Say what each content took: passes, tokens, verdict nodes (not in columns).",
     },
 }
 

@@ -93,6 +93,8 @@ class Table(TextRenderer):
             parts.append("skipped: " + printable(", ".join(skipped)))
         if isinstance(result, Result) and result.calibrated:
             parts.append("calibrated")
+        if result.work is not None:
+            parts.append(f"passes {result.work.passes}, tokens {result.work.tokens}, nodes {result.work.nodes}")
         return "   ".join(parts)
 
     def _score(self, label: str, score: float | None) -> str:

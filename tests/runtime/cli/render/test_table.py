@@ -7,6 +7,7 @@ import pytest
 from tokmarg import ContentError, Marginal, Record, Result
 from tokmarg.cli.render.table import Table
 from tokmarg.cli.render.terminal import fit, pad, printable
+from tokmarg.results import Work
 
 TITLES = {"S1": "Violent Crimes", "S10": "Hate", "S2": "A title of more characters than the column has cells"}
 PLAIN = Table(TITLES, colour=False)
@@ -67,6 +68,11 @@ def test_what_a_reader_must_know_stands_in_the_verdict() -> None:
     text = PLAIN.render(result(flagged=False, coverage=None, converged=False, truncated=True), "")
     assert "flagged: no" in text
     assert "coverage unknown   not converged   in windows" in text
+
+
+def test_work_is_told_where_it_was_asked_for() -> None:
+    assert "passes" not in PLAIN.render(result(), "")
+    assert "coverage 0.997   passes 3, tokens 94, nodes 20\n" in PLAIN.render(result(work=Work(3, 94, 20)), "")
 
 
 def test_rows_fit_80_columns() -> None:
