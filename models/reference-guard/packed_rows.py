@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,8 @@ class Packed:
     Attributes:
         input_ids, position_ids: int64 [1, P+S].
         prefix: P.
-        groups: rows of like length attend together: int64 [rows, longest], indices into the S tokens, -1 after a
-            row's end. The groups follow each other in the sequence, row by row.
+        groups: rows of like length attend together, padded to the longest of them: rows and padded length of each
+            group, in the order of the sequence; S is the sum of their products.
         places, targets: int64 [K]: places in the sequence whose next token is supervised, and that token.
         weights: float32 [K].
     """
@@ -39,7 +40,7 @@ class Packed:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     prefix: int
-    groups: list[torch.Tensor]
+    groups: list[tuple[int, int]]
     places: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
@@ -50,20 +51,14 @@ def pack(prefix: tuple[int, ...], rows: list[TrainingRow], device: str = "cpu") 
     rows = sorted(rows, key=lambda row: len(row.token_ids))
     ids, positions = list(prefix), list(range(len(prefix)))
     supervised: list[tuple[int, int, float]] = []
-    slots: list[list[int]] = []
-    for row in rows:
-        start = len(ids)
-        ids += row.token_ids
-        positions += range(len(prefix), len(prefix) + len(row.token_ids))
-        slots.append(list(range(start - len(prefix), len(ids) - len(prefix))))
-        supervised += [(start + place, target, weight) for place, target, weight in row.targets]
-    groups, first = [], 0
-    alike = 1.25 if device == "cpu" else math.inf  # elsewhere padding is cheap, and every operation has its price
-    for end in range(1, len(slots) + 1):
-        if end == len(slots) or len(slots[end]) > alike * len(slots[first]) + 4:
-            longest = len(slots[end - 1])
-            groups.append(torch.tensor([row + [-1] * (longest - len(row)) for row in slots[first:end]], device=device))
-            first = end
+    groups = []
+    for group in _groups(rows, alike=1.15 if device == "cpu" else 1.5):  # elsewhere every operation has its price
+        longest = len(group[-1].token_ids)
+        for row in group:
+            supervised += [(len(ids) + place, target, weight) for place, target, weight in row.targets]
+            ids += row.token_ids + [0] * (longest - len(row.token_ids))
+            positions += range(len(prefix), len(prefix) + longest)
+        groups.append((len(group), longest))
     places, targets, weights = zip(*supervised, strict=True)
     return Packed(
         torch.tensor([ids], device=device),
@@ -76,10 +71,13 @@ def pack(prefix: tuple[int, ...], rows: list[TrainingRow], device: str = "cpu") 
     )
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
-    """scaled_dot_product_attention in plain products: on a CPU its backward pass takes a quarter of a step."""
-    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    return torch.softmax(scores.masked_fill(~attn_mask, -math.inf), -1).to(value.dtype) @ value
+def _groups(rows: list[TrainingRow], alike: float) -> Iterator[list[TrainingRow]]:
+    """Sorted rows, cut where a row is longer than ``alike`` times the first of its group."""
+    first = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or len(rows[end].token_ids) > alike * len(rows[first].token_ids) + 2:
+            yield rows[first:end]
+            first = end
 
 
 def rows_attention(
@@ -87,19 +85,41 @@ def rows_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of :class:`Packed`, [1, heads, P+S, head_dim] -> [1, P+S, heads, head_dim]: a mask over the whole
     sequence would cost most of a step, nearly all of it for pairs that do not see each other."""
-    attend = attention if query.device.type == "cpu" else torch.nn.functional.scaled_dot_product_attention
-    key, value = (x.repeat_interleave(module.num_key_value_groups, dim=1) for x in (key, value))
-    p = layout.prefix
-    causal = torch.ones(p, p, dtype=torch.bool, device=query.device).tril()
-    parts = [attend(query[:, :, :p], key[:, :, :p], value[:, :, :p], attn_mask=causal)[0].transpose(0, 1)]
-    for group in layout.groups:
-        rows, longest = group.shape
-        places = group.clamp(min=0) + p
-        q, own_k, own_v = (x[0][:, places].transpose(0, 1) for x in (query, key, value))
-        k, v = (torch.cat([x[:, :, :p].expand(rows, -1, -1, -1), own], 2) for x, own in ((key, own_k), (value, own_v)))
-        mask = torch.ones(longest, p + longest, dtype=torch.bool, device=q.device).tril(p)
-        parts.append(attend(q, k, v, attn_mask=mask).transpose(1, 2)[group >= 0])
+    _, heads, _, head_dim = query.shape
+    kv_heads, p = key.shape[1], layout.prefix
+    query = query.view(kv_heads, heads // kv_heads, -1, head_dim)  # [kv heads, sharers of one, P+S, head_dim]
+    prefix_k, prefix_v = key[0, :, None, :p], value[0, :, None, :p]  # [kv heads, 1, P, head_dim]
+    parts = [_attend(query[:, :, None, :p], prefix_k, prefix_v)]
+    start = p
+    for rows, longest in layout.groups:
+        end = start + rows * longest
+        q = query[:, :, start:end].unflatten(2, (rows, longest))
+        own_k, own_v = (x[0, :, start:end].unflatten(1, (rows, longest)) for x in (key, value))
+        k = torch.cat([prefix_k.expand(-1, rows, -1, -1), own_k], 2)
+        v = torch.cat([prefix_v.expand(-1, rows, -1, -1), own_v], 2)
+        parts.append(_attend(q, k, v))
+        start = end
     return torch.cat(parts)[None], None
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Causal attention of rows whose keys begin with a common prefix, in plain products:
+    scaled_dot_product_attention's backward pass takes a quarter of a step on a CPU.
+
+    Args:
+        query: [G, H, R, T, D]: kv heads, query heads that share one, rows, tokens, head_dim.
+        key, value: [G, R, P+T, D].
+
+    Returns:
+        [R*T, G*H, D].
+    """
+    g, h, r, t, d = query.shape
+    query = query.transpose(1, 2).reshape(g * r, h * t, d)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)
+    scores = (query @ key.transpose(1, 2) * d**-0.5).view(g * r, h, t, -1)
+    causal = torch.ones(t, scores.shape[-1], dtype=torch.bool, device=query.device).tril(scores.shape[-1] - t)
+    shares = torch.softmax(scores.masked_fill(~causal, -math.inf), -1).to(value.dtype)
+    return (shares.flatten(1, 2) @ value).view(g, r, h, t, d).permute(1, 3, 0, 2, 4).reshape(r * t, g * h, d)
 
 
 def loss_of(model: Any, batch: Packed, rows: int) -> torch.Tensor:

@@ -25,6 +25,7 @@ from data import Generator
 from packed_rows import TrainingRow, loss_of, pack, rows_attention
 from peft import LoraConfig, PeftModel, get_peft_model
 from sources import Row
+from torch._inductor import config as inductor
 from transformers import AttentionInterface
 
 from tokmarg.engine.prefix import shared_tokens
@@ -142,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["auto", "fp32", "bf16"], default="auto", help="auto: bf16 where it is fast")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--compile", action="store_true", help="fuse small operations; faster, needs a C++ compiler")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     return parser.parse_args()
 
@@ -176,6 +178,15 @@ def add_adapter(options: argparse.Namespace, model: Any) -> Any:
         adapted = get_peft_model(model, config).to(options.device)
     adapted.train()
     return adapted
+
+
+def compile_layers(model: Any) -> None:
+    """Has torch.compile fuse what lies between a layer's products. Attention stays as it is: its groups differ from
+    step to step."""
+    inductor.fallback_random = True  # its own random numbers for `--noise` take a third of a step on a CPU
+    AttentionInterface.register("rows", torch.compiler.disable(rows_attention))
+    for layer in model.model.layers:
+        layer.compile(dynamic=True)
 
 
 class Trainer:
@@ -237,6 +248,8 @@ def main() -> None:
     half = options.dtype == "bf16" or (options.dtype == "auto" and _has_bf16(options.device))
     loaded, prompter = load_base(options, half)
     model = add_adapter(options, loaded.model)
+    if options.compile:
+        compile_layers(loaded.model)
     trainer = Trainer(model, options)
     options.out.mkdir(parents=True, exist_ok=True)
     first = trainer.resume()

@@ -66,8 +66,10 @@ def test_packed_loss_and_gradient_equal_those_of_separate_rows(packed_rows: Modu
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_every_token_lies_in_one_group_in_order(packed_rows: ModuleType) -> None:
-    rows = [packed_rows.TrainingRow([1] * n, [(n - 1, 2, 1.0)]) for n in (30, 2, 9, 2, 31, 10)]
+def test_rows_are_padded_to_the_longest_of_their_group(packed_rows: ModuleType) -> None:
+    rows = [packed_rows.TrainingRow([1] * n, [(n - 1, n, 1.0)]) for n in (30, 2, 9, 4, 31, 10)]
     packed = packed_rows.pack((5, 5, 5), rows)
-    places = torch.cat([group[group >= 0] for group in packed.groups])
-    assert places.tolist() == list(range(packed.input_ids.shape[1] - 3))
+    assert packed.groups == [(2, 4), (2, 10), (2, 31)]
+    assert packed.input_ids.shape[1] == 3 + 8 + 20 + 62
+    assert packed.places.tolist() == [3 + 1, 3 + 7, 11 + 8, 11 + 19, 31 + 29, 31 + 61]
+    assert packed.targets.tolist() == [2, 4, 9, 10, 30, 31]
