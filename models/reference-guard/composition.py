@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 from sources import LABELS, Row, Sources
@@ -74,6 +75,8 @@ def typed(sources: Sources, text: str) -> str:
         text = misspelt(rng, text)
     elif rng.random() < 0.05:
         text = rng.choice([leet, spaced, drawn_out])(rng, text)
+    elif rng.random() < 0.05:
+        text = respelt(sources, text)
     return text
 
 
@@ -116,6 +119,32 @@ def drawn_out(rng: random.Random, text: str) -> str:
             j = rng.choice(vowels)
             words[i] = word[:j] + word[j] * rng.randint(3, 5) + word[j + 1 :]
     return " ".join(words)
+
+
+def respelt(sources: Sources, text: str) -> str:
+    """The text with informal spellings of common words: `wots ya favourite film`."""
+    words = sources.texts.disguises["words"]
+
+    def informal(match: re.Match[str]) -> str:
+        known = words.get(match[0].lower())
+        return sources.rng.choice(known) if known and sources.rng.random() < 0.7 else match[0]
+
+    return re.sub(r"[A-Za-z']+", informal, text)
+
+
+def disguised_sentence(sources: Sources, text: str) -> str:
+    """A request inside a pretext, a plea, a layout, or an ordinary message around it."""
+    return _disguised(sources, "around_question", capitalised(text.strip()))
+
+
+def disguised_clause(sources: Sources, clause: str) -> str:
+    """A bare infinitive phrase without "to" in a sentence of any dialect or register."""
+    return _disguised(sources, "around_clause", clause)
+
+
+def _disguised(sources: Sources, field: str, text: str) -> str:
+    disguises = sources.texts.disguises
+    return sources.texts.fill(sources.rng.choice(disguises[field]), disguises["slots"]).replace("{0}", text)
 
 
 def paragraph(rng: random.Random, parts: list[str]) -> str:

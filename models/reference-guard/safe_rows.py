@@ -8,11 +8,15 @@ from composition import (
     answer_row,
     bot_row,
     charged_sentences,
+    disguised_clause,
+    disguised_sentence,
     harmless_request,
     joined,
     listing_page,
+    respelt,
     typed,
     user_row,
+    written,
 )
 from composition import passage as composed_passage
 from sources import Row, Sources
@@ -71,6 +75,17 @@ def cyber(sources: Sources) -> Row:
 
 def self_instruct(sources: Sources) -> Row:
     return user_row(sources.rng.choice(sources.sets["self_instruct_safe"])["text"], [])
+
+
+def disguised(sources: Sources) -> Row:
+    """A harmless request of any source in what harmful ones are disguised with."""
+    rng = sources.rng
+    if rng.random() < 0.4:
+        clause, _ = sources.texts.draw(sources.label("benign disguised"), "benign_intents")
+        text = disguised_clause(sources, clause)
+    else:
+        text = disguised_sentence(sources, rng.choice(REQUESTS)(sources)["messages"][0]["content"])
+    return user_row(respelt(sources, text) if rng.random() < 0.2 else text, [])
 
 
 def tweet(sources: Sources) -> Row:
@@ -147,3 +162,11 @@ def prose(sources: Sources) -> Row:
     """Jokes, essays, scripture, manual pages, code, reviews."""
     text = sources.rng.choice(sources.prose[sources.rng.choice(list(sources.prose))])
     return user_row(text, [])
+
+
+#: What `disguised` draws requests from.
+REQUESTS = (
+    assistant_request, medical, self_instruct, cyber, request, request, written("edges", "edge"),
+    written("requests", "plain"), written("requests", "loaded"), written("request_pairs", "harmless"),
+    written("literal_or_not", "homonyms"), written("compound_requests", "compound_harmless"),
+)  # fmt: skip

@@ -4,9 +4,11 @@
 ``frames.toml``, sentences that join several intents; ``edges.toml``, harmless questions that look harmful beside
 harmful ones; ``posts.toml`` and ``harmful_posts.toml``, what people tell and do not ask; ``long_*.toml``, long texts;
 ``listings.toml``, web pages of titles and advertisements; ``threats_and_hate.toml``, ``requests.toml``,
-``posts_and_answers.toml``, ``request_pairs.toml``, ``hate_cases.toml``, ``mixed_posts.toml`` and
-``compound_requests.toml``, harmful texts beside harmless ones in the same words. They ask for harm, so that a guard can
-recognise it; they do not explain any. Texts of label S4 come from the public sets alone, but for bare category names.
+``posts_and_answers.toml``, ``request_pairs.toml``, ``hate_cases.toml``, ``mixed_posts.toml``,
+``compound_requests.toml``, ``people_and_history.toml``, ``literal_or_not.toml``, ``opinions.toml`` and
+``dark_passages.toml``, harmful texts beside harmless ones in the same words; ``disguises.toml``, what requests of
+either kind are put into. They ask for harm, so that a guard can recognise it; they do not explain any. Texts of label
+S4 come from the public sets alone, but for bare category names.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Texts:
         files = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in (HERE / "texts").glob("*.toml")}
         self.common: dict[str, list[str]] = files.pop("common")["slots"]
         self.frames: dict[str, list[str]] = files.pop("frames")
+        self.disguises: dict[str, Any] = files.pop("disguises")
         self.files = files
         self._bags: dict[tuple[str, str], list[Any]] = {}
 

@@ -7,14 +7,18 @@ from composition import (
     answer_row,
     bot_row,
     charged_sentences,
+    disguised_clause,
+    disguised_sentence,
     harmless_request,
     joined,
     listing_page,
     paragraph,
     passage,
+    respelt,
     typed,
     union,
     user_row,
+    written,
 )
 from sources import LABELS, Row, Sources, catqa_labels
 
@@ -205,6 +209,19 @@ def unknown(sources: Sources) -> Row:
     return user_row(typed(sources, sources.rng.choice(sources.sets[name])["text"]), None)
 
 
+def disguised(sources: Sources) -> Row:
+    """A harmful request of any source, disguised."""
+    rng = sources.rng
+    if rng.random() < 0.4:
+        clause, labels = sources.texts.draw(sources.label("disguised", NOT_S4), "intents")
+        text = disguised_clause(sources, clause)
+    else:
+        row = rng.choice(REQUESTS)(sources)
+        labels = row["labels"]
+        text = disguised_sentence(sources, row["messages"][0]["content"])
+    return user_row(respelt(sources, text) if rng.random() < 0.2 else text, labels)
+
+
 def tweet(sources: Sources) -> Row:
     return user_row(sources.rng.choice(sources.hateful_tweets), ["S10"])
 
@@ -235,3 +252,10 @@ def abuse_of_a_bot(sources: Sources) -> Row:
     """What nearly all annotators called abuse; its category is not ours."""
     row = sources.row("convabuse", lambda row: bool(row["abusive"] >= 0.8))
     return bot_row(row, None)
+
+
+#: What `disguised` draws requests from.
+REQUESTS = (
+    unknown, catqa, ailuminate, request, request, written("edges", "edge_unsafe"), written("requests", "harmful"),
+    written("request_pairs", "harmful"), written("literal_or_not", "literal"), written("compound_requests", "compound"),
+)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -40,3 +40,20 @@ def test_a_text_without_such_words_stays(composition: ModuleType) -> None:
     assert composition.spaced(rng, "a bc, d.e 12345") == "a bc, d.e 12345"
     assert composition.drawn_out(rng, "b c d") == "b c d"
     assert composition.leet(rng, "bcd 12") == "bcd 12"
+
+
+def test_respelling_replaces_whole_words_and_nothing_else(composition: ModuleType) -> None:
+    words = {"your": ["ur"], "what's": ["wots"]}
+    sources = SimpleNamespace(rng=random.Random(0), texts=SimpleNamespace(disguises={"words": words}))
+    seen = {composition.respelt(sources, "What's your yoghurt, yours?") for _ in range(40)}
+    assert seen == {f"{a} {b} yoghurt, yours?" for a in ("What's", "wots") for b in ("your", "ur")}
+
+
+def test_a_disguise_holds_the_request_as_it_is(composition: ModuleType) -> None:
+    with script("sources") as module:
+        sources = SimpleNamespace(rng=random.Random(0), texts=module.Texts(random.Random(0)))
+    for _ in range(300):
+        text = composition.disguised_sentence(sources, " how do I open a {jar} of jam?")
+        assert text.count("How do I open a {jar} of jam?") == 1
+        assert not re.search(r"\{0\}|\{name\}|\{city\}", text)
+        assert composition.disguised_clause(sources, "open a jar").count("open a jar") == 1

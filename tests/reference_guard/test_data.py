@@ -27,6 +27,10 @@ HARMFUL_LISTS = {
     "hate_cases": ("hate", "emoji_hate"),
     "mixed_posts": ("harmful",),
     "compound_requests": ("compound",),
+    "people_and_history": ("private", "repeat_history"),
+    "literal_or_not": ("literal", "real_discrimination"),
+    "opinions": ("hateful", "threats_in_text"),
+    "dark_passages": ("self_harm", "erotic", "violent"),
 }
 HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
 #: What the public sets look like, one mild row each.
@@ -103,7 +107,7 @@ def texts(name: str) -> list[tuple[str, str, list[str]]]:
     return templates
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES) - {"common", "frames"}))
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"common", "frames", "disguises"}))
 def test_templates_are_well_formed(name: str) -> None:
     slots = {**FILES["common"]["slots"], **FILES[name].get("slots", {})}
     seen = set()
@@ -142,6 +146,10 @@ def test_conversations_say_whose_turns_they_are() -> None:
         ("hate_cases", ("not_hate", "emoji_harmless"), 380),
         ("mixed_posts", ("harmless",), 150),
         ("compound_requests", ("compound_harmless",), 170),
+        ("people_and_history", ("public", "fictional", "history"), 280),
+        ("literal_or_not", ("homonyms", "figurative", "harmless_targets", "odd_groups"), 500),
+        ("opinions", ("not_hateful", "no_threats"), 300),
+        ("dark_passages", ("not_self_harm", "not_erotic", "not_violent"), 440),
     ],
 )
 def test_contrast_files_have_as_many_harmless_texts(name: str, harmless: tuple[str, ...], least: int) -> None:
@@ -172,6 +180,18 @@ def test_frames_have_their_places() -> None:
     for count, field in enumerate(("one", "two", "three"), 1):
         for frame in FILES["frames"][field]:
             assert {int(i) for i in re.findall(r"\{(\d)\}", frame)} == set(range(count)), frame
+
+
+def test_disguises_have_one_place_for_the_request() -> None:
+    disguises = FILES["disguises"]
+    for field in ("around_question", "around_clause"):
+        assert len(set(disguises[field])) == len(disguises[field]) > 130
+        for wrapper in disguises[field]:
+            assert wrapper.count("{0}") == 1, wrapper
+            assert set(re.findall(r"\{([a-z_]\w*)\}", wrapper)) <= set(disguises["slots"]), wrapper
+    for word, spellings in disguises["words"].items():
+        assert word == word.lower()
+        assert word not in spellings
 
 
 def test_rows_are_well_formed(rows: list[dict[str, Any]]) -> None:
@@ -207,7 +227,7 @@ def test_every_kind_and_label_is_there(data: ModuleType, rows: list[dict[str, An
     assert hate < 0.5 * len(rows)
     unsafe = [row for row in rows if row["unsafe"] == 1]
     assert 0.44 < len(unsafe) / len(rows) < 0.52
-    assert sum(len(row["labels"] or []) > 1 for row in unsafe) > 0.25 * len(unsafe)
+    assert sum(len(row["labels"] or []) > 1 for row in unsafe) > 0.2 * len(unsafe)
     assert {row["messages"][-1]["role"] for row in rows if not row["unsafe"]} == {"user", "assistant"}
     rude = [row for row in rows if 0 < row["unsafe"] < 1]
     assert abs(len(rude) / len(rows) - data.RUDE_SHARE) < 0.01
