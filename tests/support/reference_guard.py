@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parents[2] / "models" / "reference-guard"
-BUNDLE = FOLDER / "tokmarg_reference_guard"
+BUNDLE = FOLDER / "src" / "tokmarg_reference_guard"
 
 
 @contextmanager
