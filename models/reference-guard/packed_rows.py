@@ -93,8 +93,8 @@ def rows_attention(
     start = p
     for rows, longest in layout.groups:
         end = start + rows * longest
-        q = query[:, :, start:end].unflatten(2, (rows, longest))
-        own_k, own_v = (x[0, :, start:end].unflatten(1, (rows, longest)) for x in (key, value))
+        q = query[:, :, start:end].reshape(*query.shape[:2], rows, longest, head_dim)
+        own_k, own_v = (x[0, :, start:end].reshape(kv_heads, rows, longest, head_dim) for x in (key, value))
         k = torch.cat([prefix_k.expand(-1, rows, -1, -1), own_k], 2)
         v = torch.cat([prefix_v.expand(-1, rows, -1, -1), own_v], 2)
         parts.append(_attend(q, k, v))

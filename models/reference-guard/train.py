@@ -184,7 +184,8 @@ def compile_layers(model: Any) -> None:
     """Has torch.compile fuse what lies between a layer's products. Attention stays as it is: its groups differ from
     step to step."""
     inductor.fallback_random = True  # its own random numbers for `--noise` take a third of a step on a CPU
-    AttentionInterface.register("rows", torch.compiler.disable(rows_attention))
+    leave_as_it_is: Any = torch.compiler.disable  # untyped
+    AttentionInterface.register("rows", leave_as_it_is(rows_attention))
     for layer in model.model.layers:
         layer.compile(dynamic=True)
 
