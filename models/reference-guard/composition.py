@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sources import LABELS, Row, Sources
 
@@ -140,6 +140,26 @@ def disguised_sentence(sources: Sources, text: str) -> str:
 def disguised_clause(sources: Sources, clause: str) -> str:
     """A bare infinitive phrase without "to" in a sentence of any dialect or register."""
     return _disguised(sources, "around_clause", clause)
+
+
+def disguised_row(
+    sources: Sources, clause: Callable[[], tuple[str, list[str]]], requests: Sequence[Callable[[Sources], Row]]
+) -> Row:
+    """A row of a request in a disguise, respelt now and then.
+
+    Args:
+        sources: of everything.
+        clause: draws a bare infinitive phrase, with its labels.
+        requests: draw rows of one message each, a sentence.
+    """
+    rng = sources.rng
+    if rng.random() < 0.4:
+        phrase, labels = clause()
+        text = disguised_clause(sources, phrase)
+    else:
+        row = rng.choice(requests)(sources)
+        text, labels = disguised_sentence(sources, row["messages"][0]["content"]), row["labels"]
+    return user_row(respelt(sources, text) if rng.random() < 0.2 else text, labels)
 
 
 def _disguised(sources: Sources, field: str, text: str) -> str:

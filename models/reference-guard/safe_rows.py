@@ -8,12 +8,10 @@ from composition import (
     answer_row,
     bot_row,
     charged_sentences,
-    disguised_clause,
-    disguised_sentence,
+    disguised_row,
     harmless_request,
     joined,
     listing_page,
-    respelt,
     typed,
     user_row,
     written,
@@ -79,13 +77,11 @@ def self_instruct(sources: Sources) -> Row:
 
 def disguised(sources: Sources) -> Row:
     """A harmless request of any source in what harmful ones are disguised with."""
-    rng = sources.rng
-    if rng.random() < 0.4:
-        clause, _ = sources.texts.draw(sources.label("benign disguised"), "benign_intents")
-        text = disguised_clause(sources, clause)
-    else:
-        text = disguised_sentence(sources, rng.choice(REQUESTS)(sources)["messages"][0]["content"])
-    return user_row(respelt(sources, text) if rng.random() < 0.2 else text, [])
+
+    def clause() -> tuple[str, list[str]]:
+        return sources.texts.draw(sources.label("benign disguised"), "benign_intents")[0], []
+
+    return disguised_row(sources, clause, REQUESTS)
 
 
 def tweet(sources: Sources) -> Row:

@@ -7,14 +7,12 @@ from composition import (
     answer_row,
     bot_row,
     charged_sentences,
-    disguised_clause,
-    disguised_sentence,
+    disguised_row,
     harmless_request,
     joined,
     listing_page,
     paragraph,
     passage,
-    respelt,
     typed,
     union,
     user_row,
@@ -211,15 +209,7 @@ def unknown(sources: Sources) -> Row:
 
 def disguised(sources: Sources) -> Row:
     """A harmful request of any source, disguised."""
-    rng = sources.rng
-    if rng.random() < 0.4:
-        clause, labels = sources.texts.draw(sources.label("disguised", NOT_S4), "intents")
-        text = disguised_clause(sources, clause)
-    else:
-        row = rng.choice(REQUESTS)(sources)
-        labels = row["labels"]
-        text = disguised_sentence(sources, row["messages"][0]["content"])
-    return user_row(respelt(sources, text) if rng.random() < 0.2 else text, labels)
+    return disguised_row(sources, lambda: sources.texts.draw(sources.label("disguised", NOT_S4), "intents"), REQUESTS)
 
 
 def tweet(sources: Sources) -> Row:
