@@ -145,6 +145,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--compile", action="store_true", help="fuse small operations; faster, needs a C++ compiler")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--average", type=int, default=1, help="steps that the adapter is a mean of; 1 = none")
     return parser.parse_args()
 
 
@@ -191,15 +192,19 @@ def compile_layers(model: Any) -> None:
 
 
 class Trainer:
-    """Optimizer, learning rate schedule and checkpoint of a run.
+    """Optimizer, learning rate schedule, averaged parameters and checkpoint of a run.
 
     The rate is constant after a warm-up and falls to nothing over the last 30 % of the steps, so that a run which is
-    resumed may be given more steps or fewer.
+    resumed may be given more steps or fewer. The adapter that is saved is an exponential moving average of the
+    parameters over about ``--average`` steps (of all steps while they are fewer), in half precision.
     """
 
     def __init__(self, model: Any, options: argparse.Namespace) -> None:
         self.model = model
+        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.averages = [p.detach().clone() for p in self.parameters]
+        self.horizon = options.average
         self.optimizer = torch.optim.AdamW(self.parameters, lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
         warmup, decay = max(1, options.steps // 30), max(1, int(0.3 * options.steps))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -212,25 +217,31 @@ class Trainer:
         """Steps done by an earlier run of the same folder, whose state is read."""
         if not self.path.is_file():
             return 0
-        state = torch.load(self.path, weights_only=True)
+        state = torch.load(self.path, map_location=self.parameters[0].device, weights_only=True)
         self.model.load_state_dict(state["model"], strict=False)
+        self.averages = [state["averages"][name] for name in self.names]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         return int(state["step"])
 
-    def step(self, loss: torch.Tensor) -> None:
+    def step(self, loss: torch.Tensor, number: int) -> None:
+        """Step ``number``, from 1."""
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter.detach(), 1 / min(number, self.horizon))
 
     def save(self, step: int) -> None:
         """Writes the checkpoint and the adapter."""
         scratch = self.path.with_suffix(".part")
+        averages = dict(zip(self.names, self.averages, strict=True))
         torch.save(
             {
-                "model": {name: p.detach().cpu() for name, p in self.model.named_parameters() if p.requires_grad},
+                "model": {name: p.detach() for name, p in zip(self.names, self.parameters, strict=True)},
+                "averages": averages,
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "step": step,
@@ -238,7 +249,9 @@ class Trainer:
             scratch,
         )
         scratch.replace(self.path)
-        self.model.save_pretrained(self.out / "adapter")
+        self.model.save_pretrained(
+            self.out / "adapter", state_dict={name: average.half() for name, average in averages.items()}
+        )
 
 
 def main() -> None:
@@ -265,7 +278,7 @@ def main() -> None:
         batch = pack(verdicts.prefixes[role], rows, options.device)
         with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=half):
             loss = loss_of(model, batch, len(rows))
-        trainer.step(loss)
+        trainer.step(loss, step + 1)
         mean = loss.item() if mean is None else 0.97 * mean + 0.03 * loss.item()
         entry = {"step": step + 1, "loss": round(loss.item(), 4), "mean": round(mean, 4), "rows": len(rows)}
         log.write(json.dumps(entry | {"seconds": round(time.time() - began, 1)}) + "\n")
