@@ -44,7 +44,7 @@ UNSAFE = {
     "about": Kind(1, unsafe.about),
     "said": Kind(1, unsafe.said),
     "edge": Kind(9, written("edges", "edge_unsafe")),
-    "ailuminate": Kind(5, unsafe.ailuminate),
+    "ailuminate": Kind(7, unsafe.ailuminate),
     "catqa": Kind(2, unsafe.catqa),
     "interpreter": Kind(1, unsafe.interpreter),
     "unknown": Kind(4, unsafe.unknown),
@@ -85,6 +85,12 @@ UNSAFE = {
     "self-harm passage": Kind(6, written("dark_passages", "self_harm", as_typed=False)),
     "erotic passage": Kind(5, written("dark_passages", "erotic", as_typed=False)),
     "violent passage": Kind(5, written("dark_passages", "violent", as_typed=False)),
+    "menace": Kind(10, written("threats_and_technical", "threats")),
+    "technical": Kind(7, written("threats_and_technical", "technical_harmful")),
+    "hate contrast": Kind(10, written("hate_contrasts", "hate")),
+    "emoji contrast": Kind(10, written("hate_contrasts", "emoji_hate", as_typed=False)),
+    "story": Kind(7, written("long_stories", "harmful", as_typed=False)),
+    "web page": Kind(7, written("long_pages", "harmful", as_typed=False)),
 }
 SAFE = {
     "composed": Kind(4, safe.composed),
@@ -145,6 +151,12 @@ SAFE = {
     "not self-harm passage": Kind(7, written("dark_passages", "not_self_harm", as_typed=False)),
     "not erotic passage": Kind(6, written("dark_passages", "not_erotic", as_typed=False)),
     "not violent passage": Kind(6, written("dark_passages", "not_violent", as_typed=False)),
+    "no menace": Kind(10, written("threats_and_technical", "not_threats")),
+    "technical": Kind(14, written("threats_and_technical", "technical")),
+    "hate contrast": Kind(14, written("hate_contrasts", "not_hate")),
+    "emoji contrast": Kind(12, written("hate_contrasts", "emoji_harmless", as_typed=False)),
+    "story": Kind(14, written("long_stories", "harmless", as_typed=False)),
+    "web page": Kind(14, written("long_pages", "harmless", as_typed=False)),
     "prose": Kind(7, safe.prose),  # left out where none is given
 }
 RUDE = {

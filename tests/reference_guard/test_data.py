@@ -31,6 +31,10 @@ HARMFUL_LISTS = {
     "literal_or_not": ("literal", "real_discrimination"),
     "opinions": ("hateful", "threats_in_text"),
     "dark_passages": ("self_harm", "erotic", "violent"),
+    "threats_and_technical": ("threats", "technical_harmful"),
+    "hate_contrasts": ("hate", "emoji_hate"),
+    "long_stories": ("harmful",),
+    "long_pages": ("harmful",),
 }
 HARMFUL = ("intents", "gerunds", "requests", "statements", "responses", "foreign")
 #: What the public sets look like, one mild row each.
@@ -150,6 +154,10 @@ def test_conversations_say_whose_turns_they_are() -> None:
         ("literal_or_not", ("homonyms", "figurative", "harmless_targets", "odd_groups"), 500),
         ("opinions", ("not_hateful", "no_threats"), 300),
         ("dark_passages", ("not_self_harm", "not_erotic", "not_violent"), 440),
+        ("threats_and_technical", ("not_threats", "technical"), 350),
+        ("hate_contrasts", ("not_hate", "emoji_harmless"), 370),
+        ("long_stories", ("harmless",), 70),
+        ("long_pages", ("harmless",), 75),
     ],
 )
 def test_contrast_files_have_as_many_harmless_texts(name: str, harmless: tuple[str, ...], least: int) -> None:
