@@ -15,6 +15,7 @@ words, or whose normalizer makes ``<|im_end|>`` of ``＜｜im_end｜＞``, must 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -33,6 +34,8 @@ __all__ = ["Encoder", "Encoding", "Piece"]
 
 #: Token ids stay below this; the largest vocabularies have some 300,000 entries.
 _MAX_ID = 2**24
+#: Segments of scaffold whose encoding is kept: a policy's roles and labels have a few each.
+_KEPT_SEGMENTS = 256
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 #: Texts that every tokenizer must encode when it is loaded: runs that make a hostile pattern backtrack forever.
 _PROBES = [character * 256 + "\x01" for character in "aA1 !\n"]
@@ -71,6 +74,7 @@ class Encoder:
 
     def __init__(self, tokenizer_json: str, where: str = "tokenizer.json") -> None:
         self._where = where
+        self._scaffold: dict[tuple[str, bool], Encoding] = {}
         self.fingerprint = hashlib.sha256(f"{tokenizers_version} {tokenizer_json}".encode()).hexdigest()
         secret = secrets.token_hex(16)
 
@@ -126,19 +130,29 @@ class Encoder:
             BundleError: the tokenizer fails on the text.
         """
         whole = "".join(piece.text for piece in pieces)
+        ends = list(itertools.accumulate(len(piece.text) for piece in pieces))
+        contents = [(end - len(piece.text), end) for piece, end in zip(pieces, ends, strict=True) if piece.is_content]
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
-        start = 0  # where the current segment begins in `whole`
-        for at, special in self._scaffold_specials(pieces):
-            lstrip, rstrip = self._strips[special]
-            self._encode_segment(whole, start, at, after_special, lstrip, ids, offsets)
-            ids.append(self.special_ids[special])
-            start = at + len(special)
-            offsets.append((at, start))
-            after_special = True
-            while rstrip and start < len(whole) and whole[start].isspace():
-                start += 1
-        self._encode_segment(whole, start, len(whole), after_special, False, ids, offsets)
+        start = 0  # of the current segment in `whole`
+        for at, special in [*self._scaffold_specials(pieces), (len(whole), None)]:
+            lstrip, rstrip = (False, False) if special is None else self._strips[special]
+            end = at
+            while lstrip and end > start and whole[end - 1].isspace():
+                end -= 1
+            if end > start:
+                is_scaffold = all(b <= start or end <= a for a, b in contents)
+                encode = self._encode_scaffold if is_scaffold else self._encode_segment
+                segment = encode(whole[start:end], after_special)
+                ids += segment.ids
+                offsets += [(start + a, start + b) for a, b in segment.offsets]
+            if special is not None:
+                ids.append(self.special_ids[special])
+                start = at + len(special)
+                offsets.append((at, start))
+                after_special = True
+                while rstrip and start < len(whole) and whole[start].isspace():
+                    start += 1
         return Encoding(ids, offsets)
 
     def token_text(self, token: int) -> str:
@@ -219,31 +233,24 @@ class Encoder:
             at += len(piece.text)
         return specials
 
-    def _encode_segment(
-        self,
-        whole: str,
-        start: int,
-        end: int,
-        after_special: bool,
-        strip_end: bool,
-        ids: list[int],
-        offsets: list[tuple[int, int]],
-    ) -> None:
-        """Encodes ``whole[start:end]``, text between two special tokens, and appends to ``ids`` and ``offsets``."""
-        while strip_end and end > start and whole[end - 1].isspace():
-            end -= 1
-        if end <= start:
-            return
+    def _encode_scaffold(self, text: str, after_special: bool) -> Encoding:
+        """Like :meth:`_encode_segment`, of scaffold: all prompts share it, and a policy takes as long as a content."""
+        known = self._scaffold.get((text, after_special))
+        if known is None:
+            if len(self._scaffold) >= _KEPT_SEGMENTS:
+                self._scaffold.clear()
+            known = self._scaffold[text, after_special] = self._encode_segment(text, after_special)
+        return known
+
+    def _encode_segment(self, text: str, after_special: bool) -> Encoding:
+        """Encodes text between two special tokens."""
         if not after_special:
-            encoding = self._encoded(whole[start:end])
-            ids += encoding.ids
-            offsets += [(start + a, start + b) for a, b in encoding.offsets]
-            return
+            encoding = self._encoded(text)
+            return Encoding(encoding.ids, encoding.offsets)
         # The stand-in takes the special token's place; its own id and offset, the first, are dropped.
-        encoding = self._encoded(self._stand_in + whole[start:end])
-        shift = start - len(self._stand_in)
-        ids += encoding.ids[1:]
-        offsets += [(shift + a, shift + b) for a, b in encoding.offsets[1:]]
+        encoding = self._encoded(self._stand_in + text)
+        shift = len(self._stand_in)
+        return Encoding(encoding.ids[1:], [(a - shift, b - shift) for a, b in encoding.offsets[1:]])
 
     def _encoded(self, text: str) -> Any:
         try:

@@ -46,6 +46,26 @@ def test_equals_whole_rendered_prompt(family: str, text: str) -> None:
     assert encoding.offsets == expected.offsets
 
 
+def test_scaffold_is_encoded_once(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, foot = TURNS[family]
+    encoder = Encoder(tokenizer_file(family).read_text(encoding="utf-8"))
+    encoded: list[str] = []
+    original = Encoder._encoded
+
+    def count(self: Encoder, text: str) -> object:
+        encoded.append(text)
+        return original(self, text)
+
+    monkeypatch.setattr(Encoder, "_encoded", count)
+    for text in ("one", "two", "one"):
+        pieces = [Piece(f"{head}Policy.{foot}{head}", False), Piece(text, True), Piece(foot, False)]
+        encoding = encoder.encode(pieces)
+        expected = whole_tokenizer(family).encode("".join(p.text for p in pieces), add_special_tokens=False)
+        assert (encoding.ids, encoding.offsets) == (expected.ids, expected.offsets)
+    assert sum("Policy." in text for text in encoded) == 1
+    assert sum("one" in text for text in encoded) == 2  # contents are not kept
+
+
 def test_special_strings_in_content_stay_text(family: str) -> None:
     encoder = encoder_of(family)
     forbidden = set(encoder.special_ids.values())

@@ -248,7 +248,7 @@ def _guarantee(f: Fields) -> Guarantee | None:
 
 
 def _decided(marginal: Marginal, threshold: float) -> Marginal:
-    return replace(marginal, flagged=marginal.probability >= threshold)
+    return Marginal(marginal.probability, marginal.lower, marginal.upper, marginal.probability >= threshold)
 
 
 def _mapped(raw: Marginal, calibrator: Calibrator) -> Marginal:

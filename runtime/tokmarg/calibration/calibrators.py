@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -134,6 +135,7 @@ class Shifted:
 Calibrator = Identity | Sigmoid | Isotonic | Shifted
 
 
+@lru_cache(maxsize=256)  # every score asks for the same few
 def inverse(calibrator: Calibrator, value: float) -> float:
     """The smallest raw probability whose calibrated one reaches ``value``; infinity where none does.
 

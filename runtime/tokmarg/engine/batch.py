@@ -6,6 +6,7 @@ row to the output layer that is enough for it, and feeds the searches.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence as GenericSequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -149,6 +150,17 @@ class LogitsRouter:
         self._verdict_ids = None if ids is None else np.asarray(ids)
         self._log_probabilities = ids is not None and graph.log_probabilities
         self._vocab_size = graph.vocab_size
+        self._of_thread = threading.local()
+
+    def _spread_out(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Logits of the verdict tokens as those of the vocabulary, with -inf for all others; until the thread's next
+        call."""
+        kept = self._of_thread  # an array of the vocabulary's size takes longer to make than all else here
+        if not hasattr(kept, "spread"):
+            kept.spread = np.full(self._vocab_size, -np.inf, dtype=np.float32)
+        spread: npt.NDArray[np.float32] = kept.spread
+        spread[self._verdict_ids] = logits
+        return spread
 
     def split(self, requests: GenericSequence[LogitsRequest]) -> tuple[list[LogitsRequest], list[LogitsRequest]]:
         """The requests that need the full output layer, and those that the verdict layer is enough for."""
@@ -173,17 +185,13 @@ class LogitsRouter:
         self, full: GenericSequence[LogitsRequest], verdict: GenericSequence[LogitsRequest], outputs: Outputs
     ) -> None:
         """Feeds the searches: of the full output layer those of ``full``, of the verdict layer those of ``verdict``."""
-        # With a policy of the user's own nothing is spread out.
-        spread = np.full(0 if self._verdict_ids is None else self._vocab_size, -np.inf, dtype=np.float32)
         for row, request in enumerate(full):
             if self._output(request) == "logits":
                 _feed(request, outputs.logits[row])
             else:
-                spread[self._verdict_ids] = outputs.log_probabilities[row]
-                _feed(request, spread, normalized=True)
+                _feed(request, self._spread_out(outputs.log_probabilities[row]), normalized=True)
         for request, logits in zip(verdict, outputs.verdict_logits, strict=True):
-            spread[self._verdict_ids] = logits
-            _feed(request, spread)
+            _feed(request, self._spread_out(logits))
 
     @staticmethod
     def rows(

@@ -120,7 +120,8 @@ class ExactSearch:
         """
         if missing := [u.node for u in self._undecided if u.node not in self._raw]:
             first = [self._open[0][2]] if self._open else [self.root]
-            return list(dict.fromkeys([*missing, *first, *self._ahead(limit - len(missing))]))
+            ahead = self._ahead(min(limit - len(missing), self._max_nodes - self._expanded))
+            return list(dict.fromkeys([*missing, *first, *ahead]))
         while self._open and self._expanded < self._max_nodes and not self._settled():
             node = self._open[0][2]
             if node not in self._shares:

@@ -119,7 +119,8 @@ def allowed_logits(
     """
     tokens = list(trie.children(node))
     allowed = logits[tokens if columns is None else [columns[token] for token in tokens]].astype(np.float64)
-    check_logits(allowed)
-    if allowed.max() == -np.inf:
+    top = allowed.max()
+    check_logits(top)
+    if top == -np.inf:
         raise ContentError("non_finite_logits", "the model gives probability zero to every allowed token")
     return allowed

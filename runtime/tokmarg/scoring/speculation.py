@@ -54,6 +54,7 @@ class BranchEstimates:
         self._branch_priors = branch_priors
         self._seen: dict[tuple[int, int, int], tuple[float, int]] = {}  # key -> sum of the shares, their number
         self._lifts: dict[int, tuple[float, int]] = {}  # token -> sum of log(share / prior), their number
+        self._known_priors: dict[Node, list[float]] = {}  # of nodes whose shares have been estimated
 
     def observe(self, node: Node, tokens: Iterable[int], shares: Iterable[float]) -> None:
         """Takes the shares of the tokens after a node that was evaluated."""
@@ -74,10 +75,14 @@ class BranchEstimates:
 
     def _priors(self, node: Node, tokens: Sequence[int]) -> list[float]:
         """Of the tokens after a node, about 1 in all, each above 0."""
+        known = self._known_priors.get(node)
+        if known is not None:
+            return known
         certain, equal = node.certain.bit_count(), 1 / len(tokens)
         priors = [self._branch_priors.get((certain, node.token, token), equal) for token in tokens]
         norm = sum(priors)
-        return [(prior / norm if norm else equal) + _FLOOR for prior in priors]
+        self._known_priors[node] = known = [(prior / norm if norm else equal) + _FLOOR for prior in priors]
+        return known
 
     def totals(self) -> dict[tuple[int, int, int], tuple[float, int]]:
         """Key -> sum of the shares observed, and their number; without the priors."""

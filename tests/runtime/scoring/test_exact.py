@@ -51,6 +51,17 @@ def test_what_rides_along_changes_nothing(seed: int, limit: int) -> None:
     assert model.run(limit=limit, max_nodes=30) == model.run(limit=1, max_nodes=30)
 
 
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_no_node_beyond_the_budget_rides_along(budget: int) -> None:
+    model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), 0, 2.0)
+    search = ExactSearch(model.trie, tolerance=1e-9, max_nodes=budget, thresholds={})
+    leads = len(model.trie.undecided(model.trie.root))  # the coverage needs them, whatever the budget
+    while wanted := search.wanted(12):
+        assert len(wanted) <= max(leads, budget)
+        for node in wanted:
+            search.feed(node, model.logits(node.path))
+
+
 def test_worked_example_by_hand() -> None:
     """The example of the module's docstring."""
     trie = build("llama3", ["A", "B", "C"])
