@@ -1,12 +1,18 @@
-"""Rows as the training sees them: the runtime's own prompts, and verdicts of one token a label."""
+"""Rows as the training sees them, in the runtime's own prompts, with verdicts of one token a label; what a run saves."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.support.reference_guard import BUNDLE, script
 from tokmarg.loading import prompt_builder_of
@@ -68,3 +74,31 @@ def test_a_conversation_may_begin_with_the_assistant(verdicts: Any) -> None:
     text = verdicts.prompter.encoder.decode(encoded.token_ids)
     assert "assistant\nHello!" in text
     assert text.endswith("<|im_end|>\n safe")
+
+
+@pytest.mark.parametrize("horizon", [1, 100])
+def test_the_adapter_is_the_mean_of_the_states_of_the_run(train: ModuleType, tmp_path: Path, horizon: int) -> None:
+    options = argparse.Namespace(steps=6, lr=0.1, average=horizon, out=tmp_path)
+
+    def new_trainer() -> Any:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        base = LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
+        return train.Trainer(get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])), options)
+
+    trainer = new_trainer()
+    states = []
+    for number in range(1, 7):
+        if number == 4:  # stopped, and resumed from the checkpoint
+            trainer.save(3)
+            trainer = new_trainer()
+            assert trainer.resume() == 3
+        trainer.step(trainer.model(torch.arange(4)[None]).logits[..., number].sum(), number)
+        states.append([p.detach().clone() for p in trainer.parameters])
+    trainer.save(6)
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    used = states[-1:] if horizon == 1 else states
+    for name, *values in zip(trainer.names, *used, strict=True):
+        tensor = saved[name.replace(".default.", ".")]
+        assert tensor.dtype == torch.float16
+        torch.testing.assert_close(tensor.float(), torch.stack(values).mean(0), atol=1e-3, rtol=1e-3)
