@@ -1,4 +1,4 @@
-"""Rows as the training sees them, in the runtime's own prompts, with verdicts of one token a label; what a run saves."""
+"""Rows as training sees them, in the runtime's own prompts, with verdicts of one token a label; what a run saves."""
 
 from __future__ import annotations
 
