@@ -20,7 +20,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
@@ -74,7 +74,8 @@ class Encoder:
 
     def __init__(self, tokenizer_json: str, where: str = "tokenizer.json") -> None:
         self._where = where
-        self._scaffold: dict[tuple[str, bool], Encoding] = {}
+        # All prompts share the scaffold, and a policy takes as long to encode as a content.
+        self._encode_scaffold = lru_cache(_KEPT_SEGMENTS)(self._encode_segment)
         self.fingerprint = hashlib.sha256(f"{tokenizers_version} {tokenizer_json}".encode()).hexdigest()
         secret = secrets.token_hex(16)
 
@@ -232,15 +233,6 @@ class Encoder:
                 specials += [(at + m.start(), m[0]) for m in self._special.finditer(piece.text)]
             at += len(piece.text)
         return specials
-
-    def _encode_scaffold(self, text: str, after_special: bool) -> Encoding:
-        """Like :meth:`_encode_segment`, of scaffold: all prompts share it, and a policy takes as long as a content."""
-        known = self._scaffold.get((text, after_special))
-        if known is None:
-            if len(self._scaffold) >= _KEPT_SEGMENTS:
-                self._scaffold.clear()
-            known = self._scaffold[text, after_special] = self._encode_segment(text, after_special)
-        return known
 
     def _encode_segment(self, text: str, after_special: bool) -> Encoding:
         """Encodes text between two special tokens."""
