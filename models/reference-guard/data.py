@@ -59,7 +59,7 @@ UNSAFE = {
     "threat": Kind(9, written("threats_and_hate", "threats")),
     "hate": Kind(6, written("threats_and_hate", "hate")),
     "cruelty": Kind(3, written("threats_and_hate", "cruel")),
-    "self-harm": Kind(3, written("posts_and_answers", "selfharm")),
+    "self-harm": Kind(5, written("posts_and_answers", "selfharm")),
     "sexual": Kind(3, written("posts_and_answers", "sexual")),
     "violence": Kind(2, written("posts_and_answers", "violence")),
     "long post": Kind(2, written("posts_and_answers", "long_harmful", as_typed=False)),
@@ -85,12 +85,12 @@ UNSAFE = {
     "self-harm passage": Kind(6, written("dark_passages", "self_harm", as_typed=False)),
     "erotic passage": Kind(5, written("dark_passages", "erotic", as_typed=False)),
     "violent passage": Kind(5, written("dark_passages", "violent", as_typed=False)),
-    "menace": Kind(10, written("threats_and_technical", "threats")),
+    "menace": Kind(14, written("threats_and_technical", "threats")),
     "technical": Kind(7, written("threats_and_technical", "technical_harmful")),
     "hate contrast": Kind(10, written("hate_contrasts", "hate")),
     "emoji contrast": Kind(10, written("hate_contrasts", "emoji_hate", as_typed=False)),
-    "story": Kind(7, written("long_stories", "harmful", as_typed=False)),
-    "web page": Kind(7, written("long_pages", "harmful", as_typed=False)),
+    "story": Kind(10, written("long_stories", "harmful", as_typed=False)),
+    "web page": Kind(10, written("long_pages", "harmful", as_typed=False)),
 }
 SAFE = {
     "composed": Kind(4, safe.composed),
@@ -155,8 +155,8 @@ SAFE = {
     "technical": Kind(14, written("threats_and_technical", "technical")),
     "hate contrast": Kind(14, written("hate_contrasts", "not_hate")),
     "emoji contrast": Kind(12, written("hate_contrasts", "emoji_harmless", as_typed=False)),
-    "story": Kind(14, written("long_stories", "harmless", as_typed=False)),
-    "web page": Kind(14, written("long_pages", "harmless", as_typed=False)),
+    "story": Kind(9, written("long_stories", "harmless", as_typed=False)),
+    "web page": Kind(9, written("long_pages", "harmless", as_typed=False)),
     "prose": Kind(7, safe.prose),  # left out where none is given
 }
 RUDE = {
