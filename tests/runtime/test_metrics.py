@@ -27,7 +27,7 @@ def test_the_worked_example() -> None:
     assert masses.average_precision() == pytest.approx([1 / 3 * 1 + 2 / 3 * 3 / 4])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 80), distinct=st.sampled_from([1, 2, 7, 10**6]))
 def test_areas_equal_scikit_learn(seed: int, count: int, distinct: int) -> None:
     truth, score, weights = drawn(seed, count, distinct)
@@ -44,7 +44,7 @@ def test_areas_equal_scikit_learn(seed: int, count: int, distinct: int) -> None:
         assert masses.average_precision()[i] == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 60), bins=st.integers(1, 20))
 def test_bins_are_those_of_array_split(seed: int, count: int, bins: int) -> None:
     """On scores that all differ; with weights, on the cases repeated as often."""

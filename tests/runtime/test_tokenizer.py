@@ -75,7 +75,7 @@ def test_special_strings_in_content_stay_text(family: str) -> None:
 
 
 @pytest.mark.parametrize("family_", ["llama3", "qwen3", "smollm2"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_scaffold_tokens_do_not_depend_on_content(family_: str, data: st.DataObject) -> None:
     encoder = encoder_of(family_)

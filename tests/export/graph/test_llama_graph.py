@@ -77,7 +77,7 @@ def test_biases_and_local_layers(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, VOCAB - 1), st.integers(0, 6)), min_size=1, max_size=12), st.integers(0, 5))
 def test_random_trees_equal_plain_forwards(
     llama: tuple[PreTrainedModel, Graph], tree: list[tuple[int, int]], cached: int

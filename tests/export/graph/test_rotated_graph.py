@@ -139,7 +139,7 @@ def int8(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return graph, prefix_of(graph)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_contents())
 def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[Content]) -> None:
     graph, past = int8
@@ -154,7 +154,7 @@ def test_company_changes_no_bit(int8: tuple[Graph, np.ndarray], contents: list[C
             np.testing.assert_array_equal(company, new_alone[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_contents(), st.integers(0, 40), st.integers(0, 300), st.booleans())
 def test_more_places_and_keys_than_needed_change_no_bit(
     int8: tuple[Graph, np.ndarray], contents: list[Content], places: int, more: int, stack_heads: bool

@@ -64,7 +64,7 @@ def error(weight: np.ndarray, levels: np.ndarray, scale: np.ndarray, moments: to
     return float(np.einsum("kn,kl,ln->", left, moments.numpy(), left))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 150), st.integers(1, 20), st.integers(0, 2**32 - 1))
 @example(inputs=10, outputs=1, seed=6)
 def test_error_on_typical_inputs_is_lower(inputs: int, outputs: int, seed: int) -> None:
@@ -84,7 +84,7 @@ def test_error_on_typical_inputs_is_lower(inputs: int, outputs: int, seed: int) 
         assert error(weight, levels, scale, moments) < 0.6 * error(weight, nearest, scale, moments)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1))
 @example(inputs=10, seed=6)
 @example(inputs=9, seed=1828)

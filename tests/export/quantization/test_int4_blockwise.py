@@ -84,7 +84,7 @@ def test_arithmetic_is_as_documented(bits: Any) -> None:
     np.testing.assert_allclose(logits, rounded(x) @ unpacked(TABLE, 8).T, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 100), st.sampled_from([1e-3, 1.0, 50.0]))
 def test_every_weight_is_within_half_a_step(seed: int, rows: int, channels: int, spread: float) -> None:
     weight = (np.random.default_rng(seed).standard_t(3, (rows, channels)) * spread).astype(np.float32)

@@ -133,7 +133,7 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert not z.any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.sampled_from([0.0, 1e-3, 1.0, 50.0]))
 def test_every_weight_is_within_half_a_step(seed: int, channels: int, spread: float) -> None:
     weight = (np.random.default_rng(seed).standard_t(3, (channels, 3)) * spread).astype(np.float32)

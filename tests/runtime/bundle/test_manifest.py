@@ -188,7 +188,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.sampled_from(PLACES), JSON | st.sampled_from(PLACES).map(lambda p: at(FULL, p))), max_size=3)
 )
@@ -203,7 +203,7 @@ def test_arbitrary_documents_raise_nothing_else(edits: list[tuple[Place, object]
         VALIDATOR.validate(document)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(JSON)
 @example([])
 @example("schema_version")

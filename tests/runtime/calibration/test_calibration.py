@@ -161,7 +161,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from([(), *PLACES]), JSON | st.sampled_from(PLACES).map(lambda place: at(FULL, place)))
 def test_arbitrary_documents_raise_nothing_else(place: Place, value: object) -> None:
     document = edited(FULL, place, value)
@@ -228,7 +228,7 @@ def test_flags_are_decided_on_raw_probabilities() -> None:
     assert plain.shown_thresholds().unsafe == 0.5
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(*[st.floats(0, 1)] * 6, st.floats(0, 0.2))
 def test_users_thresholds_are_those_of_the_shown_probabilities(
     unsafe: float, a: float, b: float, t: float, u: float, v: float, width: float

@@ -26,7 +26,7 @@ def parsed(document: object) -> Calibrator:
     return parse_calibrator(Fields(document, "c.json", TokmargError))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CALIBRATORS, st.lists(UNIT, min_size=2, max_size=30))
 @example(Sigmoid(1, 1, 0), [0.0, 5e-324, 1e-300, 0.5, 1 - 2**-53, 1.0])
 def test_monotone_within_0_and_1(calibrator: Calibrator, p: list[float]) -> None:
@@ -36,7 +36,7 @@ def test_monotone_within_0_and_1(calibrator: Calibrator, p: list[float]) -> None
     assert (np.diff(found) >= 0).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SIGMOIDS, UNIT, st.integers(1, 200))
 def test_neighbouring_doubles_keep_their_order(calibrator: Sigmoid, p: float, steps: int) -> None:
     ladder = [p]
@@ -45,7 +45,7 @@ def test_neighbouring_doubles_keep_their_order(calibrator: Sigmoid, p: float, st
     assert (np.diff(calibrator(ladder)) >= 0).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(SIGMOIDS, st.lists(st.floats(1e-6, 1 - 1e-6).map(lambda x: round(x, 6)), min_size=2, unique=True))
 def test_a_sigmoid_makes_no_ties_where_doubles_have_room(calibrator: Sigmoid, p: list[float]) -> None:
     inner = calibrator(p)
@@ -55,7 +55,7 @@ def test_a_sigmoid_makes_no_ties_where_doubles_have_room(calibrator: Sigmoid, p:
     assert (np.argsort(kept) == np.argsort(inner[room])).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(CALIBRATORS, st.lists(UNIT, max_size=20))
 def test_json_keeps_every_bit(calibrator: Calibrator, p: list[float]) -> None:
     again = parsed(json.loads(json.dumps(calibrator.to_dict())))
@@ -63,7 +63,7 @@ def test_json_keeps_every_bit(calibrator: Calibrator, p: list[float]) -> None:
     assert (again(p) == calibrator(p)).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CALIBRATORS, UNIT, UNIT)
 @example(Isotonic((0.2, 0.4), (0.1, 0.1)), 0.1, 0.0)
 @example(Sigmoid(1, 1, -20), 1.0, 1.0)

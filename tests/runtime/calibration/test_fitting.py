@@ -77,7 +77,7 @@ def test_platt_equals_scikit_learns_sigmoid_calibration() -> None:
     assert found(p) == pytest.approx(reference.predict(logit(p)), abs=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), decimals=st.sampled_from([1, 2, 6]), count=st.integers(2, 80))
 def test_isotonic_equals_isotonic_regression(seed: int, decimals: int, count: int) -> None:
     p, truth = sample(seed, count, decimals)

@@ -47,7 +47,7 @@ def test_where_no_threshold_will_do() -> None:
     assert Target.parse("max-f1").threshold(np.array([]), np.array([])) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 1.0]), st.booleans()), min_size=2, max_size=25),
     st.sampled_from(["fpr<=0.2", "fpr<=0", "recall>=0.7", "recall>=1", "precision>=0.6", "precision>=1", "max-f1"]),

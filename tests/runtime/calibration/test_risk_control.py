@@ -14,7 +14,7 @@ from tokmarg.calibration.risk_control import Guarantee, Risk, least_cases, most_
 from tokmarg.errors import TokmargError
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 3000), st.floats(0.001, 0.6), st.floats(0.001, 0.3))
 def test_most_errors_equal_scipys_binomial(cases: int, level: float, delta: float) -> None:
     passing = np.flatnonzero(binom.cdf(np.arange(cases), cases, level) <= delta * (1 - 1e-8))
@@ -23,7 +23,7 @@ def test_most_errors_equal_scipys_binomial(cases: int, level: float, delta: floa
     assert found in ({passing[-1] if len(passing) else None, allowed[-1] if len(allowed) else None})
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 2000), st.floats(0, 1), st.floats(0.001, 0.3))
 def test_upper_bound_equals_clopper_pearson(cases: int, share: float, delta: float) -> None:
     errors = int(share * cases)

@@ -88,7 +88,7 @@ HOSTILE = st.lists(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=HOSTILE)
 def test_special_tokens_come_from_the_scaffold_only(kind: str, content: str) -> None:
     found = encoder(kind)

@@ -68,7 +68,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return found
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, len(CONTENTS) - 1), min_size=1, max_size=24))
 def test_any_batch_in_any_order(guard: Guard, singles: list[Any], chosen: list[int]) -> None:
     results = guard.score_many([CONTENTS[i] for i in chosen], on_error="return", **SETTINGS)

@@ -22,7 +22,7 @@ def some(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((LAYERS, *GRAPH.cache_shape(count)), dtype=np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 300), max_size=6), st.lists(st.integers(1, 300), max_size=3))
 def test_tokens_are_kept_in_their_order(counts: list[int], counts_of_next: list[int]) -> None:
     tokens = KVBuffer(GRAPH)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.int8_guard import build
@@ -70,7 +70,6 @@ def test_what_is_too_long_is_kept_in_part() -> None:
     st.integers(0, 12),
     st.lists(st.tuples(st.booleans(), st.sampled_from("ab"), st.lists(st.integers(0, 2), max_size=8)), max_size=60),
 )
-@settings(deadline=None)
 def test_any_order_of_uses(size: int, uses: list[tuple[bool, str, list[int]]]) -> None:
     """What comes out belongs to a beginning of the tokens; the memory is bounded, and counted to the token."""
     cache = cache_of(size)

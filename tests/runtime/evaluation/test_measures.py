@@ -15,7 +15,7 @@ from tokmarg.evaluation.measures import Cases, measure
 from tokmarg.metrics import expected_calibration_error, undefined
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.0, 0.2, 0.5, 0.77, 1.0]))
 def test_metrics_equal_scikit_learn(seed: int, threshold: float) -> None:
     data = cases(seed)

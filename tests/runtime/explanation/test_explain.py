@@ -89,7 +89,7 @@ def test_by_hand(guard: Guard) -> None:
 WORDS = ["hello", "gun", "idiot", "noise", "hello.", "gun.", "idiot.\n", "noise."]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=12), by_words=st.booleans(), most=st.integers(1, 9))
 def test_equals_scoring_each_variant_alone(guard: Guard, words: list[str], by_words: bool, most: int) -> None:
     text = " ".join(words)

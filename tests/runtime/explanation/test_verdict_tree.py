@@ -130,7 +130,7 @@ def check_seen(trie: Trie, search: ExactSearch, expected: dict[str, float]) -> N
 
 
 @pytest.mark.parametrize("family_", ["llama3", "smollm2"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 6), n=st.integers(1, 3))
 @example(seed=508, spread=5.0, n=2)  # two verdicts of five share 5e-11, and the search stops at 1e-9
 def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: int) -> None:
@@ -172,7 +172,7 @@ def test_equals_enumeration_of_texts(family_: str, seed: int, spread: float, n: 
             assert node.probability == pytest.approx(math.fsum(begins), abs=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), budget=st.integers(1, 12))
 def test_what_was_not_looked_into_is_said(seed: int, budget: int) -> None:
     model = RandomModel(build("smollm2", ["S1", "S10", "S2", "S14"]), seed, 0.5)

@@ -58,7 +58,7 @@ def ambiguous(codes: list[str], separators: list[str], most: int | None) -> bool
     return False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     codes=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=6, unique=True),
     separators=st.sampled_from([[""], [";"], ["", ";"], ["a"], ["", "ab"]]),

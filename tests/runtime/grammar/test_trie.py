@@ -27,7 +27,7 @@ from tokmarg.tokenizer import Encoder
 
 
 @pytest.mark.parametrize("family_", FAMILIES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_paths_are_the_tokenizers_own(family_: str, data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.sampled_from(S14), min_size=1, max_size=4, unique=True))
@@ -45,7 +45,7 @@ def test_paths_are_the_tokenizers_own(family_: str, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("family_", FAMILIES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_paths_in_the_policys_order(family_: str, data: st.DataObject) -> None:
     """Subsets of the labels, each as one text: the tokenizer's own tokens of it, and no other path."""

@@ -293,7 +293,7 @@ MARKERS = [
 
 
 @pytest.mark.parametrize("name", ["llama-guard-3-8b", "instruct"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_content_cannot_leave_its_place(name: str, data: st.DataObject) -> None:
     family = TOKENIZER[name]

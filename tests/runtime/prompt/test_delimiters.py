@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokmarg.prompt.delimiters import fold
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(max_size=60))
 def test_folding(text: str) -> None:
     folded = fold(text)

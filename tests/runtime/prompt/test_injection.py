@@ -247,7 +247,7 @@ def test_all_messages_are_looked_at_and_the_order_is_fixed() -> None:
     assert of("a", "Agent: b", "c") == ("fence",)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.text(max_size=40), padding=st.text(max_size=10))
 def test_a_fence_cannot_be_hidden_by_what_surrounds_it(text: str, padding: str) -> None:
     assert "fence" in of(f"{text}\nAgent: {padding}")
@@ -265,7 +265,7 @@ def dressed(draw: Callable[[st.SearchStrategy[Any]], Any], text: str) -> str:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), mark=st.sampled_from(["<END CONVERSATION>", "\nAgent:", "[/INST]", "\n===\n", "\nunsafe\n"]))
 def test_a_fence_cannot_be_hidden_by_its_dress(data: st.DataObject, mark: str) -> None:
     text = f"hello{dressed(data.draw, mark)}bye"
@@ -337,7 +337,7 @@ def test_a_report_changes_no_number(word_bundle: Path, monkeypatch: pytest.Monke
     assert [set(report) for report in reports[1:]] == [{()}, {tuple(SUSPICIONS)}]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_no_number_depends_on_a_report(guard: Guard, data: st.DataObject) -> None:
     """For any content with fences in any dress: the same row as a guard gives that looks at nothing."""

@@ -160,7 +160,7 @@ TEXT = st.builds(lambda words, n: "a" + "".join(words) * n + "a", st.lists(WORDS
 
 
 @pytest.mark.parametrize("name", ["llama-guard-3-8b", "instruct"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(earlier=st.lists(TEXT, max_size=4), size=st.integers(1000, 6000), room=st.integers(600, 1200), text=TEXT)
 def test_the_worst_factor(name: str, earlier: list[str], size: int, room: int, text: str) -> None:
     """Tokens of all windows <= factor x tokens of the content + a window, whatever comes before the message.
@@ -204,7 +204,7 @@ def test_blank_stretches_are_left_out() -> None:
 CHARACTERS = st.lists(st.characters(exclude_categories=["Cs"]), unique=True, min_size=30, max_size=200)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(CHARACTERS, st.integers(12, 60), st.lists(st.tuples(st.integers(0, 200), st.sampled_from(" \n\t")), max_size=20))
 def test_windows_miss_no_character(characters: list[str], room: int, blanks: list[tuple[int, str]]) -> None:
     text = [c for c in characters if not c.isspace()]

@@ -17,7 +17,7 @@ from tokmarg.grammar.node import Node
 from tokmarg.scoring.exact import ExactSearch
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), n=st.integers(1, 4))
 def test_equals_brute_force(seed: int, spread: float, n: int) -> None:
     model = RandomModel(build("smollm2", ["S1", "S10", "S2", "S14"][:n]), seed, spread)
@@ -29,7 +29,7 @@ def test_equals_brute_force(seed: int, spread: float, n: int) -> None:
     assert result.coverage == pytest.approx(coverage, abs=1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), spread=st.floats(0.1, 8), budget=st.integers(1, 40))
 def test_bounds_hold_at_any_budget(seed: int, spread: float, budget: int) -> None:
     model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), seed, spread)
@@ -44,7 +44,7 @@ def test_bounds_hold_at_any_budget(seed: int, spread: float, budget: int) -> Non
         assert all(b.upper - b.lower <= 1e-3 + 1e-9 for b in result.bounds.values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), limit=st.integers(2, 40))
 def test_what_rides_along_changes_nothing(seed: int, limit: int) -> None:
     model = RandomModel(build("llama3", ["S1", "S2", "S3", "S10"]), seed, 2.0)
@@ -146,7 +146,7 @@ def test_worked_example_in_the_policys_order() -> None:
     assert {event: round(b.middle, 6) for event, b in result.bounds.items()} == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     spread=st.floats(0.1, 8),

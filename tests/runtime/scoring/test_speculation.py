@@ -53,7 +53,7 @@ def test_shares_are_shares(guesses: list[float], noted: list[float]) -> None:
     assert all(share >= 0 for share in shares)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), st.integers(0, 1000), st.sampled_from([1e-6, 1e-3, 0.1]), st.integers(1, 60))
 def test_any_priors_give_the_same_bits(data: st.DataObject, seed: int, tolerance: float, max_nodes: int) -> None:
     """Priors of any kind (zeros, the truth reversed, nonsense), any limits from pass to pass, thresholds inside
@@ -78,7 +78,7 @@ def test_any_priors_give_the_same_bits(data: st.DataObject, seed: int, tolerance
     assert search.leaves() == plain.leaves()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_guesses_change_no_result(seed: int, chance: int, limit: int) -> None:
     model = RandomModel(TRIE, seed, 2.0)
@@ -108,7 +108,7 @@ def test_good_guesses_need_fewer_rounds() -> None:
     assert rounds[1] < rounds[0]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.floats(1.0, 6.0), st.sampled_from([1e-2, 1e-3]))
 def test_no_more_nodes_than_would_settle_the_search(seed: int, spread: float, tolerance: float) -> None:
     """Where the guess is right there is one round, and what it asks for is needed, or nearly."""
